@@ -1,0 +1,1 @@
+//! Tests of the decoder live in `tests/`; this library is empty.

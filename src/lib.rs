@@ -1,0 +1,12 @@
+//! Walferry moves live PostgreSQL databases to Aiven for PostgreSQL.
+//!
+//! Data flows one way, and a module imports only what stands below it:
+//!
+//! | module | what it does |
+//! |---|---|
+//! | [`pg`] | positions, identifiers, names, SQL text |
+//! | [`error`], [`limits`] | failures and bounds, for all of the above |
+
+pub mod error;
+pub mod limits;
+pub mod pg;

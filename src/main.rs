@@ -1,0 +1,3 @@
+//! The `walferry` command.
+
+fn main() {}

@@ -1,0 +1,35 @@
+//! Names of relations.
+
+use std::fmt;
+
+/// A relation's schema and name, as the catalogs have them: not quoted, case kept.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct QualifiedName {
+    /// `pg_namespace.nspname`.
+    pub schema: String,
+    /// `pg_class.relname`.
+    pub name: String,
+}
+
+impl QualifiedName {
+    /// Puts the two parts together.
+    pub fn new(schema: impl Into<String>, name: impl Into<String>) -> Self {
+        Self { schema: schema.into(), name: name.into() }
+    }
+}
+
+/// `schema.name`, each part quoted where PostgreSQL would need it: fit for a message and for pasting into psql.
+impl fmt::Display for QualifiedName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (part, separator) in [(&self.schema, "."), (&self.name, "")] {
+            let plain = part.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
+                && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
+            if plain {
+                write!(f, "{part}{separator}")?;
+            } else {
+                write!(f, "\"{}\"{separator}", part.replace('"', "\"\""))?;
+            }
+        }
+        Ok(())
+    }
+}
