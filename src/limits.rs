@@ -10,3 +10,7 @@ pub const COLUMNS_MAX: usize = 1_600;
 
 /// One attempt to connect, where the conninfo names no `connect_timeout`: TCP, TLS and authentication together.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Relations of one TRUNCATE. CASCADE over partitioned tables names each leaf, so tens of thousands occur; at a
+/// million their identifiers take 4 MiB.
+pub const TRUNCATE_RELATIONS_MAX: usize = 1 << 20;
