@@ -5,9 +5,11 @@
 //! | module | what it does |
 //! |---|---|
 //! | [`proto`] | the replication protocol: bytes in, enums out |
+//! | [`demo`] | servers of one's own: for the demo, the tests and the benchmarks |
 //! | [`pg`] | positions, identifiers, names, SQL text |
 //! | [`error`], [`limits`] | failures and bounds, for all of the above |
 
+pub mod demo;
 pub mod error;
 pub mod limits;
 pub mod pg;

@@ -14,3 +14,17 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// Relations of one TRUNCATE. CASCADE over partitioned tables names each leaf, so tens of thousands occur; at a
 /// million their identifiers take 4 MiB.
 pub const TRUNCATE_RELATIONS_MAX: usize = 1 << 20;
+/// A temporary server's start, recovery after `kill -9` included, on a machine busy with other things.
+pub const DEMO_SERVER_START_TIMEOUT: Duration = Duration::from_secs(90);
+
+/// A temporary server's stop: a fast one ends with a checkpoint, and waits for walsenders.
+pub const DEMO_SERVER_STOP_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Between two looks at a temporary server that is starting or stopping.
+pub const DEMO_POLL_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Ports of temporary servers: below what Linux (32768) and macOS (49152) give to outgoing connections.
+pub const DEMO_PORT_RANGE: std::ops::Range<u16> = 20_000..32_000;
+
+/// Ports to try before giving up: with this many, only a machine without free ports fails.
+pub const DEMO_PORT_ATTEMPTS: u32 = 20;

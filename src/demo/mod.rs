@@ -1,0 +1,20 @@
+//! Servers of one's own: PostgreSQL's programs, temporary servers, the sample shop, writers, and a comparison.
+//!
+//! The `demo` command, the end-to-end tests and the benchmarks stand on this. It is no part of a migration: nothing
+//! here is used on servers that belong to somebody.
+
+mod account;
+mod binaries;
+mod error;
+mod server;
+mod tls;
+
+pub use binaries::PgBinaries;
+pub use error::{DemoError, Result};
+pub use server::{Server, ServerOptions, StopMode};
+
+/// The last `lines` lines of `text`.
+fn tail(text: &str, lines: usize) -> String {
+    let all: Vec<_> = text.trim_end().lines().collect();
+    all[all.len().saturating_sub(lines)..].join("\n")
+}
