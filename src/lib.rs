@@ -4,9 +4,11 @@
 //!
 //! | module | what it does |
 //! |---|---|
+//! | [`status`] | what a migration shows of itself: snapshot, lag, metrics, HTTP, terminal |
 //! | [`pg`] | positions, identifiers, names, SQL text |
 //! | [`error`], [`limits`] | failures and bounds, for all of the above |
 
 pub mod error;
 pub mod limits;
 pub mod pg;
+pub mod status;
