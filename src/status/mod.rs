@@ -1,0 +1,11 @@
+//! What a running migration shows of itself: a snapshot, the lag, metrics, HTTP, and the terminal.
+//!
+//! The pipelines write to one [`StatusHandle`]; all the rest reads from it. Nothing here talks to a database, and
+//! nothing here can stop a migration.
+
+mod snapshot;
+
+pub use snapshot::{
+    ChangeCounts, DatabaseStatus, Method, PhaseName, ServiceStatus, SlotStatus, StatusHandle, StatusSnapshot,
+    TableState, TableStatus,
+};
