@@ -28,3 +28,39 @@ pub const DEMO_PORT_RANGE: std::ops::Range<u16> = 20_000..32_000;
 
 /// Ports to try before giving up: with this many, only a machine without free ports fails.
 pub const DEMO_PORT_ATTEMPTS: u32 = 20;
+/// Memory that a change needs besides its bytes, as counted against the bounds below: its message, its step and its
+/// parameters' handles. Measured with short rows: about 400 bytes.
+pub const CHANGE_COST: usize = 400;
+
+/// Memory that one segment may hold: a larger transaction is handed on in several.
+pub const SEGMENT_COST_MAX: usize = 8 << 20;
+
+/// Memory that one batch may hold. Large enough that a target commit's cost does not show.
+pub const BATCH_COST_MAX: usize = 16 << 20;
+
+/// Memory of everything received and not yet applied. The reader stops reading beyond it, and the source waits.
+pub const QUEUE_COST_MAX: usize = 64 << 20;
+
+const _: () = assert!(SEGMENT_COST_MAX <= BATCH_COST_MAX && BATCH_COST_MAX < QUEUE_COST_MAX);
+
+/// Statements prepared on one apply session; when there are more, all are dropped and prepared anew. Each costs the
+/// target some 10 kB.
+pub const PREPARED_STATEMENTS_MAX: usize = 1_000;
+
+/// Executes between two Syncs of a pipeline: enough that the Sync does not show, few enough that an error is
+/// noticed soon.
+pub const PIPELINE_EXECUTES_MAX: usize = 1_000;
+
+/// How often the source hears our positions, whatever apply does. A tenth of the default `wal_sender_timeout` would
+/// do; sooner lets the source forget WAL sooner.
+pub const STATUS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How often a position that only keepalives moved is stored. Each is a commit on the target.
+pub const IDLE_STORE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Forms of UPDATE remembered for one table, one for each set of columns that came: unchanged TOAST makes several.
+pub const UPDATE_FORMS_MAX: usize = 64;
+
+/// Positions that became durable within one step of time wait for `confirm_delay` together: at most
+/// `confirm_delay` / step of them are remembered.
+pub const CONFIRM_STEP: Duration = Duration::from_millis(100);

@@ -59,6 +59,21 @@ impl Sql {
         self
     }
 
+    /// Appends the parameter `$n`; the first is 1.
+    #[must_use]
+    pub fn param(mut self, n: usize) -> Self {
+        self.0.push('$');
+        self.0.push_str(&n.to_string());
+        self
+    }
+
+    /// Appends an operator's name, which cannot be quoted: characters that no operator may have are left out.
+    #[must_use]
+    pub fn operator(mut self, name: &str) -> Self {
+        self.0.extend(name.chars().filter(|c| "+-*/<>=~!@#%^&|`?".contains(*c)));
+        self
+    }
+
     /// Appends another statement's text.
     #[must_use]
     pub fn sql(mut self, other: &Self) -> Self {

@@ -1,0 +1,3 @@
+//! One pipeline.
+
+pub mod state;
