@@ -4,9 +4,11 @@
 //!
 //! | module | what it does |
 //! |---|---|
+//! | [`source`] | catalog queries, on either side |
 //! | [`pg`] | positions, identifiers, names, SQL text |
 //! | [`error`], [`limits`] | failures and bounds, for all of the above |
 
 pub mod error;
 pub mod limits;
 pub mod pg;
+pub mod source;

@@ -10,3 +10,7 @@ pub const COLUMNS_MAX: usize = 1_600;
 
 /// One attempt to connect, where the conninfo names no `connect_timeout`: TCP, TLS and authentication together.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Sequences whose values one statement reads: few round trips for thousands of them, and a statement that stays
+/// far from the server's limits on plan size and locks.
+pub const SEQUENCES_PER_QUERY: usize = 200;
