@@ -15,6 +15,7 @@
 //! | [`wire`] | PostgreSQL connections: conninfo, TLS, SCRAM, COPY, pipelining |
 //! | [`proto`] | the replication protocol: bytes in, enums out |
 //! | [`config`] | what the user gave, validated once |
+//! | [`source`] | catalog queries, on either side |
 //! | [`pg`] | positions, identifiers, names, SQL text |
 //! | [`error`], [`limits`] | failures and bounds, for all of the above |
 
@@ -27,3 +28,4 @@ pub mod pg;
 pub mod plan;
 pub mod proto;
 pub mod status;
+pub mod source;

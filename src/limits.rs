@@ -64,3 +64,6 @@ pub const UPDATE_FORMS_MAX: usize = 64;
 /// Positions that became durable within one step of time wait for `confirm_delay` together: at most
 /// `confirm_delay` / step of them are remembered.
 pub const CONFIRM_STEP: Duration = Duration::from_millis(100);
+/// Sequences whose values one statement reads: few round trips for thousands of them, and a statement that stays
+/// far from the server's limits on plan size and locks.
+pub const SEQUENCES_PER_QUERY: usize = 200;
