@@ -67,3 +67,32 @@ pub const CONFIRM_STEP: Duration = Duration::from_millis(100);
 /// Sequences whose values one statement reads: few round trips for thousands of them, and a statement that stays
 /// far from the server's limits on plan size and locks.
 pub const SEQUENCES_PER_QUERY: usize = 200;
+
+/// How long a start waits for the lock of an engine that may just have been killed: its server process ends when it
+/// has finished the statement that it is at.
+pub const ENGINE_LOCK_WAIT: Duration = Duration::from_secs(15);
+
+/// How often that lock is tried.
+pub const ENGINE_LOCK_POLL: Duration = Duration::from_millis(100);
+
+/// How often a pipeline looks at its clock: the coarsest that shows lag as it is.
+pub const TICK: Duration = Duration::from_millis(100);
+
+/// Segments and keepalives handed on and not yet looked at. Their memory is bounded elsewhere; this bounds their
+/// number.
+pub const READER_QUEUE_MAX: usize = 4_096;
+
+/// After this much silence the source is asked for a sign of life.
+pub const PING_AFTER: Duration = Duration::from_secs(15);
+
+/// Without any sign of life for this long the connection is given up: more than the server's own
+/// `wal_receiver_timeout`, since a walsender that decodes a large transaction answers late.
+pub const RECEIVE_TIMEOUT: Duration = Duration::from_secs(120);
+
+const _: () = assert!(PING_AFTER.as_secs() * 2 < RECEIVE_TIMEOUT.as_secs());
+
+/// How often the source's WAL position is read: the resolution of the lag in seconds.
+pub const MONITOR_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How often the slot and the source's clock are read.
+pub const SLOT_INTERVAL: Duration = Duration::from_secs(5);

@@ -17,6 +17,7 @@ use std::time::Duration;
 use crate::assemble::Segment;
 use crate::limits::{BATCH_COST_MAX, CONFIRM_STEP, IDLE_STORE_INTERVAL, STATUS_INTERVAL};
 use crate::pg::{EndLsn, PgTimestamp, SourceLsn};
+use crate::plan::Batch;
 
 /// Something that happened.
 #[derive(Debug)]
@@ -64,17 +65,6 @@ pub enum Finish {
     Stopped,
     /// The position that it was to run to is applied.
     Reached,
-}
-
-/// Whole transactions in commit order, or one segment of a large one: applied in one target transaction.
-#[derive(Debug)]
-pub struct Batch {
-    /// The segments.
-    pub segments: Vec<Segment>,
-    /// Where the source transaction before the first of them ended: what `walferry.progress` must hold.
-    pub previous: EndLsn,
-    /// The sum of their costs.
-    pub cost: usize,
 }
 
 /// How far each stage is.
@@ -125,13 +115,6 @@ struct Aging {
 enum UnderWay {
     Batch { end: Option<EndLsn>, cost: usize, oldest: PgTimestamp },
     Store(EndLsn),
-}
-
-impl Batch {
-    /// The position that `walferry.progress` moves to with this batch; `None` in the middle of a large transaction.
-    pub fn end(&self) -> Option<EndLsn> {
-        self.segments.last().and_then(|segment| segment.end)
-    }
 }
 
 impl State {

@@ -19,10 +19,21 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 
 use crate::assemble::{Change, Segment};
-use crate::pg::{CommitLsn, QualifiedName, Relation, Sql};
+use crate::pg::{CommitLsn, EndLsn, QualifiedName, Relation, Sql};
 use crate::proto::{OldTuple, Tuple, TupleValue};
 
 pub use table::{Shape, ShapeError, TargetColumn, TargetTable};
+
+/// Whole transactions in commit order, or one segment of a large one: applied in one target transaction.
+#[derive(Debug)]
+pub struct Batch {
+    /// The segments.
+    pub segments: Vec<Segment>,
+    /// Where the source transaction before the first of them ended: what `walferry.progress` must hold.
+    pub previous: EndLsn,
+    /// The sum of their costs.
+    pub cost: usize,
+}
 
 /// A statement that is prepared once and executed for each change of its form.
 #[derive(Debug)]
@@ -101,6 +112,13 @@ pub struct Planner {
     tables: HashMap<QualifiedName, Arc<TargetTable>>,
     /// By the source's relation. The announced relation is kept to see whether it is still the one.
     shapes: HashMap<crate::pg::RelationId, Shape>,
+}
+
+impl Batch {
+    /// The position that `walferry.progress` moves to with this batch; `None` in the middle of a large transaction.
+    pub fn end(&self) -> Option<EndLsn> {
+        self.segments.last().and_then(|segment| segment.end)
+    }
 }
 
 impl Kind {
