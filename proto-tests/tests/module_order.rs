@@ -36,6 +36,12 @@ fn modules_import_downwards() {
     for (path, text) in sources() {
         let Some(module) = module_of(&path) else { continue };
         let code = without_comments(&text);
+        if place(&module).is_none() {
+            faults.push(format!("{}: {module} has no place in the order", path.display()));
+        }
+        if code.contains("super::super::") {
+            faults.push(format!("{}: super::super:: hides where it leads, write crate::", path.display()));
+        }
         for import in imports(&code) {
             if let Some(fault) = import_fault(&module, &import) {
                 faults.push(format!("{}: {fault}", path.display()));
@@ -97,15 +103,17 @@ fn module_of(path: &Path) -> Option<String> {
     }
 }
 
+/// How far down `module` stands.
+fn place(module: &str) -> Option<usize> {
+    let shared = || SHARED.contains(&module).then_some(ORDER.len());
+    ORDER.iter().position(|m| *m == module).or_else(shared)
+}
+
 /// Why `module` may not import `import`, if it may not.
 fn import_fault(module: &str, import: &str) -> Option<String> {
     if module == import {
         return None;
     }
-    let place = |name: &str| {
-        let shared = || SHARED.contains(&name).then_some(ORDER.len());
-        ORDER.iter().position(|m| *m == name).or_else(shared)
-    };
     let (Some(from), Some(to)) = (place(module), place(import)) else {
         return Some(format!("{module} imports {import}: one of them has no place in the order"));
     };
