@@ -21,7 +21,8 @@
 //!
 //! What surprises: a Message that is not transactional stands outside Begin and Commit, and may come between two
 //! transactions long before the one that wrote it commits. A key tuple (`K`) has as many columns as the relation, those
-//! outside the key sent as NULL. Type comes for types that are not built in only, and says no more than their names.
+//! outside the key sent as NULL. Type comes only for types that are not built in; for a domain it has the domain's OID
+//! with the base type's name. A server of version 14 sends Begin and Commit of transactions that hold nothing else.
 //!
 //! Versions 2 to 4 put an Int32 xid between tag and body of what stands in a streamed block, and add tags: bodies are
 //! decoded apart from tags for their sake.
@@ -116,7 +117,7 @@ pub struct Origin {
 pub struct Type {
     /// The source's `pg_type.oid`.
     pub oid: Oid,
-    /// Schema and name; for a domain, the domain's.
+    /// Schema and name; for a domain, its base type's.
     pub name: QualifiedName,
 }
 

@@ -9,9 +9,9 @@
 //! `w` and `k` come from the server, `r` goes to it. Positions are bytes of the source's WAL; times are microseconds
 //! since 2000-01-01 UTC by the sender's clock.
 //!
-//! A logical walsender fills `w` otherwise than the manual says: `wal_start` and `wal_end` are both the position of the
-//! decoded change, and both are 0/0 for a message that is sent on behalf of another one (Relation, Type, Origin). So
-//! neither may be taken for the end of the server's WAL, nor for progress.
+//! A logical walsender fills `w` otherwise than the manual says: `wal_start` and `wal_end` are both the position that
+//! decoding had reached, and both are 0/0 for a message that goes ahead of another one (Type, Relation, and Begin where an
+//! Origin follows). So neither may be taken for the end of the server's WAL, nor for progress.
 
 use std::fmt;
 
@@ -32,7 +32,7 @@ pub enum ReplicationFrame {
 /// A piece of the stream: for pgoutput, exactly one message.
 #[derive(Clone, PartialEq, Eq)]
 pub struct XLogData {
-    /// Position of the decoded change; 0/0 for what goes along with another message.
+    /// Position of the decoded change; 0/0 for what goes ahead of another message.
     pub wal_start: SourceLsn,
     /// The same as `wal_start` in logical replication.
     pub wal_end: SourceLsn,
@@ -45,7 +45,7 @@ pub struct XLogData {
 /// The server's sign of life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PrimaryKeepalive {
-    /// How far the server has come in its WAL: everything before it has been decoded and, where it was to be, sent.
+    /// How far this walsender has read the WAL: transactions whose commit record ends before it have been sent.
     pub wal_end: SourceLsn,
     /// When the server sent it.
     pub sent_at: PgTimestamp,
