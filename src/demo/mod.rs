@@ -5,12 +5,19 @@
 
 mod account;
 mod binaries;
+mod cluster;
 mod error;
+mod sample;
 mod server;
 mod tls;
 
 pub use binaries::PgBinaries;
+pub use cluster::{
+    APP_OWNER, AVNADMIN, ClusterOptions, DEFAULT_DATABASE, Login, SourceAndTarget, TriggerControl,
+    prepare_source, prepare_target,
+};
 pub use error::{DemoError, Result};
+pub use sample::{SHOP_KEYLESS, load_pgbench, load_shop};
 pub use server::{Server, ServerOptions, StopMode};
 
 /// The last `lines` lines of `text`.
