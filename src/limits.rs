@@ -96,3 +96,15 @@ pub const MONITOR_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How often the slot and the source's clock are read.
 pub const SLOT_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How long one try to create a slot waits for running write transactions. While it waits, nothing else waits for it.
+pub const SLOT_LOCK_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Tries to create a slot: with [`SLOT_LOCK_TIMEOUT`], transactions of ten minutes are outwaited.
+pub const SLOT_TRIES_MAX: usize = 60;
+
+/// A table is copied in ranges of at least this many bytes: below, a session's start-up shows.
+pub const COPY_RANGE_BYTES_MIN: u64 = 64 << 20;
+
+/// Ranges of one table for each job: enough that all end at about the same time.
+pub const COPY_RANGES_PER_JOB: usize = 4;

@@ -74,6 +74,13 @@ impl Sql {
         self
     }
 
+    /// Appends a page's number.
+    #[must_use]
+    pub fn page(mut self, page: u64) -> Self {
+        self.0.push_str(&page.to_string());
+        self
+    }
+
     /// Appends a position without quotes, as replication commands have it.
     #[must_use]
     pub fn position(mut self, at: EndLsn) -> Self {
