@@ -16,6 +16,7 @@
 //! | [`proto`] | the replication protocol: bytes in, enums out |
 //! | [`config`] | what the user gave, validated once |
 //! | [`source`] | catalog queries, on either side |
+//! | [`wire`] | connections to a server: conninfo, TLS, authentication, COPY, pipelining |
 //! | [`pg`] | positions, identifiers, names, SQL text |
 //! | [`error`], [`limits`] | failures and bounds, for all of the above |
 
@@ -29,3 +30,4 @@ pub mod plan;
 pub mod proto;
 pub mod status;
 pub mod source;
+pub mod wire;

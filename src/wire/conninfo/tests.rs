@@ -1,0 +1,189 @@
+use std::time::Duration;
+
+use super::{ConnInfo, SslMode};
+use crate::wire::Environment;
+
+fn parse(text: &str, variables: &[(&str, &str)]) -> Result<ConnInfo, String> {
+    let environment = Environment::from_map(variables.iter().copied());
+    ConnInfo::parse(text, &environment).map_err(|error| error.to_string())
+}
+
+/// `host:port,… dbname user password options`, with `-` for what is not there.
+fn summary(conninfo: &ConnInfo) -> String {
+    let host = |host: &super::Host| match host.address {
+        Some(address) => format!("{}={address}:{}", host.name, host.port),
+        None => format!("{}:{}", host.name, host.port),
+    };
+    let hosts: Vec<_> = conninfo.hosts().iter().map(host).collect();
+    let password = conninfo.password.as_ref().map_or("-", |password| &password.0);
+    let options = conninfo.options.as_deref().unwrap_or("-");
+    format!("{} {} {} {password} {options}", hosts.join(","), conninfo.dbname(), conninfo.user())
+}
+
+#[test]
+fn strings_that_libpq_accepts() {
+    #[track_caller]
+    fn check(text: &str, expected: &str) {
+        let found = parse(text, &[("USER", "me")]).map(|conninfo| summary(&conninfo));
+        assert_eq!(found.as_deref(), Ok(expected), "{text}");
+    }
+    check("postgresql://h", "h:5432 me me - -");
+    check("postgres://ann:pw@h:6000/shop", "h:6000 shop ann pw -");
+    check("postgresql://ann@h/", "h:5432 ann ann - -");
+    check("postgresql://ann:p%40ss%2Fw%25@h/s%20p", "h:5432 s p ann p@ss/w% -");
+    check("postgresql://ann:a+b:c@h", "h:5432 ann ann a+b:c -");
+    check("postgresql://a,b:1,c/d", "a:5432,b:1,c:5432 d me - -");
+    check("postgresql://a:1,b:2/d", "a:1,b:2 d me - -");
+    check("postgresql://[::1]:6000/d", "::1:6000 d me - -");
+    check("postgresql://[2001:db8::1],h/d", "2001:db8::1:5432,h:5432 d me - -");
+    check("postgresql://%2Fvar%2Frun/d", "/var/run:5432 d me - -");
+    check("postgresql:///d?host=/tmp&port=7", "/tmp:7 d me - -");
+    check("postgresql://h/d?user=other&password=x%26y", "h:5432 d other x&y -");
+    check("postgresql://u@h?options=-c%20geqo%3Doff", "h:5432 u u - -c geqo=off");
+    check("postgresql://h/d?hostaddr=10.0.0.1", "h=10.0.0.1:5432 d me - -");
+    check("postgresql://h:/d", "h:5432 d me - -");
+    check("postgresql://h/d?", "h:5432 d me - -");
+    check("postgresql://h/a/b", "h:5432 a/b me - -");
+    check("host=h port=1 user=u dbname=d password=p", "h:1 d u p -");
+    check("  host = h   user= u ", "h:5432 u u - -");
+    check("host=h password='a b\\'c\\\\d' user=u", "h:5432 u u a b'c\\d -");
+    check(r"host=h password=a\ b\'c user=u", "h:5432 u u a b'c -");
+    check("host=h user='u'dbname='d'", "h:5432 d u - -");
+    check("host=h user=''", "h:5432 me me - -");
+    check("host=h host=i", "i:5432 me me - -");
+    check("host=a,b port=7", "a:7,b:7 me me - -");
+    check("host=a,b port=7,", "a:7,b:5432 me me - -");
+    check("host=a,b hostaddr=10.0.0.1,::1", "a=10.0.0.1:5432,b=::1:5432 me me - -");
+    check("hostaddr=10.0.0.1 port=7", "=10.0.0.1:7 me me - -");
+    check("host=h options='-c a=b -c c=d'", "h:5432 me me - -c a=b -c c=d");
+    check("host=h gssencmode=prefer sslcompression=0 krbsrvname=x client_encoding=auto", "h:5432 me me - -");
+}
+
+#[test]
+fn strings_that_it_does_not() {
+    #[track_caller]
+    fn check(text: &str, expected: &str) {
+        let error = parse(text, &[("USER", "me")]).expect_err(text);
+        assert!(error.contains(expected), "{text}: {error}");
+        assert!(!error.contains("s3cret"), "{text}: {error}");
+    }
+    check("s3cret", "missing \"=\" after the word at character 1");
+    check("host=h password=my s3cret", "missing \"=\" after the word at character 20");
+    check("password=a s3cret=b", "unknown connection option at character 12");
+    check("host=h sslmod=require", "unknown connection option \"sslmod\"");
+    check("host=h password='s3cret", "unterminated quoted value");
+    check("postgresql://h/d?nonsense=1", "unknown connection option \"nonsense\" in the URI");
+    check("postgresql://h/d?sslmode", "missing \"=\" in URI parameter 1");
+    check("postgresql://h/d?sslmode=a=b", "extra \"=\" in URI parameter \"sslmode\"");
+    check("postgresql://u:s3cret%zz@h", "invalid percent-encoding in password");
+    check("postgresql://u:s3cret%4@h", "invalid percent-encoding in password");
+    check("postgresql://u:s3cret%00@h", "forbidden %00 in password");
+    check("postgresql://u:s3cret%ff@h", "password is not UTF-8");
+    check("postgresql://[::1", "missing \"]\"");
+    check("postgresql://[]", "IPv6 address in the URI is empty");
+    check("postgresql://[::1]x", "unexpected character after \"]\"");
+    check("postgresql://u:s3cret/x@h", "invalid port number");
+    check("host=h port=0", "invalid port number: \"0\"");
+    check("host=h port=65536", "invalid port number: \"65536\"");
+    check("host=h port=x", "invalid port number: not a number");
+    check("postgresql://u:p@s3cret@h", "invalid host name: it has an \"@\"");
+    check("host=a,b,c port=1,2", "2 port numbers for 3 hosts");
+    check("host=a,b hostaddr=10.0.0.1", "2 host names for 1 hostaddr values");
+    check("hostaddr=h", "invalid hostaddr: \"h\"");
+    check("host=h sslmode=verify", "invalid sslmode value: \"verify\" (one of disable, allow");
+    check("host=h channel_binding=yes", "invalid channel_binding value");
+    check("host=h target_session_attrs=master", "invalid target_session_attrs value");
+    check(
+        "host=h connect_timeout=1s",
+        "invalid integer value \"1s\" for connection option \"connect_timeout\"",
+    );
+    check("host=h sslrootcert=system sslmode=require", "weak sslmode \"require\"");
+    check("host=h service=x", "connection option service is not supported");
+    check("host=h replication=database", "connection option replication is set by Walferry");
+    check("host=h requirepeer=x", "connection option requirepeer is not supported");
+    check("host=h gssencmode=require", "connection option gssencmode needs GSSAPI");
+    check("host=h ssl_max_protocol_version=TLSv1.1", "no TLS version is left");
+}
+
+#[test]
+fn the_environment_fills_in() {
+    let variables = [
+        ("PGHOST", "envhost"),
+        ("PGPORT", "7"),
+        ("PGUSER", "envuser"),
+        ("PGDATABASE", "envdb"),
+        ("PGPASSWORD", "envpw"),
+        ("PGOPTIONS", "-c x=y"),
+        ("PGSSLMODE", "require"),
+        ("PGCONNECT_TIMEOUT", "3"),
+        ("USER", "me"),
+    ];
+    let conninfo = parse("", &variables).expect("valid");
+    assert_eq!(summary(&conninfo), "envhost:7 envdb envuser envpw -c x=y");
+    assert_eq!((conninfo.sslmode(), conninfo.connect_timeout), (SslMode::Require, Duration::from_secs(3)));
+    let conninfo = parse("postgresql://u:p@h:1/d?sslmode=disable", &variables).expect("valid");
+    assert_eq!(summary(&conninfo), "h:1 d u p -c x=y");
+    assert_eq!(conninfo.sslmode(), SslMode::Disable);
+    let error = parse("host=h", &[("PGSERVICE", "x"), ("USER", "me")]).expect_err("refused");
+    assert!(error.contains("PGSERVICE"), "{error}");
+    assert!(parse("host=h", &[]).expect_err("no user").contains("no user name given"));
+}
+
+#[test]
+fn defaults_and_units() {
+    let conninfo = parse("host=h tcp_user_timeout=1500 keepalives=0 user=u", &[]).expect("valid");
+    assert_eq!(conninfo.socket.user_timeout, Some(Duration::from_millis(1500)));
+    assert!(!conninfo.socket.keepalives);
+    assert_eq!(
+        (conninfo.sslmode(), conninfo.connect_timeout),
+        (SslMode::Prefer, crate::limits::CONNECT_TIMEOUT)
+    );
+    let system = parse("host=h user=u sslrootcert=system", &[]).expect("valid");
+    assert_eq!(system.sslmode(), SslMode::VerifyFull);
+    let jdbc = parse("postgresql://u@h/d?ssl=true", &[]).expect("valid");
+    assert_eq!(jdbc.sslmode(), SslMode::Require);
+}
+
+#[test]
+fn no_text_shows_the_password() {
+    let conninfo = parse("postgresql://ann:s3cret@a:1,b/shop?sslmode=require", &[]).expect("valid");
+    assert_eq!(conninfo.to_string(), "host=a,b port=1,5432 dbname=shop user=ann sslmode=require");
+    assert!(
+        !format!(
+            "{conninfo:?} {:?} {:#?}",
+            conninfo.password,
+            Environment::from_map([("PGPASSWORD", "s3cret")])
+        )
+        .contains("s3cret")
+    );
+    let other = conninfo.with_dbname("other");
+    assert_eq!((other.dbname(), other.user()), ("other", "ann"));
+}
+
+#[test]
+fn the_password_file_goes_by_host_and_database() -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let directory = tempfile::tempdir()?;
+    let file = directory.path().join("pgpass");
+    std::fs::write(
+        &file,
+        "a:*:*:*:for a\nlocalhost:*:*:*:for here\n10.0.0.1:*:*:*:for ten\n*:*:two:*:for two\n",
+    )?;
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600))?;
+    let check = |text: &str, expected: Option<&str>| {
+        let conninfo = parse(&format!("{text} user=u passfile={}", file.display()), &[]).expect("valid");
+        let password = conninfo.password(&conninfo.hosts()[0]);
+        assert_eq!(password.map(|password| password.0).as_deref(), expected, "{text}");
+        let named =
+            |(name, value): &(&str, String)| *name == "PGPASSFILE" && *value == file.to_string_lossy();
+        assert_eq!(conninfo.libpq_environment().iter().any(named), !text.contains("password="));
+    };
+    check("host=a", Some("for a"));
+    check("host=a hostaddr=10.0.0.1", Some("for a"));
+    check("hostaddr=10.0.0.1", Some("for ten"));
+    check("host=/tmp", Some("for here"));
+    check("host=b dbname=two", Some("for two"));
+    check("host=b dbname=one", None);
+    check("host=a password=given", Some("given"));
+    Ok(())
+}

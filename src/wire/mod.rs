@@ -1,0 +1,35 @@
+//! Connections to a server: conninfo, TLS, authentication, queries, COPY, replication's COPY BOTH, pipelines.
+//!
+//! Our own frontend of protocol 3, since no released driver has COPY BOTH, forwards COPY data untouched, or lets many
+//! statements share a Sync. For catalog queries it hands a connection over to tokio-postgres ([`control`]).
+//!
+//! Not here: what replication messages mean (`proto`), SQL that asks something of a catalog (`source`, `apply`), and
+//! trying again after a failure: an [`Error`] says whether that may help.
+//!
+//! No password, key or row's value is in any error, log line or `Debug` text.
+
+mod auth;
+mod body;
+mod channel;
+mod connect;
+mod conninfo;
+mod control;
+mod environment;
+mod error;
+mod inbox;
+mod passfile;
+mod scram;
+mod server_error;
+mod session;
+mod stream;
+mod tls;
+mod verifier;
+
+pub use connect::SessionOptions;
+pub use conninfo::{ChannelBinding, ConnInfo, ConnInfoError, Host, SslMode, TargetSessionAttrs};
+pub use control::{control, control_listening};
+pub use environment::Environment;
+pub use error::{AuthenticationError, Error, Result};
+pub use server_error::ServerError;
+pub use session::{Row, Session, TransactionStatus};
+pub use tls::TlsError;

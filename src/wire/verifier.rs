@@ -1,0 +1,161 @@
+//! The check of a server's certificate, by libpq's rules rather than a browser's.
+
+use std::sync::Arc;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
+use rustls::crypto::{
+    CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature,
+};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
+use rustls::{CertificateError, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use x509_cert::der::Decode;
+use x509_cert::der::asn1::{ObjectIdentifier, PrintableStringRef, Utf8StringRef};
+use x509_cert::ext::pkix::SubjectAltName;
+use x509_cert::ext::pkix::name::GeneralName;
+
+/// What is trusted.
+#[derive(Debug)]
+pub(super) struct Roots {
+    pub(super) store: RootCertStore,
+    /// The root file's certificates themselves: one of them may be the server's own.
+    pub(super) exact: Vec<CertificateDer<'static>>,
+}
+
+/// Checks chain and name as far as `sslmode` asks, and the handshake's signature always.
+#[derive(Debug)]
+pub(super) struct Verifier {
+    roots: Option<Roots>,
+    check_name: bool,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl Verifier {
+    pub(super) fn new(roots: Option<Roots>, check_name: bool, provider: &Arc<CryptoProvider>) -> Self {
+        Self { roots, check_name, algorithms: provider.signature_verification_algorithms }
+    }
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let Some(roots) = &self.roots else { return Ok(ServerCertVerified::assertion()) };
+        if roots.exact.iter().any(|root| root.as_ref() == end_entity.as_ref()) {
+            check_dates(end_entity, now)?;
+        } else {
+            let parsed = ParsedCertificate::try_from(end_entity)?;
+            let all = self.algorithms.all;
+            verify_server_cert_signed_by_trust_anchor(&parsed, &roots.store, intermediates, now, all)?;
+        }
+        if self.check_name {
+            check_name(end_entity, server_name)?;
+        }
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, cert, dss, &self.algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, cert, dss, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
+
+fn parse(certificate: &CertificateDer<'_>) -> Result<x509_cert::Certificate, Error> {
+    x509_cert::Certificate::from_der(certificate)
+        .map_err(|_| Error::InvalidCertificate(CertificateError::BadEncoding))
+}
+
+/// A certificate that is trusted as such has only its dates left to check.
+fn check_dates(certificate: &CertificateDer<'_>, now: UnixTime) -> Result<(), Error> {
+    let validity = parse(certificate)?.tbs_certificate.validity;
+    let now = now.as_secs();
+    if now < validity.not_before.to_unix_duration().as_secs() {
+        return Err(Error::InvalidCertificate(CertificateError::NotValidYet));
+    }
+    if now > validity.not_after.to_unix_duration().as_secs() {
+        return Err(Error::InvalidCertificate(CertificateError::Expired));
+    }
+    Ok(())
+}
+
+/// The alternative names count; the common name does only where there is no alternative name of a kind that could match.
+fn check_name(certificate: &CertificateDer<'_>, name: &ServerName<'_>) -> Result<(), Error> {
+    let parsed = parse(certificate)?;
+    let mismatch = Error::InvalidCertificate(CertificateError::NotValidForName);
+    if has_alternative_names(&parsed)? {
+        return verify_server_name(&ParsedCertificate::try_from(certificate)?, name);
+    }
+    let common_name = common_name(&parsed).ok_or_else(|| mismatch.clone())?;
+    if name_matches(&common_name, &name.to_str()) { Ok(()) } else { Err(mismatch) }
+}
+
+fn has_alternative_names(certificate: &x509_cert::Certificate) -> Result<bool, Error> {
+    let extension = certificate.tbs_certificate.get::<SubjectAltName>();
+    let extension = extension.map_err(|_| Error::InvalidCertificate(CertificateError::BadEncoding))?;
+    let named = |name: &GeneralName| matches!(name, GeneralName::DnsName(_) | GeneralName::IpAddress(_));
+    Ok(extension.is_some_and(|(_, names)| names.0.iter().any(named)))
+}
+
+fn common_name(certificate: &x509_cert::Certificate) -> Option<String> {
+    const COMMON_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.3");
+    let parts = certificate.tbs_certificate.subject.0.iter().flat_map(|part| part.0.iter());
+    let value = &parts.into_iter().find(|attribute| attribute.oid == COMMON_NAME)?.value;
+    let utf8 = value.decode_as::<Utf8StringRef<'_>>().map(|text| text.as_str().to_owned());
+    utf8.or_else(|_| value.decode_as::<PrintableStringRef<'_>>().map(|text| text.as_str().to_owned())).ok()
+}
+
+/// libpq's match: without regard to case; a leading `*.` stands for one label.
+fn name_matches(pattern: &str, host: &str) -> bool {
+    let wildcard = || {
+        let suffix =
+            pattern.strip_prefix('*').filter(|suffix| suffix.starts_with('.') && suffix.len() > 1)?;
+        let (_, rest) = host.split_at_checked(host.find('.')?)?;
+        Some(rest.eq_ignore_ascii_case(suffix) && !host.starts_with('.'))
+    };
+    pattern.eq_ignore_ascii_case(host) || wildcard().unwrap_or(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::name_matches;
+
+    #[test]
+    fn common_names() {
+        for (pattern, host, expected) in [
+            ("db.example", "db.example", true),
+            ("DB.Example", "db.example", true),
+            ("*.example", "db.example", true),
+            ("*.example", "a.db.example", false),
+            ("*.example", "example", false),
+            ("*", "db", false),
+            ("d*.example", "db.example", false),
+            ("10.0.0.1", "10.0.0.1", true),
+            ("", "db.example", false),
+        ] {
+            assert_eq!(name_matches(pattern, host), expected, "{pattern} {host}");
+        }
+    }
+}

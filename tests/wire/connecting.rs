@@ -1,0 +1,193 @@
+//! TLS modes, authentication, settings, and the control client.
+
+use rcgen::{PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519};
+use walferry::error::{Failure, Side};
+use walferry::pg::Sql;
+use walferry::wire::{ConnInfo, Environment, Session, SessionOptions, control};
+
+use crate::server::Server;
+
+/// The TLS version of the session, or the cause that an operator sees.
+async fn outcome(conninfo: &ConnInfo) -> String {
+    match Session::connect(conninfo, &SessionOptions::default()).await {
+        Ok(mut session) => {
+            let sql =
+                Sql::new("SELECT coalesce(version, 'plain') FROM pg_stat_ssl WHERE pid = pg_backend_pid()");
+            let rows = session.query(&sql).await.expect("query");
+            session.close().await;
+            rows[0].text(0).expect("a version").to_owned()
+        }
+        Err(error) => match error.into_failure(Side::Source) {
+            Failure::Definite(failure) => {
+                let text = failure.to_string();
+                assert!(!text.contains("pass word"), "{text}");
+                failure.cause
+            }
+            Failure::Transient(failure) => format!("transient: {}", failure.cause),
+        },
+    }
+}
+
+#[tokio::test]
+async fn every_way_in() {
+    let server = Server::start(&PKCS_ECDSA_P256_SHA256);
+    let (ca, other, none) = (server.path("ca.crt"), server.path("other.crt"), server.path("none.crt"));
+    let client = format!("sslcert={} sslkey={}", server.path("client.crt"), server.path("client.key"));
+    let check = async |options: String, expected: &str| {
+        assert_eq!(outcome(&server.conninfo(&options)).await, expected, "{options}");
+    };
+    let scram = "user=scram password='pass word'";
+    for (mode, expected) in
+        [("disable", "plain"), ("allow", "plain"), ("prefer", "TLSv1.3"), ("require", "TLSv1.3")]
+    {
+        check(format!("{scram} sslmode={mode}"), expected).await;
+        let with_missing_root = format!("{scram} sslmode={mode} sslrootcert={none}");
+        check(with_missing_root, expected).await;
+    }
+    for mode in ["require", "verify-ca", "verify-full"] {
+        check(format!("{scram} sslmode={mode} sslrootcert={ca}"), "TLSv1.3").await;
+        check(
+            format!("{scram} sslmode={mode} sslrootcert={other}"),
+            "source: server's certificate is not trusted",
+        )
+        .await;
+    }
+    // As libpq: a root certificate is used in every mode, and `prefer` then goes without TLS.
+    check(format!("{scram} sslmode=prefer sslrootcert={other}"), "plain").await;
+    check(format!("{scram} sslmode=verify-ca sslrootcert={none}"), "source: root certificate missing").await;
+    check(format!("{scram} sslmode=verify-full"), "source: root certificate missing").await;
+    // The server's own certificate in the root file is trusted as such.
+    check(format!("{scram} sslmode=verify-full sslrootcert={}", server.path("server.crt")), "TLSv1.3").await;
+    check(format!("{scram} sslmode=verify-ca sslrootcert={ca} host=db.example"), "TLSv1.3").await;
+    check(
+        format!("{scram} sslmode=verify-full sslrootcert={ca} host=db.example"),
+        "source: server's certificate is for another host",
+    )
+    .await;
+    check(
+        format!("{scram} sslmode=verify-full sslrootcert={ca} host=127.0.0.1"),
+        "source: server's certificate is for another host",
+    )
+    .await;
+    check(
+        format!("{scram} sslmode=require ssl_max_protocol_version=TLSv1.2 channel_binding=require"),
+        "TLSv1.2",
+    )
+    .await;
+    check(format!("{scram} sslmode=require channel_binding=require"), "TLSv1.3").await;
+    check(format!("{scram} sslmode=require channel_binding=disable"), "TLSv1.3").await;
+    check(format!("{scram} sslmode=disable channel_binding=require"), "source: authentication failed").await;
+    check("user=md5 password=five channel_binding=require".into(), "source: authentication failed").await;
+
+    check("user=md5 password=five".into(), "TLSv1.3").await;
+    check("user=plain password=clear sslmode=disable".into(), "plain").await;
+    check("user=md5 password=six".into(), "source: wrong password or user").await;
+    check("user=scram password=wrong".into(), "source: wrong password or user").await;
+    check("user=plain password=wrong".into(), "source: wrong password or user").await;
+    check("user=scram".into(), "source: password needed").await;
+    check(format!("{scram} dbname=nowhere"), "source: database does not exist").await;
+
+    check("user=tlsonly password=x sslmode=disable".into(), "source: server does not let us in from here")
+        .await;
+    check("user=tlsonly password=x sslmode=allow".into(), "TLSv1.3").await;
+    check("user=notls password=x sslmode=require".into(), "source: server does not let us in from here")
+        .await;
+    check("user=notls password=x sslmode=prefer".into(), "plain").await;
+
+    check(format!("user=cert sslmode=verify-full sslrootcert={ca} {client}"), "TLSv1.3").await;
+    check("user=cert sslmode=require".into(), "source: server wants a client certificate").await;
+
+    check(format!("{scram} hostaddr=127.0.0.1 port=1"), "transient: connection refused").await;
+    check(format!("{scram} host=nowhere.invalid hostaddr=''"), "source: host not found").await;
+    check(
+        format!("{scram} host=localhost,localhost hostaddr=127.0.0.1,127.0.0.1 port=1,{}", server.port),
+        "TLSv1.3",
+    )
+    .await;
+    check(format!("user=postgres host={} hostaddr='' sslmode=verify-full", server.path("")), "plain").await;
+    check(format!("{scram} target_session_attrs=read-write"), "TLSv1.3").await;
+    check(format!("{scram} target_session_attrs=primary"), "TLSv1.3").await;
+    check(format!("{scram} target_session_attrs=prefer-standby"), "TLSv1.3").await;
+    check(format!("{scram} target_session_attrs=standby"), "transient: no suitable server").await;
+
+    settings(&server).await;
+    control_client(&server).await;
+}
+
+async fn settings(server: &Server) {
+    for replication in [false, true] {
+        let options = SessionOptions {
+            application_name: "a test".into(),
+            replication,
+            settings: vec![("LOCK_timeout", "7s".into())],
+        };
+        let conninfo =
+            server.scram("options='-c statement_timeout=5 -c work_mem=1234kB -c search_path=public'");
+        let mut session = Session::connect(&conninfo, &options).await.expect("connect");
+        assert_eq!(session.server_version().major(), 15);
+        assert_eq!(session.parameter("TimeZone"), Some("UTC"));
+        for (name, expected) in [
+            ("SHOW search_path", "pg_catalog"),
+            ("SHOW statement_timeout", "0"),
+            ("SHOW lock_timeout", "7s"),
+            ("SHOW idle_session_timeout", "0"),
+            ("SHOW row_security", "off"),
+            ("SHOW work_mem", "1234kB"),
+            ("SHOW IntervalStyle", "postgres"),
+            ("SHOW application_name", "a test"),
+        ] {
+            let rows = session.query(&Sql::new(name)).await.expect("show");
+            assert_eq!(rows[0].text(0), Some(expected), "{name}");
+        }
+        if replication {
+            let rows = session.query(&Sql::new("IDENTIFY_SYSTEM")).await.expect("IDENTIFY_SYSTEM");
+            assert_eq!(rows[0].named("dbname"), Some("postgres"));
+        }
+        let error = session.execute(&Sql::new("SELECT 'secret'::int")).await.expect_err("not a number");
+        assert_eq!(error.to_string(), "22P02 (invalid_text_representation)");
+        session.execute(&Sql::new("SELECT 1; SELECT 2")).await.expect("usable after an error");
+    }
+}
+
+async fn control_client(server: &Server) {
+    let client =
+        control(&server.scram("sslmode=require channel_binding=require"), "a client").await.expect("connect");
+    let row = client
+        .query_one(
+            "SELECT current_setting('search_path'), current_setting('application_name'), $1::int8",
+            &[&7_i64],
+        )
+        .await
+        .expect("query");
+    assert_eq!((row.get(0), row.get(1), row.get(2)), ("pg_catalog", "a client", 7_i64));
+    let error = client.simple_query("SELECT 'secret'::int").await.expect_err("not a number");
+    let error = walferry::wire::Error::from(error);
+    assert_eq!(error.to_string(), "22P02 (invalid_text_representation)");
+}
+
+/// The hash follows the certificate's signature; Ed25519 has none, so plain SCRAM it is.
+#[tokio::test]
+async fn channel_binding_by_signature_algorithm() {
+    let server = Server::start(&PKCS_ECDSA_P384_SHA384);
+    assert_eq!(outcome(&server.scram("sslmode=require channel_binding=require")).await, "TLSv1.3");
+    let server = Server::start(&PKCS_ED25519);
+    assert_eq!(outcome(&server.scram("sslmode=require")).await, "TLSv1.3");
+    let required = outcome(&server.scram("sslmode=require channel_binding=require")).await;
+    assert_eq!(required, "source: authentication failed");
+}
+
+/// As `psql` would: the variables that a child process gets mean the same connection.
+#[tokio::test]
+async fn libpq_programs_connect_alike() {
+    let server = Server::start(&PKCS_ECDSA_P256_SHA256);
+    let conninfo = server.scram(&format!("sslmode=verify-full sslrootcert={}", server.path("ca.crt")));
+    let output = std::process::Command::new("/usr/lib/postgresql/15/bin/psql")
+        .args(["-XAtc", "SELECT current_user"])
+        .env_clear()
+        .envs(conninfo.libpq_environment())
+        .output()
+        .expect("psql");
+    assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "scram", "{output:?}");
+    let again = Environment::from_map(conninfo.libpq_environment());
+    assert_eq!(ConnInfo::parse("", &again).expect("valid"), conninfo);
+}

@@ -1,0 +1,4 @@
+//! The wire layer against a real server.
+
+mod connecting;
+mod server;

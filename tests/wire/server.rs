@@ -1,0 +1,153 @@
+//! A throwaway PostgreSQL server with TLS and every way to authenticate.
+
+use std::net::TcpListener;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, SanType, SignatureAlgorithm,
+};
+use walferry::wire::{ConnInfo, Environment};
+
+/// A running server; stopped and removed when dropped.
+pub struct Server {
+    directory: tempfile::TempDir,
+    pub port: u16,
+}
+
+const ROLES: &str = "
+    SET password_encryption = 'scram-sha-256';
+    CREATE ROLE scram LOGIN REPLICATION SUPERUSER PASSWORD 'pass word';
+    CREATE ROLE plain LOGIN PASSWORD 'clear';
+    CREATE ROLE cert LOGIN;
+    CREATE ROLE tlsonly LOGIN PASSWORD 'x';
+    CREATE ROLE notls LOGIN PASSWORD 'x';
+    SET password_encryption = 'md5';
+    CREATE ROLE md5 LOGIN PASSWORD 'five';
+";
+
+const HBA: &str = "
+local   all all                trust
+hostssl all cert    all        cert
+hostssl all tlsonly all        scram-sha-256
+hostnossl all notls all        scram-sha-256
+host    all plain   all        password
+host    all md5     all        md5
+host    all scram   all        scram-sha-256
+";
+
+impl Server {
+    /// Starts a server whose certificate is signed by `algorithm`.
+    pub fn start(algorithm: &'static SignatureAlgorithm) -> Self {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port();
+        let server = Self { directory, port };
+        let root = server.directory.path();
+        std::fs::set_permissions(root, std::fs::Permissions::from_mode(0o755)).expect("chmod");
+        write_certificates(root, algorithm);
+        for path in [root.to_owned(), root.join("server.key"), root.join("server.crt"), root.join("ca.crt")] {
+            if is_root() {
+                chown(path, Some(owner()), None).expect("chown");
+            }
+        }
+        let data = server.path("data");
+        server.run("initdb", &["-D", &data, "-A", "trust", "-U", "postgres", "--no-sync", "-E", "UTF8"]);
+        let conf = format!(
+            "port = {port}\nunix_socket_directories = '{dir}'\nlisten_addresses = '127.0.0.1'\nssl = on\n\
+             ssl_cert_file = '{dir}/server.crt'\nssl_key_file = '{dir}/server.key'\nssl_ca_file = '{dir}/ca.crt'\n\
+             wal_level = logical\nfsync = off\nlogging_collector = off\nmax_wal_senders = 5\n",
+            dir = root.display()
+        );
+        std::fs::write(root.join("data/postgresql.conf"), conf).expect("postgresql.conf");
+        std::fs::write(root.join("data/pg_hba.conf"), HBA).expect("pg_hba.conf");
+        server.run("pg_ctl", &["-D", &data, "-w", "-l", &server.path("log"), "start"]);
+        server.run(
+            "psql",
+            &["-h", &server.path(""), "-p", &port.to_string(), "-U", "postgres", "-qc", ROLES, "postgres"],
+        );
+        server
+    }
+
+    pub fn path(&self, name: &str) -> String {
+        self.directory.path().join(name).to_string_lossy().into_owned()
+    }
+
+    /// A conninfo for the scram role over TCP, with more options.
+    pub fn conninfo(&self, more: &str) -> ConnInfo {
+        let text = format!("host=localhost hostaddr=127.0.0.1 port={} dbname=postgres {more}", self.port);
+        ConnInfo::parse(&text, &Environment::default()).expect("valid")
+    }
+
+    pub fn scram(&self, more: &str) -> ConnInfo {
+        self.conninfo(&format!("user=scram password='pass word' {more}"))
+    }
+
+    fn run(&self, program: &str, arguments: &[&str]) {
+        let bin = PathBuf::from("/usr/lib/postgresql/15/bin").join(program);
+        let mut command = if is_root() {
+            let mut command = Command::new("setpriv");
+            let owner = owner().to_string();
+            command.args(["--reuid", &owner, "--regid", &owner, "--clear-groups"]).arg(bin);
+            command
+        } else {
+            Command::new(bin)
+        };
+        let log = std::fs::File::create(self.directory.path().join(format!("{program}.out"))).expect("log");
+        let status = command
+            .args(arguments)
+            .current_dir(self.directory.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::from(log.try_clone().expect("log")))
+            .stderr(Stdio::from(log))
+            .status()
+            .expect("PostgreSQL 15 is installed");
+        let output = std::fs::read_to_string(self.path(&format!("{program}.out"))).unwrap_or_default();
+        let log = std::fs::read_to_string(self.path("log")).unwrap_or_default();
+        assert!(status.success(), "{program}: {output}{log}");
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if !std::thread::panicking() || Path::new(&self.path("data/postmaster.pid")).exists() {
+            self.run("pg_ctl", &["-D", &self.path("data"), "-m", "immediate", "stop"]);
+        }
+    }
+}
+
+fn is_root() -> bool {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata("/proc/self").is_ok_and(|metadata| metadata.uid() == 0)
+}
+
+/// The unprivileged user that the server runs as when the tests run as root.
+const fn owner() -> u32 {
+    65_534
+}
+
+/// `ca.crt`, `server.*` for localhost, `client.*` for role `cert`, and `other.crt`, an authority that signed nothing.
+fn write_certificates(root: &Path, algorithm: &'static SignatureAlgorithm) {
+    let authority = |name: &str| {
+        let mut params = CertificateParams::new(Vec::new()).expect("params");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, name);
+        CertifiedIssuer::self_signed(params, KeyPair::generate_for(algorithm).expect("key"))
+            .expect("certificate")
+    };
+    let write = |name: &str, text: String| {
+        std::fs::write(root.join(name), text).expect("write");
+        std::fs::set_permissions(root.join(name), std::fs::Permissions::from_mode(0o600)).expect("chmod");
+    };
+    let ca = authority("ca");
+    write("ca.crt", ca.pem());
+    write("other.crt", authority("other").pem());
+    for (file, name) in [("server", "localhost"), ("client", "cert")] {
+        let mut params = CertificateParams::new(Vec::new()).expect("params");
+        params.subject_alt_names = vec![SanType::DnsName(name.try_into().expect("name"))];
+        params.distinguished_name.push(DnType::CommonName, name);
+        let key = KeyPair::generate().expect("key");
+        write(&format!("{file}.crt"), params.signed_by(&key, &ca).expect("certificate").pem());
+        write(&format!("{file}.key"), key.serialize_pem());
+    }
+}
