@@ -10,3 +10,7 @@ pub const COLUMNS_MAX: usize = 1_600;
 
 /// One attempt to connect, where the conninfo names no `connect_timeout`: TCP, TLS and authentication together.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Samples of the source's WAL position that one pipeline's lag clock keeps. At one a second this is a lag of half an
+/// hour at full resolution, in 48 KiB; beyond that the resolution halves, and stays within 0.1 % of the time spanned.
+pub const LAG_SAMPLES_MAX: usize = 2_048;

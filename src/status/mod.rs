@@ -3,9 +3,17 @@
 //! The pipelines write to one [`StatusHandle`]; all the rest reads from it. Nothing here talks to a database, and
 //! nothing here can stop a migration.
 
+pub mod json;
+mod lag;
+mod metrics;
 mod snapshot;
+mod table;
+mod units;
 
+pub use lag::{Lag, LagClock};
+pub use metrics::{Metrics, MetricsError, MetricsRegistry};
 pub use snapshot::{
     ChangeCounts, DatabaseStatus, Method, PhaseName, ServiceStatus, SlotStatus, StatusHandle, StatusSnapshot,
     TableState, TableStatus,
 };
+pub use table::text;
