@@ -5,9 +5,11 @@
 //! | module | what it does |
 //! |---|---|
 //! | [`status`] | what a migration shows of itself: snapshot, lag, metrics, HTTP, terminal |
+//! | [`config`] | options as typed, and as checked |
 //! | [`pg`] | positions, identifiers, names, SQL text |
 //! | [`error`], [`limits`] | failures and bounds, for all of the above |
 
+pub mod config;
 pub mod error;
 pub mod limits;
 pub mod pg;

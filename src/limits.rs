@@ -28,3 +28,26 @@ pub const HTTP_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Tables that the HTML page lists for one database, those that failed or are being copied first; `/status` has all.
 pub const PAGE_TABLES_MAX: usize = 200;
+
+/// Bytes of a migration's name. The server allows 63 for a slot's name; the rest is for what is put around it.
+pub const MIGRATION_NAME_BYTES_MAX: usize = 40;
+
+/// Jobs where none are asked for, on the smallest machine: even there the network is the bottleneck, not the CPU.
+pub const JOBS_DEFAULT_MIN: usize = 2;
+
+/// Jobs where none are asked for, on the largest machine: each is a COPY that the live source has to serve.
+pub const JOBS_DEFAULT_MAX: usize = 8;
+
+/// Jobs that can be asked for. Each is a connection on either side, and `max_connections` is 100 by default.
+pub const JOBS_MAX: usize = 32;
+
+/// How long a durable position is held back where nothing else is asked for: longer than an asynchronous standby
+/// usually lags, so that a target that fails over can be replayed.
+pub const CONFIRM_DELAY_DEFAULT: Duration = Duration::from_secs(30);
+
+/// How long it can be held back at most: the source keeps all WAL of that time.
+pub const CONFIRM_DELAY_MAX: Duration = Duration::from_secs(3_600);
+
+/// The lag up to which a database counts as synced and ready where nothing else is asked for: one WAL segment. Less
+/// would make a busy source flicker.
+pub const LAG_BYTES_MAX_DEFAULT: u64 = 16 << 20;
