@@ -51,3 +51,18 @@ pub const CONFIRM_DELAY_MAX: Duration = Duration::from_secs(3_600);
 /// The lag up to which a database counts as synced and ready where nothing else is asked for: one WAL segment. Less
 /// would make a busy source flicker.
 pub const LAG_BYTES_MAX_DEFAULT: u64 = 16 << 20;
+
+/// How often the bars on a terminal are drawn: fast enough to look alive, slow enough to cost nothing.
+pub const TERMINAL_REFRESH: Duration = Duration::from_millis(250);
+
+/// How often progress is logged where there is no terminal.
+pub const PROGRESS_LOG_EVERY: Duration = Duration::from_secs(10);
+
+/// Tables with a bar of their own, of one database: those that are copied at the same time by default.
+pub const TERMINAL_TABLES_MAX: usize = JOBS_DEFAULT_MAX;
+
+/// Databases shown on a terminal, which has 24 lines; `walferry status` shows all.
+pub const TERMINAL_DATABASES_MAX: usize = 8;
+
+/// The time over which the copy's rate is measured: long enough to be steady, short enough to notice a stall.
+pub const RATE_WINDOW: Duration = Duration::from_secs(10);

@@ -10,6 +10,7 @@ mod metrics;
 mod page;
 mod snapshot;
 mod table;
+mod terminal;
 mod units;
 
 pub use http::{HttpServer, Observed, not_ready};
@@ -20,3 +21,4 @@ pub use snapshot::{
     TableState, TableStatus,
 };
 pub use table::text;
+pub use terminal::{Screen, ScreenWriter, show};
