@@ -4,11 +4,13 @@
 //!
 //! | module | what it does |
 //! |---|---|
+//! | [`cli`] | the commands, and what can be typed |
 //! | [`status`] | what a migration shows of itself: snapshot, lag, metrics, HTTP, terminal |
 //! | [`config`] | options as typed, and as checked |
 //! | [`pg`] | positions, identifiers, names, SQL text |
 //! | [`error`], [`limits`] | failures and bounds, for all of the above |
 
+pub mod cli;
 pub mod config;
 pub mod error;
 pub mod limits;

@@ -38,6 +38,11 @@ impl Screen {
     pub fn stderr(wanted: bool) -> Self {
         Self { bars: MultiProgress::new(), draws: wanted && io::stderr().is_terminal() }
     }
+
+    /// Whether it draws bars.
+    pub fn draws(&self) -> bool {
+        self.draws
+    }
 }
 
 impl MakeWriter<'_> for Screen {
@@ -194,11 +199,11 @@ impl Drawn {
         for (bar, line) in self.bars.iter().zip(lines) {
             match line {
                 Line::Text(text) => {
-                    bar.set_style(style("{msg}"));
+                    bar.set_style(style("{wide_msg}"));
                     bar.set_message(text);
                 }
                 Line::Bar { label, done, of, text } => {
-                    bar.set_style(style("{prefix:24!} [{bar:24}] {percent:>3}% {msg}"));
+                    bar.set_style(style("{prefix:24!} [{bar:24}] {percent:>3}% {wide_msg}"));
                     bar.set_prefix(label);
                     bar.set_length(of);
                     bar.set_position(done);
@@ -367,7 +372,7 @@ mod tests {
 
     #[test]
     fn templates_are_valid() {
-        for template in ["{msg}", "{prefix:24!} [{bar:24}] {percent:>3}% {msg}"] {
+        for template in ["{wide_msg}", "{prefix:24!} [{bar:24}] {percent:>3}% {wide_msg}"] {
             assert!(ProgressStyle::with_template(template).is_ok(), "{template}");
         }
     }
