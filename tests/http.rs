@@ -13,7 +13,8 @@ use tokio::time::timeout;
 use walferry::error::Failure;
 use walferry::pg::QualifiedName;
 use walferry::status::{
-    HttpServer, MetricsRegistry, Observed, PhaseName, StatusHandle, StatusSnapshot, TableStatus,
+    DatabaseStatus, HttpServer, MetricsRegistry, Observed, PhaseName, StatusHandle, StatusSnapshot,
+    TableStatus,
 };
 
 const LAG_BYTES_MAX: u64 = 1000;
@@ -163,6 +164,10 @@ async fn ready_only_when_all_databases_follow_closely() {
     set("shop", PhaseName::Syncing, Some(LAG_BYTES_MAX + 1));
     check(503, "shop: lag is 1001 B, more than 1000 B").await;
     set("shop", PhaseName::Syncing, Some(LAG_BYTES_MAX));
+    check(200, "ready").await;
+    running.status.update_database("shop", |it| it.error = "source: connection closed".to_owned());
+    check(503, "shop: source: connection closed").await;
+    running.status.update_database("shop", DatabaseStatus::clear_error);
     check(200, "ready").await;
     set("blog", PhaseName::CatchingUp, Some(0));
     check(503, "blog: phase is catching_up").await;

@@ -313,7 +313,12 @@ fn option<T>(
     text: Option<&str>,
     parse: impl FnOnce(&str) -> Result<T, String>,
 ) -> Result<Option<T>, Definite> {
-    let wrong = |reason| Definite::usage(format!("invalid {name}: {reason}"));
+    let wrong = |reason: String| {
+        // The reason quotes what was typed, which may have slipped here from another option.
+        let looks_secret = text.is_some_and(has_password);
+        let reason = if looks_secret { "it looks like a connection string" } else { &reason };
+        Definite::usage(format!("invalid {name}: {reason}"))
+    };
     text.map(parse).transpose().map_err(wrong)
 }
 
@@ -399,6 +404,10 @@ mod tests {
             "invalid --name: \"Prod\" is not 1 to 40 of a-z, 0-9 and _",
         );
         check(|raw| raw.name = Some(String::new()), "invalid --name: \"\" is not 1 to 40 of a-z, 0-9 and _");
+        check(
+            |raw| raw.name = Some("postgres://u:hunter2@h".into()),
+            "invalid --name: it looks like a connection string",
+        );
         check(|raw| raw.jobs = Some("0".into()), "invalid --jobs: \"0\" is not a number from 1 to 32");
         check(|raw| raw.jobs = Some("x".into()), "invalid --jobs: \"x\" is not a number from 1 to 32");
         check(

@@ -133,6 +133,10 @@ pub fn not_ready(snapshot: &StatusSnapshot, lag_bytes_max: u64) -> Vec<String> {
         if database.phase != PhaseName::Syncing {
             return Some(format!("phase is {}", database.phase));
         }
+        // What is being retried at this moment makes the lag a guess.
+        if !database.error.is_empty() {
+            return Some(plain(&database.error));
+        }
         match database.lag_bytes {
             None => Some("lag is unknown".to_owned()),
             Some(lag) if lag > lag_bytes_max => {

@@ -103,7 +103,8 @@ impl LagClock {
         self.oldest_unapplied = commit_time;
     }
 
-    /// The lag at `now`, when the source's clock is believed to show `source_now` (`None`: not known).
+    /// The lag at `now`, when the source's clock is believed to show `source_now` (`None`: not known). The belief has to
+    /// go on with our clock while the source is away.
     pub fn lag(&self, now: Duration, source_now: Option<PgTimestamp>) -> Lag {
         let (Some(applied), Some(newest)) = (self.applied, self.newest) else {
             return Lag::default();
