@@ -23,6 +23,14 @@
 pub mod assemble;
 pub mod demo;
 pub mod engine;
+//! | [`cli`] | the commands, and what can be typed |
+//! | [`status`] | what a migration shows of itself: snapshot, lag, metrics, HTTP, terminal |
+//! | [`config`] | options as typed, and as checked |
+//! | [`pg`] | positions, identifiers, names, SQL text |
+//! | [`error`], [`limits`] | failures and bounds, for all of the above |
+
+pub mod cli;
+pub mod config;
 pub mod error;
 pub mod limits;
 pub mod pg;
