@@ -15,6 +15,7 @@
 //! | [`wire`] | PostgreSQL connections: conninfo, TLS, SCRAM, COPY, pipelining |
 //! | [`proto`] | the replication protocol: bytes in, enums out |
 //! | [`config`] | what the user gave, validated once |
+//! | [`migrate`] | what is checked before a migration |
 //! | [`source`] | catalog queries, on either side |
 //! | [`wire`] | connections to a server: conninfo, TLS, authentication, COPY, pipelining |
 //! | [`pg`] | positions, identifiers, names, SQL text |
@@ -33,6 +34,7 @@ pub mod cli;
 pub mod config;
 pub mod error;
 pub mod limits;
+pub mod migrate;
 pub mod pg;
 pub mod plan;
 pub mod proto;

@@ -192,3 +192,11 @@ pub const TERMINAL_DATABASES_MAX: usize = 8;
 
 /// The time over which the copy's rate is measured: long enough to be steady, short enough to notice a stall.
 pub const RATE_WINDOW: Duration = Duration::from_secs(10);
+/// Names that one finding of a check lists; the rest is counted. Whoever repairs that many things has a pattern by then.
+pub const FINDING_NAMES_MAX: usize = 20;
+
+/// Lines of a finding's hint in the table for people, which should fit a screen; the JSON has all of them.
+pub const FINDING_LINES_SHOWN: usize = 3;
+
+/// How long a transaction has been writing when a check mentions it: the creation of a slot waits for its end.
+pub const LONG_TRANSACTION: Duration = Duration::from_secs(30);

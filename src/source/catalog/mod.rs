@@ -7,6 +7,8 @@
 //! Sizes are asked of the storage, which takes an ACCESS SHARE lock on each table for a moment: a session that holds
 //! ACCESS EXCLUSIVE on one of them keeps the answer waiting, for as long as `lock_timeout` allows.
 
+mod activity;
+mod contents;
 mod dialect;
 mod extensions;
 mod operators;
@@ -16,6 +18,10 @@ mod slots;
 mod tables;
 mod target;
 
+pub use activity::{PreparedTransaction, WritingTransaction, prepared_transactions, writing_transactions};
+pub use contents::{
+    OtherContents, ReplicaRole, SchemaPrivilege, databases, other_contents, replica_role, schema_privilege,
+};
 pub use extensions::{AvailableExtension, Extension, available_extensions, extensions};
 pub use sequences::{Sequence, SequenceOwner, SequenceValue, SequenceValues, sequence_values, sequences};
 pub use server::{DatabaseLocale, Provider, ServerFacts, UserFacts, server_facts, server_version, system_id};

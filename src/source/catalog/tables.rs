@@ -53,7 +53,7 @@ pub struct Table {
     pub has_rls: bool,
     /// Row-level security is enabled and applies to the current user.
     pub rls_applies: bool,
-    /// Has a trigger that is enabled, a foreign key's included.
+    /// Has a trigger that is enabled, a foreign key's included (on either side of it).
     pub has_triggers: bool,
 }
 
@@ -147,8 +147,10 @@ pub async fn tables(client: &Client) -> Result<Vec<Table>, Error> {
          coalesce(has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT'), false) AS readable, \
          coalesce(pg_relation_size(c.oid), 0) / current_setting('block_size')::int8 AS pages, \
          coalesce(pg_table_size(c.oid), 0) AS bytes, \
-         EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = c.oid AND g.tgenabled <> 'D') AS has_triggers, ",
+         EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = c.oid AND g.tgenabled <> 'D' AND ",
     )
+    .text(FIRES_ON_CHANGES)
+    .text(") AS has_triggers, ")
     .text(dialect.row_estimate())
     .text(" AS row_estimate FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE ")
     .text(Scope::User.filter())
@@ -231,6 +233,10 @@ pub(super) fn kind(row: &ask::Answer) -> Result<TableKind, Error> {
         _ => Err(row.unexpected("kind")),
     }
 }
+
+/// `pg_trigger g`: made by a user, or by a foreign key. The rest are the rechecks of deferrable unique constraints.
+pub(super) const FIRES_ON_CHANGES: &str = "(NOT g.tgisinternal OR EXISTS (SELECT FROM pg_constraint k \
+                                           WHERE k.oid = g.tgconstraint AND k.contype = 'f'))";
 
 /// Which relations a question is about; `pg_class c` and `pg_namespace n` are in reach of the filter.
 #[derive(Debug, Clone, Copy)]

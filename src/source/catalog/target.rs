@@ -29,7 +29,7 @@ pub struct TargetTable {
     /// Has a trigger that fires under `session_replication_role = replica`: ENABLE REPLICA or ALWAYS. A partitioned
     /// table's partitions may have more of them.
     pub has_replica_triggers: bool,
-    /// Has a trigger that fires otherwise, a foreign key's included.
+    /// Has a trigger that fires otherwise, a foreign key's included (on either side of it).
     pub has_origin_triggers: bool,
 }
 
@@ -79,8 +79,11 @@ async fn read(client: &Client, scope: Scope<'_>) -> Result<Vec<TargetTable>, Err
     let sql = Sql::new(
         "SELECT c.oid, n.nspname::text AS schema, c.relname::text AS name, c.relkind::text AS kind, \
          EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = c.oid AND g.tgenabled IN ('R', 'A')) AS replica_triggers, \
-         EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = c.oid AND g.tgenabled IN ('O', 'A')) AS origin_triggers \
-         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE ",
+         EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = c.oid AND g.tgenabled IN ('O', 'A') AND ",
+    )
+    .text(tables::FIRES_ON_CHANGES)
+    .text(
+        ") AS origin_triggers FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE ",
     )
     .text(scope.filter())
     .text(" ORDER BY 2, 3");
