@@ -200,3 +200,21 @@ pub const FINDING_LINES_SHOWN: usize = 3;
 
 /// How long a transaction has been writing when a check mentions it: the creation of a slot waits for its end.
 pub const LONG_TRANSACTION: Duration = Duration::from_secs(30);
+
+/// The first pause before a failed attempt is repeated.
+pub const RETRY_PAUSE_MIN: Duration = Duration::from_millis(200);
+
+/// The longest pause: a server that comes back is noticed within it.
+pub const RETRY_PAUSE_MAX: Duration = Duration::from_secs(10);
+
+/// How long attempts go on without anything achieved: longer than a maintenance window's failover, shorter than the
+/// time in which nobody looks at an alert.
+pub const RETRY_FOR: Duration = Duration::from_secs(3_600);
+
+/// The same before both sides were reached for the first time: what never worked is most likely a mistake.
+pub const RETRY_FOR_AT_START: Duration = Duration::from_secs(5);
+
+const _: () = assert!(RETRY_PAUSE_MAX.as_secs() < RETRY_FOR.as_secs());
+
+/// How often sequences are carried over while following. They are set exactly when the stream is stopped.
+pub const SEQUENCES_INTERVAL: Duration = Duration::from_secs(30);
