@@ -112,7 +112,7 @@ async fn awkward_tables(source: &Server, target: &Server) {
     source
         .script(
             "app",
-            "CREATE ROLE other; CREATE TABLE theirs (a int PRIMARY KEY); ALTER TABLE theirs OWNER TO other",
+            "CREATE ROLE other; CREATE TABLE theirs (a int PRIMARY KEY); CREATE SEQUENCE hidden; ALTER TABLE theirs OWNER TO other",
         )
         .await;
     source.script("app", "ALTER TABLE theirs ENABLE ROW LEVEL SECURITY").await;
@@ -130,8 +130,7 @@ async fn awkward_tables(source: &Server, target: &Server) {
     check(&found, "source-replica-identity", Severity::Warning, &words);
     let finding = found.get("source-replica-identity").unwrap();
     assert!(!finding.cause.contains("unlogged") && !finding.cause.contains("parted"));
-    // What the hints say, done, leaves nothing to say.
-    let hint = finding.hint.clone();
+    let identities = finding.hint.clone();
     check(&found, "source-replica-identity-full", Severity::Info, &["public.whole"]);
     check(&found, "source-table-owners", Severity::Fail, &["public.theirs", "GRANT \"other\" TO \"mover\";"]);
     check(
@@ -146,6 +145,8 @@ async fn awkward_tables(source: &Server, target: &Server) {
         Severity::Fail,
         &["public.theirs", "ALTER ROLE \"mover\" BYPASSRLS;"],
     );
+    let hint = "GRANT SELECT ON ALL SEQUENCES IN SCHEMA \"public\" TO \"mover\";";
+    check(&found, "source-sequences", Severity::Fail, &["public.hidden", hint]);
     check(&found, "source-unlogged-tables", Severity::Info, &["1 unlogged table", "public.unlogged"]);
     check(&found, "source-materialized-views", Severity::Info, &["public.mv"]);
     check(&found, "source-large-objects", Severity::Info, &["1 large object"]);
@@ -153,8 +154,11 @@ async fn awkward_tables(source: &Server, target: &Server) {
     let full = report((source, "mover", "app"), (target, "mover", "app"), &input).await;
     check(&full, "source-replica-identity", Severity::Info, &["until the migration is removed"]);
 
-    source.script("app", &hint).await;
-    source.script("app", "GRANT other TO mover; GRANT SELECT ON theirs TO mover").await;
+    // What the hints say, done, leaves nothing to say.
+    source.script("app", &identities).await;
+    for id in ["source-table-owners", "source-select", "source-sequences", "source-row-security"] {
+        source.script("app", &found.get(id).unwrap().hint).await;
+    }
     let found = report((source, "mover", "app"), (target, "mover", "app"), &PreflightInput::default()).await;
     assert_eq!(not_good(&found), [""; 0]);
 }
@@ -182,10 +186,15 @@ async fn target_side(source: &Server, target: &Server) {
     let found = run().await;
     check(&found, "target-replication-role", Severity::Fail, &[grant, "aiven_extras", "public.child"]);
     assert!(!found.only_replication_fails());
-    let extras = "CREATE SCHEMA aiven_extras; GRANT USAGE ON SCHEMA aiven_extras TO poor;
+    let extras = "CREATE SCHEMA aiven_extras;
         CREATE FUNCTION aiven_extras.session_replication_role(arg text) RETURNS text LANGUAGE sql AS 'SELECT $1'";
     target.script("app", extras).await;
+    check(&run().await, "target-replication-role", Severity::Fail, &[grant]);
+    target.script("app", "GRANT USAGE ON SCHEMA aiven_extras TO poor").await;
     check(&run().await, "target-replication-role", Severity::Ok, &["aiven_extras"]);
+    target.script("app", "ALTER ROLE poor SET default_transaction_read_only = on").await;
+    check(&run().await, "target-read-only", Severity::Fail, &["default_transaction_read_only = off;"]);
+    target.script("app", "ALTER ROLE poor RESET ALL").await;
 
     target.script("app", "CREATE TABLE mine (a int)").await;
     check(&run().await, "target-empty", Severity::Warning, &["public.mine", "all empty"]);
@@ -244,6 +253,18 @@ async fn lost_connection(source: &Server, target: &Server) {
     check(&found, "source-reachable", Severity::Fail, &["the connection was lost"]);
     check(&found, "target-reachable", Severity::Ok, &[]);
     assert_eq!(found.findings.len(), 2);
+}
+
+#[tokio::test]
+async fn a_standby() {
+    let standby = Server::start_standby(&["wal_level=logical"]);
+    let target = Server::start(&[]);
+    let input = PreflightInput::default();
+    let found = report((&standby, "postgres", "postgres"), (&target, "postgres", "postgres"), &input).await;
+    check(&found, "source-recovery", Severity::Fail, &["is a standby", "connect to the primary"]);
+    check(&found, "target-recovery", Severity::Ok, &[]);
+    let found = report((&target, "postgres", "postgres"), (&standby, "postgres", "postgres"), &input).await;
+    check(&found, "target-recovery", Severity::Fail, &["is a standby"]);
 }
 
 async fn same_server(source: &Server) {

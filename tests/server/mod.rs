@@ -15,6 +15,20 @@ pub struct Server {
 impl Server {
     /// Starts a server with these settings.
     pub fn start(settings: &[&str]) -> Self {
+        let server = Self::init();
+        server.run(settings);
+        server
+    }
+
+    /// Starts a standby, which never had a primary, with these settings.
+    pub fn start_standby(settings: &[&str]) -> Self {
+        let server = Self::init();
+        run(as_postgres("touch".as_ref()).arg(server.data().join("standby.signal")));
+        server.run(settings);
+        server
+    }
+
+    fn init() -> Self {
         let dir = tempfile::Builder::new().prefix("walferry-test-").tempdir().unwrap();
         let server = Self { dir };
         if is_root() {
@@ -24,17 +38,21 @@ impl Server {
         run(program("initdb")
             .args(["--no-sync", "-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C.UTF-8", "-D"])
             .arg(&data));
+        server
+    }
+
+    fn run(&self, settings: &[&str]) {
+        let data = self.data();
         let mut options = format!(
             "-c listen_addresses= -c fsync=off -c unix_socket_directories={}",
-            server.dir.path().display()
+            self.dir.path().display()
         );
         for setting in settings {
             options.push_str(" -c ");
             options.push_str(setting);
         }
-        let log = server.dir.path().join("log");
+        let log = self.dir.path().join("log");
         run(program("pg_ctl").args(["start", "-w", "-o", &options, "-l"]).arg(&log).arg("-D").arg(&data));
-        server
     }
 
     /// A session with `search_path = pg_catalog`, as Walferry's own are.
@@ -67,9 +85,13 @@ impl Drop for Server {
     }
 }
 
-/// A server program, run as `postgres` where the tests run as root, which the server refuses.
+/// A server program.
 fn program(name: &str) -> Command {
-    let path = bin_dir().join(name);
+    as_postgres(&bin_dir().join(name))
+}
+
+/// A program, run as `postgres` where the tests run as root, which the server refuses.
+fn as_postgres(path: &Path) -> Command {
     let mut command = if is_root() {
         let mut command = Command::new("runuser");
         command.args(["-u", "postgres", "--"]).arg(path);

@@ -14,6 +14,8 @@ pub(super) async fn check(report: &mut Report, sides: &Sides<'_>, input: &Prefli
     report.push(same_cluster(source, target));
     report.push(recovery("source-recovery", Side::Source, source));
     report.push(recovery("target-recovery", Side::Target, target));
+    report.add("source-read-only", Side::Source, Ok(read_only("source-read-only", Side::Source, source)));
+    report.add("target-read-only", Side::Target, Ok(read_only("target-read-only", Side::Target, target)));
     report.push(wal_level(source));
     report.push(replication_privilege(source));
 
@@ -118,6 +120,16 @@ fn recovery(id: &'static str, side: Side, facts: &ServerFacts) -> Finding {
     } else {
         Finding::ok(id, side.as_str(), "is a primary")
     }
+}
+
+fn read_only(id: &'static str, side: Side, facts: &ServerFacts) -> Option<Finding> {
+    if !facts.read_only {
+        return None;
+    }
+    let off =
+        Sql::new("ALTER ROLE ").ident(&facts.user.name).text(" SET default_transaction_read_only = off");
+    let hint = format!("see why (a full disk, perhaps), then: {}", hints::command(off));
+    Some(Finding::fail(id, side.as_str(), "default_transaction_read_only is on").hint(hint))
 }
 
 fn wal_level(source: &ServerFacts) -> Finding {
@@ -343,6 +355,27 @@ const TARGET_MAJOR_MIN: u32 = 15;
 mod tests {
     use super::*;
     use crate::migrate::preflight::Severity;
+
+    #[test]
+    fn transactions_in_the_way() {
+        let transaction = |pid, seconds: Option<u64>| WritingTransaction {
+            pid,
+            database: Some("app".to_owned()),
+            user: None,
+            age: seconds.map(std::time::Duration::from_secs),
+        };
+        let check = |found: &[WritingTransaction], severity, words: &str| {
+            let finding = long_transactions(found);
+            assert_eq!(finding.severity, severity, "{finding:?}");
+            assert!(format!("{} {}", finding.cause, finding.hint).contains(words), "{finding:?}");
+        };
+        check(&[], Severity::Ok, "none older than 30 s");
+        check(&[transaction(1, Some(29))], Severity::Ok, "none older than 30 s");
+        check(&[transaction(1, Some(29)), transaction(2, None)], Severity::Info, "1 session of other roles");
+        let found = [transaction(7, Some(90)), transaction(2, None)];
+        check(&found, Severity::Warning, "pid 7 in app for 90 s");
+        check(&found, Severity::Warning, "SELECT pg_terminate_backend(7);");
+    }
 
     #[test]
     fn pg_dump_versions() {

@@ -6,13 +6,15 @@ use super::report::{counted, listed};
 use super::{Finding, PreflightInput, Report, Sides, hints, names};
 use crate::error::Side;
 use crate::pg::{QualifiedName, ReplicaIdentity, Sql};
-use crate::source::catalog::{self, OtherContents, Persistence, ServerFacts, Table};
+use crate::source::catalog::{self, OtherContents, Persistence, Sequence, ServerFacts, Table};
 
 pub(super) async fn check(report: &mut Report, sides: &Sides<'_>, tables: &[Table], input: &PreflightInput) {
     let facts = &sides.source_facts;
     report.push(publication_privilege(facts));
     report.push(owners(facts, tables));
     report.push(readable(facts, tables));
+    let found = catalog::sequences(sides.source).await;
+    report.add("source-sequences", Side::Source, found.map(|found| [sequences(facts, &found)]));
     report.push(replica_identity(tables, input.replica_identity_full));
     report.add("source-replica-identity-full", Side::Source, Ok(identity_full(tables)));
     report.push(row_security(facts, tables));
@@ -71,6 +73,28 @@ fn readable(facts: &ServerFacts, tables: &[Table]) -> Finding {
         id,
         subject,
         format!("may not read {}: {}", counted(refused.len(), "table"), listed(&refused)),
+    )
+    .hint(commands.join("\n"))
+}
+
+fn sequences(facts: &ServerFacts, found: &[Sequence]) -> Finding {
+    let id = "source-sequences";
+    let refused: Vec<&QualifiedName> =
+        found.iter().filter(|found| !found.readable).map(|found| &found.name).collect();
+    let subject = format!("role {}", facts.user.name);
+    if refused.is_empty() {
+        return Finding::ok(id, subject, "may read every sequence");
+    }
+    let schemas: BTreeSet<&str> = refused.iter().map(|name| name.schema.as_str()).collect();
+    let grant = |schema: &str| {
+        let select = Sql::new("GRANT SELECT ON ALL SEQUENCES IN SCHEMA ").ident(schema);
+        hints::command(select.text(" TO ").ident(&facts.user.name))
+    };
+    let commands: Vec<String> = schemas.into_iter().map(grant).collect();
+    Finding::fail(
+        id,
+        subject,
+        format!("may not read {}: {}", counted(refused.len(), "sequence"), listed(&refused)),
     )
     .hint(commands.join("\n"))
 }

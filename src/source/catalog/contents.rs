@@ -105,8 +105,10 @@ pub async fn replica_role(client: &Client) -> Result<ReplicaRole, Error> {
         Err(error) => return Err(error),
     }
     let sql = Sql::new(
-        "SELECT coalesce(has_function_privilege(to_regprocedure('aiven_extras.session_replication_role(text)')::oid, \
-         'EXECUTE') AND has_schema_privilege(to_regnamespace('aiven_extras')::oid, 'USAGE'), false) AS callable, \
+        "SELECT EXISTS (SELECT FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace \
+         WHERE n.nspname = 'aiven_extras' AND p.proname = 'session_replication_role' AND p.pronargs = 1 \
+         AND p.proargtypes[0] = 'text'::regtype AND has_function_privilege(p.oid, 'EXECUTE') \
+         AND has_schema_privilege(n.oid, 'USAGE')) AS callable, \
          EXISTS (SELECT FROM pg_available_extensions WHERE name = 'aiven_extras' AND installed_version IS NULL) \
          AS available",
     );

@@ -22,6 +22,8 @@ pub struct ServerFacts {
     pub started: PgTimestamp,
     /// Whether it is a standby.
     pub in_recovery: bool,
+    /// `default_transaction_read_only`: some providers set it when a disk is full.
+    pub read_only: bool,
     /// `wal_level`: `minimal`, `replica` or `logical`.
     pub wal_level: String,
     /// `max_replication_slots`.
@@ -143,6 +145,7 @@ pub async fn server_facts(client: &Client) -> Result<ServerFacts, Error> {
         timeline: timeline(client, in_recovery).await?,
         started: started(client).await?,
         in_recovery,
+        read_only: settings.text("default_transaction_read_only") == Some("on"),
         wal_level: settings.text("wal_level").unwrap_or_default().to_owned(),
         max_replication_slots: settings.count("max_replication_slots")?,
         max_wal_senders: settings.count("max_wal_senders")?,
@@ -261,7 +264,7 @@ impl Settings {
         let sql = Sql::new(
             "SELECT name, setting, unit FROM pg_settings WHERE name IN ('wal_level', 'max_replication_slots', \
              'max_wal_senders', 'max_slot_wal_keep_size', 'wal_sender_timeout', 'max_worker_processes', \
-             'max_connections', 'lock_timeout', 'idle_replication_slot_timeout', 'synchronous_standby_names')",
+             'max_connections', 'lock_timeout', 'default_transaction_read_only', 'idle_replication_slot_timeout', 'synchronous_standby_names')",
         );
         let rows = ask::rows(client, SETTINGS, &sql, &[]).await?;
         let entries = rows.iter().map(|row| Ok((row.get("name")?, (row.get("setting")?, row.get("unit")?))));
