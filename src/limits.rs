@@ -25,3 +25,12 @@ pub const DEMO_PORT_RANGE: std::ops::Range<u16> = 20_000..32_000;
 
 /// Ports to try before giving up: with this many, only a machine without free ports fails.
 pub const DEMO_PORT_ATTEMPTS: u32 = 20;
+
+/// A writer's pause before it connects again to a source that restarts.
+pub const DEMO_RECONNECT_DELAY: Duration = Duration::from_millis(100);
+
+/// Writers end after their present transaction, which is short; one that waits for a server that hangs is cut off.
+pub const DEMO_WRITERS_STOP_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Rows that a comparison of two servers of one's own holds of each side: rows of some kB make a few MB.
+pub const DEMO_COMPARE_BATCH_ROWS: u32 = 500;

@@ -39,6 +39,14 @@ pub struct Server {
     watchdog: Watchdog,
 }
 
+/// Where a server can be reached as superuser, and with which programs; stays right over restarts.
+#[derive(Debug, Clone)]
+pub struct Endpoint {
+    binaries: PgBinaries,
+    socket_dir: PathBuf,
+    port: u16,
+}
+
 /// How a server is set up.
 #[derive(Debug, Clone)]
 pub struct ServerOptions {
@@ -177,12 +185,18 @@ impl Server {
         )
     }
 
+    /// Where it can be reached as superuser.
+    pub fn endpoint(&self) -> Endpoint {
+        let socket_dir = self.directory().to_path_buf();
+        Endpoint { binaries: self.binaries.clone(), socket_dir, port: self.port }
+    }
+
     /// A connection as superuser. It ends when the client is dropped.
     ///
     /// # Errors
     /// When the server does not answer, or the database does not exist.
     pub async fn client(&self, database: &str) -> Result<Client> {
-        connect(self.directory(), self.port, database).await
+        self.endpoint().client(database).await
     }
 
     /// Runs statements as superuser, in one transaction; returns their rows as text.
@@ -205,11 +219,7 @@ impl Server {
 
     /// One of PostgreSQL's programs, its environment set for the superuser: over the unix socket.
     pub fn superuser_tool(&self, tool: &str, database: &str) -> tokio::process::Command {
-        let mut command = self.binaries.command(tool);
-        command.env("PGHOST", self.directory()).env("PGPORT", self.port.to_string());
-        command.env("PGUSER", "postgres").env("PGDATABASE", database);
-        command.kill_on_drop(true);
-        command
+        self.endpoint().superuser_tool(tool, database)
     }
 
     /// Runs `pgbench` as superuser to its end; returns what it printed.
@@ -335,12 +345,39 @@ impl Server {
             if let Ok(Some(status)) = postmaster.try_wait() {
                 return Err(format!("the server ended by itself: {status}"));
             }
-            match connect(self.directory(), self.port, "postgres").await {
+            match self.client("postgres").await {
                 Ok(client) if client.simple_query("SELECT 1").await.is_ok() => return Ok(()),
                 _ if Instant::now() >= deadline => return Err("the server does not answer".to_owned()),
                 _ => sleep(DEMO_POLL_INTERVAL).await,
             }
         }
+    }
+}
+
+impl Endpoint {
+    /// A connection as superuser. It ends when the client is dropped.
+    ///
+    /// # Errors
+    /// When the server does not answer, or the database does not exist.
+    pub async fn client(&self, database: &str) -> Result<Client> {
+        let mut config = tokio_postgres::Config::new();
+        config.host_path(&self.socket_dir).port(self.port).user("postgres").dbname(database);
+        let (client, connection) = config.connect(NoTls).await?;
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "connection ended");
+            }
+        });
+        Ok(client)
+    }
+
+    /// One of PostgreSQL's programs, its environment set for the superuser.
+    pub fn superuser_tool(&self, tool: &str, database: &str) -> tokio::process::Command {
+        let mut command = self.binaries.command(tool);
+        command.env("PGHOST", &self.socket_dir).env("PGPORT", self.port.to_string());
+        command.env("PGUSER", "postgres").env("PGDATABASE", database);
+        command.kill_on_drop(true);
+        command
     }
 }
 
@@ -480,18 +517,6 @@ fn free_port() -> Result<u16> {
     }
     let source = refused.unwrap_or_else(|| std::io::ErrorKind::AddrInUse.into());
     Err(DemoError::Io { what: "find a free port".to_owned(), source })
-}
-
-async fn connect(socket_dir: &Path, port: u16, database: &str) -> Result<Client> {
-    let mut config = tokio_postgres::Config::new();
-    config.host_path(socket_dir).port(port).user("postgres").dbname(database);
-    let (client, connection) = config.connect(NoTls).await?;
-    tokio::spawn(async move {
-        if let Err(error) = connection.await {
-            tracing::debug!(%error, "connection ended");
-        }
-    });
-    Ok(client)
 }
 
 /// Runs statements; returns their rows as text.
