@@ -57,6 +57,40 @@ async fn a_server_starts_stops_dies_and_comes_back() {
 }
 
 #[tokio::test]
+async fn nothing_is_left_when_the_owner_is_killed() {
+    // The owner is this test in another process, which says where its server is.
+    const OWNER: &str = "WALFERRY_TEST_OWNER";
+    if let Ok(file) = std::env::var(OWNER) {
+        let server =
+            Server::start(&PgBinaries::find(None).await.unwrap(), ServerOptions::default()).await.unwrap();
+        let text = format!("{} {}", server.port(), server.socket_dir().display());
+        std::fs::write(file, text).unwrap();
+        return std::future::pending().await;
+    }
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let mut owner = std::process::Command::new(std::env::current_exe().unwrap());
+    owner.args(["--exact", "nothing_is_left_when_the_owner_is_killed"]).env(OWNER, file.path());
+    let mut owner = owner.stdout(std::process::Stdio::null()).spawn().unwrap();
+    let told = || std::fs::read_to_string(file.path()).unwrap();
+    wait_until("the owner's server runs", || !told().is_empty()).await;
+    let (port, directory) =
+        told().split_once(' ').map(|(p, d)| (p.parse::<u16>().unwrap(), d.to_owned())).unwrap();
+    assert!(std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
+    owner.kill().unwrap();
+    owner.wait().unwrap();
+    wait_until("its directory is gone", || !std::path::Path::new(&directory).exists()).await;
+    assert!(std::net::TcpStream::connect(("127.0.0.1", port)).is_err(), "the server is left");
+}
+
+async fn wait_until(what: &str, met: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !met() {
+        assert!(Instant::now() < deadline, "not within a minute: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
 async fn a_server_that_cannot_start_shows_its_log() {
     let binaries = PgBinaries::find(None).await.unwrap();
     let options = ServerOptions::default().setting("shared_buffers", "much");

@@ -12,7 +12,7 @@ use std::fmt;
 
 use tokio_postgres::Client;
 
-use super::server::rows;
+use super::endpoint::rows;
 use super::{Result, Server};
 use crate::limits::DEMO_COMPARE_BATCH_ROWS;
 use crate::pg::{QualifiedName, Sql};

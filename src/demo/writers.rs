@@ -15,8 +15,8 @@ use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 use super::cluster::APP_OWNER;
+use super::endpoint::Endpoint;
 use super::sample::become_owner;
-use super::server::Endpoint;
 use super::{Result, SHOP_WRITES, Server, ShopWrite};
 use crate::limits::{DEMO_RECONNECT_DELAY, DEMO_WRITERS_STOP_TIMEOUT};
 
