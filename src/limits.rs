@@ -218,3 +218,12 @@ const _: () = assert!(RETRY_PAUSE_MAX.as_secs() < RETRY_FOR.as_secs());
 
 /// How often sequences are carried over while following. They are set exactly when the stream is stopped.
 pub const SEQUENCES_INTERVAL: Duration = Duration::from_secs(30);
+
+/// A writer's pause before it connects again to a source that restarts.
+pub const DEMO_RECONNECT_DELAY: Duration = Duration::from_millis(100);
+
+/// Writers end after their present transaction, which is short; one that waits for a server that hangs is cut off.
+pub const DEMO_WRITERS_STOP_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Rows that a comparison of two servers of one's own holds of each side: rows of some kB make a few MB.
+pub const DEMO_COMPARE_BATCH_ROWS: u32 = 500;

@@ -29,7 +29,7 @@ pub async fn load_pgbench(server: &Server, database: &str, scale: u32) -> Result
     let mut pgbench = server.superuser_tool("pgbench", database);
     pgbench.env("PGOPTIONS", format!("-c role={APP_OWNER}"));
     pgbench.args(["--initialize", "--quiet", "--foreign-keys", "--scale", &scale.to_string()]);
-    super::server::output(&mut pgbench).await?;
+    super::endpoint::output(&mut pgbench).await?;
     Ok(())
 }
 

@@ -2,26 +2,23 @@
 //!
 //! One directory directly under the system's temporary directory holds everything: the cluster, its log, its
 //! certificates and its unix socket. Over TCP only TLS with SCRAM is let in; over the unix socket only the superuser.
-//!
-//! Nothing may outlive its owner, whatever ends that one. So a watchdog (a shell in a process group of its own) reads
-//! from a pipe that nobody writes to: when the owner drops the server, panics, or is killed, the pipe closes, and the
-//! watchdog stops the server at once and removes the directory. What it cannot know is a machine that loses power.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::net::TcpListener;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::{Mutex, PoisonError};
+use std::process::{Child, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use rand::Rng;
-use tempfile::TempDir;
 use tokio::time::sleep;
-use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
+use tokio_postgres::Client;
 
 use super::account::Account;
-use super::tls::write_certificates;
+use super::endpoint::{Endpoint, LOG_LINES, output, rows};
+use super::options::{ServerOptions, make_cluster};
+use super::watchdog::Watchdog;
 use super::{DemoError, PgBinaries, Result, tail};
 use crate::limits::{
     DEMO_POLL_INTERVAL, DEMO_PORT_ATTEMPTS, DEMO_PORT_RANGE, DEMO_SERVER_START_TIMEOUT,
@@ -39,12 +36,6 @@ pub struct Server {
     watchdog: Watchdog,
 }
 
-/// How a server is set up.
-#[derive(Debug, Clone)]
-pub struct ServerOptions {
-    settings: BTreeMap<String, String>,
-}
-
 /// How a server is stopped. Manual: "Shutting Down the Server".
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StopMode {
@@ -54,46 +45,6 @@ pub enum StopMode {
     Fast,
     /// Without a checkpoint: the next start recovers.
     Immediate,
-}
-
-impl Default for ServerOptions {
-    /// Fit for logical replication; without fsync, which only a machine that loses power would miss.
-    fn default() -> Self {
-        let settings = [
-            ("wal_level", "logical"),
-            ("max_wal_senders", "20"),
-            ("max_replication_slots", "20"),
-            ("max_connections", "100"),
-            ("shared_buffers", "64MB"),
-            ("max_wal_size", "1GB"),
-            ("fsync", "off"),
-            ("timezone", "UTC"),
-            ("log_line_prefix", "%m [%p] %q%u@%d "),
-            // Files in the data directory: nothing is left in shared memory after `kill -9`.
-            ("dynamic_shared_memory_type", "mmap"),
-        ];
-        Self { settings: settings.map(|(name, value)| (name.to_owned(), value.to_owned())).into() }
-    }
-}
-
-impl ServerOptions {
-    /// Sets one parameter of `postgresql.conf`.
-    #[must_use]
-    pub fn setting(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
-        self.settings.insert(name.into(), value.into());
-        self
-    }
-
-    /// Whether the server flushes its writes for real.
-    #[must_use]
-    pub fn fsync(self, on: bool) -> Self {
-        self.setting("fsync", if on { "on" } else { "off" })
-    }
-
-    fn configuration(&self) -> String {
-        let line = |(name, value): (&String, &String)| format!("{name} = '{}'\n", value.replace('\'', "''"));
-        self.settings.iter().map(line).collect()
-    }
 }
 
 impl StopMode {
@@ -114,7 +65,7 @@ impl Server {
     pub async fn start(binaries: &PgBinaries, options: ServerOptions) -> Result<Self> {
         let account = Account::find()?;
         let watchdog = Watchdog::start(binaries, account)?;
-        initdb(binaries, account, watchdog.directory(), &options).await?;
+        make_cluster(binaries, account, watchdog.directory(), &options).await?;
         let mut server =
             Self { binaries: binaries.clone(), account, port: 0, postmaster: Mutex::new(None), watchdog };
         for attempt in 1.. {
@@ -177,12 +128,17 @@ impl Server {
         )
     }
 
+    /// Where it can be reached as superuser.
+    pub fn endpoint(&self) -> Endpoint {
+        Endpoint::new(&self.binaries, self.directory(), self.port)
+    }
+
     /// A connection as superuser. It ends when the client is dropped.
     ///
     /// # Errors
     /// When the server does not answer, or the database does not exist.
     pub async fn client(&self, database: &str) -> Result<Client> {
-        connect(self.directory(), self.port, database).await
+        self.endpoint().client(database).await
     }
 
     /// Runs statements as superuser, in one transaction; returns their rows as text.
@@ -205,11 +161,7 @@ impl Server {
 
     /// One of PostgreSQL's programs, its environment set for the superuser: over the unix socket.
     pub fn superuser_tool(&self, tool: &str, database: &str) -> tokio::process::Command {
-        let mut command = self.binaries.command(tool);
-        command.env("PGHOST", self.directory()).env("PGPORT", self.port.to_string());
-        command.env("PGUSER", "postgres").env("PGDATABASE", database);
-        command.kill_on_drop(true);
-        command
+        self.endpoint().superuser_tool(tool, database)
     }
 
     /// Runs `pgbench` as superuser to its end; returns what it printed.
@@ -308,7 +260,7 @@ impl Server {
         self.directory().join("server.log")
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Child>> {
+    fn lock(&self) -> MutexGuard<'_, Option<Child>> {
         self.postmaster.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -317,7 +269,6 @@ impl Server {
     }
 
     fn spawn_postmaster(&self) -> Result<Child> {
-        use std::os::unix::process::CommandExt;
         let log = fs::OpenOptions::new().create(true).append(true).open(self.log_file());
         let log = log.map_err(DemoError::io("open the server's log"))?;
         let log_too = log.try_clone().map_err(DemoError::io("open the server's log"))?;
@@ -335,7 +286,7 @@ impl Server {
             if let Ok(Some(status)) = postmaster.try_wait() {
                 return Err(format!("the server ended by itself: {status}"));
             }
-            match connect(self.directory(), self.port, "postgres").await {
+            match self.client("postgres").await {
                 Ok(client) if client.simple_query("SELECT 1").await.is_ok() => return Ok(()),
                 _ if Instant::now() >= deadline => return Err("the server does not answer".to_owned()),
                 _ => sleep(DEMO_POLL_INTERVAL).await,
@@ -361,113 +312,6 @@ impl Drop for Server {
     }
 }
 
-/// Removes the server and its directory when the pipe to it closes.
-#[derive(Debug)]
-struct Watchdog {
-    shell: Child,
-    /// Nothing is written here: its end is the message.
-    pipe: Option<ChildStdin>,
-    directory: TempDir,
-}
-
-impl Watchdog {
-    fn start(binaries: &PgBinaries, account: Account) -> Result<Self> {
-        use std::os::unix::process::CommandExt;
-        let directory = tempfile::Builder::new().prefix("wf-").tempdir();
-        let directory = directory.map_err(DemoError::io("make a temporary directory"))?;
-        account.own(directory.path())?;
-        let mut command = Command::new("/bin/sh");
-        account.run(&mut command);
-        command
-            .args(["-c", WATCHDOG, "walferry-watchdog"])
-            .arg(directory.path())
-            .arg(binaries.program("pg_ctl"));
-        if let Some(lib) = binaries.library_path() {
-            command.env("LD_LIBRARY_PATH", lib);
-        }
-        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
-        let mut shell = command.spawn().map_err(DemoError::io("run /bin/sh"))?;
-        let pipe = shell.stdin.take();
-        Ok(Self { shell, pipe, directory })
-    }
-
-    fn directory(&self) -> &Path {
-        self.directory.path()
-    }
-
-    fn finish(&mut self) {
-        self.pipe = None;
-        let _ = self.shell.wait();
-    }
-}
-
-impl Drop for Watchdog {
-    fn drop(&mut self) {
-        self.finish();
-    }
-}
-
-/// Lines of a server's log that an error shows.
-const LOG_LINES: usize = 15;
-
-/// `$1` the directory, `$2` pg_ctl. Started while initdb may still be writing, so that removing may take some tries;
-/// line 7 of `postmaster.pid` ends with the shared memory segment's id, which a killed postmaster leaves behind.
-const WATCHDOG: &str = r#"
-trap '' INT TERM HUP
-read -r _
-pid_file="$1/data/postmaster.pid"
-segment() { sed -n '7s/.*[^0-9]//p' "$1"; }
-if [ -f "$pid_file" ]; then
-    "$2" stop -s -w -t 20 -m immediate -D "$1/data"
-    if [ -f "$pid_file" ]; then
-        kill -9 "$(head -n 1 "$pid_file")"
-        ipcrm -m "$(segment "$pid_file")"
-    fi
-elif [ -f "$1/data/postmaster.dead" ]; then
-    ipcrm -m "$(segment "$1/data/postmaster.dead")"
-fi
-for _ in 1 2 3 4 5 6 7 8 9 10; do
-    rm -rf "$1" && exit
-    sleep 1
-done
-"#;
-
-const HBA: &str = "\
-local   all         postgres             trust
-hostssl all         all         all      scram-sha-256
-hostssl replication all         all      scram-sha-256
-";
-
-async fn initdb(
-    binaries: &PgBinaries,
-    account: Account,
-    directory: &Path,
-    options: &ServerOptions,
-) -> Result<()> {
-    let data = directory.join("data");
-    let mut command = binaries.blocking_command("initdb");
-    account.run(&mut command);
-    command.args(["--username=postgres", "--auth=scram-sha-256", "--auth-local=trust", "--no-sync"]);
-    command.args(["--encoding=UTF8", "--locale=C", "--pgdata"]).arg(&data);
-    output(&mut tokio::process::Command::from(command)).await?;
-    write_certificates(directory, account)?;
-
-    let place = |name: &str| directory.join(name).to_string_lossy().replace('\'', "''");
-    let own = format!(
-        "listen_addresses = '127.0.0.1'\nunix_socket_directories = '{}'\nssl = on\nssl_cert_file = '{}'\n\
-         ssl_key_file = '{}'\npassword_encryption = 'scram-sha-256'\nlogging_collector = off\n",
-        directory.to_string_lossy().replace('\'', "''"),
-        place("server.crt"),
-        place("server.key"),
-    );
-    let conf = data.join("postgresql.conf");
-    let mut text = fs::read_to_string(&conf).map_err(DemoError::io("read postgresql.conf"))?;
-    text.push_str(&own);
-    text.push_str(&options.configuration());
-    fs::write(conf, text).map_err(DemoError::io("write postgresql.conf"))?;
-    fs::write(data.join("pg_hba.conf"), HBA).map_err(DemoError::io("write pg_hba.conf"))
-}
-
 /// Below the range that outgoing connections get their ports from, so that a stopped server's port stays free.
 fn free_port() -> Result<u16> {
     let mut refused = None;
@@ -480,43 +324,6 @@ fn free_port() -> Result<u16> {
     }
     let source = refused.unwrap_or_else(|| std::io::ErrorKind::AddrInUse.into());
     Err(DemoError::Io { what: "find a free port".to_owned(), source })
-}
-
-async fn connect(socket_dir: &Path, port: u16, database: &str) -> Result<Client> {
-    let mut config = tokio_postgres::Config::new();
-    config.host_path(socket_dir).port(port).user("postgres").dbname(database);
-    let (client, connection) = config.connect(NoTls).await?;
-    tokio::spawn(async move {
-        if let Err(error) = connection.await {
-            tracing::debug!(%error, "connection ended");
-        }
-    });
-    Ok(client)
-}
-
-/// Runs statements; returns their rows as text.
-pub(super) async fn rows(client: &Client, text: &str) -> Result<Vec<Vec<Option<String>>>> {
-    let messages = client.simple_query(text).await?;
-    let row = |message| match message {
-        SimpleQueryMessage::Row(row) => {
-            Some((0..row.len()).map(|index| row.get(index).map(str::to_owned)).collect())
-        }
-        _ => None,
-    };
-    Ok(messages.into_iter().filter_map(row).collect())
-}
-
-/// Runs a program to its end; returns what it printed.
-pub(super) async fn output(command: &mut tokio::process::Command) -> Result<String> {
-    let tool = command.as_std().get_program();
-    let tool = Path::new(tool).file_name().unwrap_or(tool).to_string_lossy().into_owned();
-    let output = command.stdin(Stdio::null()).kill_on_drop(true).output().await;
-    let output = output.map_err(DemoError::io(format!("run {tool}")))?;
-    if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
-    }
-    let text = [output.stdout, output.stderr].concat();
-    Err(DemoError::Tool { tool, detail: tail(&String::from_utf8_lossy(&text), LOG_LINES) })
 }
 
 async fn reap(child: &mut Child) -> Result<()> {
@@ -548,11 +355,5 @@ mod tests {
     fn uris_are_percent_encoded() {
         assert_eq!(encode("a-b_c.~9"), "a-b_c.~9");
         assert_eq!(encode("p@ss/ w%rd é"), "p%40ss%2F%20w%25rd%20%C3%A9");
-    }
-
-    #[test]
-    fn settings_are_quoted_and_overridden() {
-        let text = ServerOptions::default().fsync(true).setting("x.y", "it's").configuration();
-        assert!(text.contains("fsync = 'on'\n") && text.contains("x.y = 'it''s'\n"), "{text}");
     }
 }
