@@ -36,7 +36,7 @@ impl Conflict {
 
     /// A step that the target refused.
     pub(super) fn refused(step: &Step, error: &ServerError) -> Self {
-        let kind = if error.code() == "23505" { "insert_exists" } else { "refused" };
+        let kind = if error.sqlstate() == "23505" { "insert_exists" } else { "refused" };
         Self::new(step, kind, error.to_string())
     }
 

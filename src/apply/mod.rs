@@ -147,7 +147,7 @@ impl Applier {
             let affected = match self.run().await {
                 Ok(affected) => affected,
                 Err(error) => {
-                    let step = error.index.and_then(|index| chunk.get(index.checked_sub(begins)?));
+                    let step = error.execute.and_then(|index| chunk.get(index.checked_sub(begins)?));
                     return Err(self.failed(step, error));
                 }
             };

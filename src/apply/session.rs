@@ -120,7 +120,7 @@ impl TargetSession {
     /// The first column of the first row.
     async fn query(&mut self, sql: &Sql) -> Result<Option<String>> {
         let rows = self.session.query(sql).await.map_err(|e| e.into_failure(Side::Target))?;
-        Ok(rows.first().and_then(|row| row.get(0)).map(str::to_owned))
+        Ok(rows.first().and_then(|row| row.text(0)).map(str::to_owned))
     }
 }
 

@@ -318,5 +318,5 @@ fn damaged(detail: String) -> Failure {
 }
 
 fn failure(error: tokio_postgres::Error) -> Failure {
-    source::Error::new("read or write the schema walferry", error).into_failure(Side::Target)
+    source::Error::new("the schema walferry", error).into_failure(Side::Target)
 }

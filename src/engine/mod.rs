@@ -211,7 +211,7 @@ impl Shell {
             sent_at: PgTimestamp::from_unix_micros(jiff::Timestamp::now().as_microsecond()),
             reply_requested: quiet >= PING_AFTER,
         };
-        let mut message = BytesMut::with_capacity(StandbyStatusUpdate::BYTES);
+        let mut message = BytesMut::new();
         update.encode(&mut message);
         self.writer.send(&message).await.map_err(|error| error.into_failure(Side::Source))
     }

@@ -71,8 +71,9 @@ pub(super) async fn read(
 
 async fn next(stream: &mut CopyBothReader) -> Result<Bytes, Failure> {
     let received = match stream.try_next() {
-        Some(payload) => return payload.map_err(source_failed),
-        None => timeout(RECEIVE_TIMEOUT, stream.next()).await,
+        Ok(Some(payload)) => return Ok(payload),
+        Err(error) => return Err(source_failed(error)),
+        Ok(None) => timeout(RECEIVE_TIMEOUT, stream.next()).await,
     };
     match received {
         Ok(Ok(Some(payload))) => Ok(payload),

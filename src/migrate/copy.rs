@@ -12,12 +12,12 @@ use tokio::task::JoinSet;
 use tokio_postgres::Client;
 
 use crate::apply::store::{RelationRow, RelationState, Store};
-use crate::error::{Result, Side};
+use crate::error::{Definite, Result, Side};
 use crate::limits::{COPY_RANGE_BYTES_MIN, COPY_RANGES_PER_JOB};
 use crate::pg::{QualifiedName, SourceLsn, Sql};
 use crate::source::catalog::{Generated, Table};
 use crate::status::{Metrics, StatusHandle, TableState};
-use crate::wire::{ConnInfo, Session, SessionOptions, relay};
+use crate::wire::{ConnInfo, RelayError, Session, SessionOptions, relay};
 
 use super::joined;
 
@@ -84,7 +84,7 @@ impl Copy {
         if !half.is_empty() {
             let truncate = Sql::new("TRUNCATE ").list(half, ", ", |sql, name| sql.text("ONLY ").name(name));
             let emptied = self.control.batch_execute(truncate.as_str()).await;
-            emptied.map_err(|error| crate::source::Error::new("empty half-copied tables", error).into_failure(Side::Target))?;
+            emptied.map_err(|error| crate::source::Error::new("half-copied tables to be emptied", error).into_failure(Side::Target))?;
         }
         let pieces = pieces(&tables, self.ranges, self.jobs);
         let mut ongoing = HashMap::new();
@@ -139,7 +139,18 @@ impl Copy {
         let (from, to) = statements(table, piece);
         let to = target.copy_in(&to).await.map_err(|error| error.into_failure(Side::Target))?;
         let from = source.copy_out(&from).await.map_err(|error| error.into_failure(Side::Source))?;
-        relay(from, to, |bytes| self.progressed(shared, &table.name, bytes)).await
+        let relayed = relay(from, to, |bytes| self.progressed(shared, &table.name, bytes)).await;
+        let relayed = relayed.map_err(|error| match error {
+            RelayError::Source(error) => error.into_failure(Side::Source),
+            RelayError::Target(error) => error.into_failure(Side::Target),
+        })?;
+        if relayed.rows_read != relayed.rows_written {
+            return Err(Definite::new(format!("table {} arrived incomplete", table.name))
+                .detail(format!("{} rows were read, {} were written", relayed.rows_read, relayed.rows_written))
+                .hint("a trigger or rule on the target drops rows: remove it, then run `walferry migrate` again")
+                .into());
+        }
+        Ok(relayed.rows_written)
     }
 
     async fn begin(&self, shared: &Shared, piece: &Piece) -> Result<()> {

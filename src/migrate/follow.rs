@@ -10,7 +10,7 @@ use crate::config::Until;
 use crate::engine::{self, Clocks, Finish, Run};
 use crate::error::{Definite, Failure, Result, Side};
 use crate::limits::{SEQUENCES_INTERVAL, TICK};
-use crate::pg::{EndLsn, SourceLsn};
+use crate::pg::{EndLsn, QualifiedName, SourceLsn};
 use crate::plan::{TargetColumn, TargetTable};
 use crate::source::catalog::{self, Generated, Identity};
 use crate::source::gap::{Expected, refuse_gap};
@@ -174,7 +174,7 @@ impl Attempt<'_> {
     async fn tables(&self) -> Result<Vec<TargetTable>> {
         let found = catalog::target_tables(&self.target).await.map_err(|error| error.into_failure(Side::Target))?;
         let rows = self.store().relations().await?;
-        let copy_lsn = |name| rows.iter().find(|row| row.name == *name).and_then(|row| row.copy_lsn);
+        let copy_lsn = |name: &QualifiedName| rows.iter().find(|row| row.name == *name).and_then(|row| row.copy_lsn);
         let tables = found.into_iter().filter_map(|table| {
             let copy_lsn = copy_lsn(&table.name)?;
             Some(target_table(table, copy_lsn))

@@ -69,7 +69,7 @@ impl Publications {
         };
         let inserts = create(inserts_only, &self.inserts_only).text(" WITH (publish = 'insert, truncate')");
         for sql in [create(identified, &self.identified), inserts] {
-            client.batch_execute(sql.as_str()).await.map_err(|error| failure(error, "create a publication"))?;
+            client.batch_execute(sql.as_str()).await.map_err(|error| failure(error, "a new publication"))?;
         }
         Ok(())
     }
@@ -83,9 +83,9 @@ pub async fn drop_all(client: &Client, names: &[String]) -> Result<Vec<String>> 
     let mut dropped = Vec::new();
     for name in names {
         let there = client.query_opt("SELECT FROM pg_publication WHERE pubname = $1", &[name]).await;
-        if there.map_err(|error| failure(error, "look for a publication"))?.is_some() {
+        if there.map_err(|error| failure(error, "the publications"))?.is_some() {
             let sql = Sql::new("DROP PUBLICATION IF EXISTS ").ident(name);
-            client.batch_execute(sql.as_str()).await.map_err(|error| failure(error, "drop a publication"))?;
+            client.batch_execute(sql.as_str()).await.map_err(|error| failure(error, "the end of a publication"))?;
             dropped.push(name.clone());
         }
     }

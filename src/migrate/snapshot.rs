@@ -65,7 +65,7 @@ pub async fn drop_slot(control: &Client, slot: &SlotName) -> Result<bool> {
         return Err(in_use(slot, found.active_pid).into());
     }
     let dropped = control.execute("SELECT pg_drop_replication_slot($1)", &[&slot.as_str()]).await;
-    dropped.map_err(|error| source::Error::new("the slot to drop", error).into_failure(Side::Source))?;
+    dropped.map_err(|error| source::Error::new("the end of a slot", error).into_failure(Side::Source))?;
     Ok(true)
 }
 

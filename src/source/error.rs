@@ -1,12 +1,13 @@
 //! Why a question to a server has no answer.
 
 use crate::error::{Definite, Failure, Side, Transient};
+use crate::wire;
 
 /// A question that a server did not answer, or not as expected.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The server answered with an error.
-    #[error("cannot read {question}: {message} (SQLSTATE {state})")]
+    #[error("asking for {question} failed: {message} (SQLSTATE {state})")]
     Refused {
         /// What was asked for: `the tables`.
         question: &'static str,
@@ -16,7 +17,7 @@ pub enum Error {
         message: String,
     },
     /// The connection ended before the answer was complete.
-    #[error("cannot read {question}: the connection was lost")]
+    #[error("asking for {question} failed: the connection was lost")]
     Lost {
         /// What was asked for.
         question: &'static str,
@@ -25,17 +26,27 @@ pub enum Error {
         cause: tokio_postgres::Error,
     },
     /// The answer is not what PostgreSQL's manual promises.
-    #[error("cannot read {question}: unexpected answer: {what}")]
+    #[error("asking for {question} failed: unexpected answer: {what}")]
     Answer {
         /// What was asked for.
         question: &'static str,
         /// What is wrong with the answer.
         what: String,
     },
+    /// A walsender session failed, or refused.
+    #[error("asking for {question} failed: {cause}")]
+    Wire {
+        /// What was asked for.
+        question: &'static str,
+        /// What failed.
+        #[source]
+        cause: wire::Error,
+    },
 }
 
 impl Error {
-    pub(super) fn new(question: &'static str, cause: tokio_postgres::Error) -> Self {
+    /// What became of `question` on a plain SQL session.
+    pub fn new(question: &'static str, cause: tokio_postgres::Error) -> Self {
         if let Some(db) = cause.as_db_error() {
             let (state, message) = (db.code().code().to_owned(), db.message().to_owned());
             return Self::Refused { question, state, message };
@@ -52,6 +63,7 @@ impl Error {
     pub fn state(&self) -> Option<&str> {
         match self {
             Self::Refused { state, .. } => Some(state),
+            Self::Wire { cause, .. } => cause.server().map(wire::ServerError::sqlstate),
             Self::Lost { .. } | Self::Answer { .. } => None,
         }
     }
@@ -60,6 +72,7 @@ impl Error {
     pub fn into_failure(self, side: Side) -> Failure {
         let text = self.to_string();
         match self {
+            Self::Wire { cause, .. } => cause.into_failure(side),
             Self::Lost { cause, .. } => Transient::new(side, text).detail(cause.to_string()).into(),
             Self::Refused { ref state, .. } if state_is_transient(state) => Transient::new(side, text).into(),
             Self::Refused { .. } | Self::Answer { .. } => Definite::new(format!("{side}: {text}")).into(),
@@ -96,7 +109,7 @@ mod tests {
             message: "no".to_owned(),
         };
         let definite = refused("42501").into_failure(Side::Source);
-        assert_eq!(definite.to_string(), "source: cannot read the tables: no (SQLSTATE 42501)");
+        assert_eq!(definite.to_string(), "source: asking for the tables failed: no (SQLSTATE 42501)");
         assert!(matches!(definite, Failure::Definite(_)));
         assert!(matches!(refused("57P01").into_failure(Side::Target), Failure::Transient(_)));
     }

@@ -57,8 +57,8 @@ impl ReplicationSession {
     /// When the server does not answer as documented.
     pub async fn identify(&mut self) -> Result<Identity, Error> {
         const QUESTION: &str = "the system's identity";
-        let rows = self.session.query(&Sql::new("IDENTIFY_SYSTEM")).await.map_err(|e| Error::wire(QUESTION, e))?;
-        let column = |index| rows.first().and_then(|row| row.get(index));
+        let rows = self.session.query(&Sql::new("IDENTIFY_SYSTEM")).await.map_err(|cause| Error::Wire { question: QUESTION, cause })?;
+        let column = |index| rows.first().and_then(|row| row.text(index));
         let identity = || {
             Some(Identity {
                 system_id: SystemId::new(column(0)?.parse().ok()?),
@@ -66,7 +66,7 @@ impl ReplicationSession {
                 flushed: column(2)?.parse().ok()?,
             })
         };
-        identity().ok_or_else(|| Error::unexpected(QUESTION, "IDENTIFY_SYSTEM's row is not as documented"))
+        identity().ok_or_else(|| undocumented(QUESTION))
     }
 
     /// Creates a pgoutput slot and exports its snapshot, which lives until this session's next command or end.
@@ -84,18 +84,18 @@ impl ReplicationSession {
         const QUESTION: &str = "the new replication slot";
         let millis = i64::try_from(lock_timeout.as_millis()).unwrap_or(i64::MAX);
         let timeout = Sql::new("SET lock_timeout = ").number(millis);
-        self.session.execute(&timeout).await.map_err(|e| Error::wire(QUESTION, e))?;
+        self.session.execute(&timeout).await.map_err(|cause| Error::Wire { question: QUESTION, cause })?;
         let temporary = if temporary { " TEMPORARY" } else { "" };
         let create = Sql::new("CREATE_REPLICATION_SLOT ")
             .ident(slot.as_str())
             .text(temporary)
             .text(" LOGICAL pgoutput EXPORT_SNAPSHOT");
-        let rows = self.session.query(&create).await.map_err(|e| Error::wire(QUESTION, e))?;
-        let column = |index| rows.first().and_then(|row| row.get(index));
+        let rows = self.session.query(&create).await.map_err(|cause| Error::Wire { question: QUESTION, cause })?;
+        let column = |index| rows.first().and_then(|row| row.text(index));
         let created = || {
             Some(CreatedSlot { consistent_point: column(1)?.parse().ok()?, snapshot: column(2)?.to_owned() })
         };
-        created().ok_or_else(|| Error::unexpected(QUESTION, "CREATE_REPLICATION_SLOT's row is not as documented"))
+        created().ok_or_else(|| undocumented(QUESTION))
     }
 
     /// Starts streaming what commits at or after `from`.
@@ -117,6 +117,10 @@ impl ReplicationSession {
             .text(" (proto_version '1', publication_names ")
             .replication_literal(names.as_str())
             .text(")");
-        self.session.copy_both(&start).await.map_err(|e| Error::wire("the stream of changes", e))
+        self.session.copy_both(&start).await.map_err(|cause| Error::Wire { question: "the stream of changes", cause })
     }
+}
+
+fn undocumented(question: &'static str) -> Error {
+    Error::Answer { question, what: "its row is not as documented".to_owned() }
 }

@@ -163,6 +163,11 @@ impl Session {
         Ok(())
     }
 
+    /// Lets the session be used again, after its last ReadyForQuery.
+    pub(super) const fn release(&mut self) {
+        self.busy = false;
+    }
+
     pub(super) async fn next_tag(&mut self) -> Result<u8> {
         self.channel.next_tag().await
     }

@@ -87,6 +87,17 @@ impl Finding {
         self
     }
 
+    /// Writes it to the log, as loud as it is severe.
+    pub(crate) fn log(&self) {
+        let Self { id, severity, subject, cause, hint } = self;
+        match severity {
+            Severity::Ok => tracing::debug!(check = id, subject, "{cause}"),
+            Severity::Info => tracing::info!(check = id, subject, hint, "{cause}"),
+            Severity::Warning => tracing::warn!(check = id, subject, hint, "{cause}"),
+            Severity::Fail => tracing::error!(check = id, subject, hint, "{cause}"),
+        }
+    }
+
     /// A side that could not be connected to, or was lost.
     pub fn unreachable(side: Side, failure: &Failure) -> Self {
         let id = match side {
@@ -108,7 +119,7 @@ impl Finding {
                 let lost = Transient::new(side, "the connection was lost during the check");
                 Self::unreachable(side, &lost.into())
             }
-            Error::Refused { .. } | Error::Answer { .. } => Self::fail(id, side.as_str(), error.to_string()),
+            Error::Refused { .. } | Error::Answer { .. } | Error::Wire { .. } => Self::fail(id, side.as_str(), error.to_string()),
         }
     }
 }

@@ -116,6 +116,16 @@ pub async fn server_version(client: &Client) -> Result<ServerVersion, Error> {
     Ok(ServerVersion::new(ask::row(client, "the server's version", &sql, &[]).await?.parse("version")?))
 }
 
+/// What the server's clock says.
+///
+/// # Errors
+/// When the server does not answer.
+pub async fn clock(client: &Client) -> Result<PgTimestamp, Error> {
+    let sql = Sql::new("SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8 AS micros");
+    let micros: i64 = ask::row(client, "the server's clock", &sql, &[]).await?.get("micros")?;
+    Ok(PgTimestamp::from_unix_micros(micros))
+}
+
 /// The cluster's identifier; `None` where the current user may not ask.
 ///
 /// # Errors
