@@ -294,8 +294,9 @@ impl State {
 
     /// Tells the source, on time or because it asked.
     fn report(&mut self, now: Duration, effects: &mut Vec<Effect>) {
-        while let Some(oldest) = self.aging.pop_front_if(|oldest| oldest.ripens_at <= now) {
+        while let Some(oldest) = self.aging.front().filter(|oldest| oldest.ripens_at <= now) {
             self.ripe = oldest.position;
+            self.aging.pop_front();
         }
         let due = now.saturating_sub(self.reported_at) >= STATUS_INTERVAL;
         if !due && !self.reply_requested {
