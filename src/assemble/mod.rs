@@ -8,7 +8,8 @@
 //! Not here: sockets, clocks, the target's tables, and what to do about a change.
 //!
 //! Invariants: segments come in commit order; `first` and `end` bracket each transaction exactly once; each tuple of
-//! a segment has as many columns as its relation.
+//! a segment has as many columns as its relation; whatever keeps memory counts in a segment's cost, an empty
+//! transaction too.
 //!
 //! One assembler serves one replication connection: the server announces relations anew on the next.
 
@@ -16,7 +17,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::limits::{CHANGE_COST, SEGMENT_COST_MAX};
-use crate::pg::{CommitLsn, EndLsn, PgTimestamp, Relation, RelationId, Xid};
+use crate::pg::{Column, CommitLsn, EndLsn, PgTimestamp, Relation, RelationId, Xid};
 use crate::proto::{Message, OldTuple, Tuple};
 
 /// One transaction of the source, or a part of a large one.
@@ -86,7 +87,7 @@ pub enum AssembleError {
         /// The one that begins.
         inner: Xid,
     },
-    /// A change or Commit outside a transaction.
+    /// A change or Commit outside a transaction. Where a change is also wrong in itself, that is said instead.
     #[error("{what} outside a transaction")]
     Outside {
         /// The message.
@@ -99,6 +100,14 @@ pub enum AssembleError {
         begin: CommitLsn,
         /// `Commit.commit_lsn`.
         commit: CommitLsn,
+    },
+    /// A transaction that ends before its commit record does.
+    #[error("transaction at {commit} is said to end at {end}, which is not after it")]
+    EndMismatch {
+        /// Where its commit record starts.
+        commit: CommitLsn,
+        /// Where it is said to end.
+        end: EndLsn,
     },
     /// A transaction that does not come after the one before.
     #[error("transaction at {commit} after one that ended at {previous}")]
@@ -132,9 +141,14 @@ pub struct Assembler {
 }
 
 impl Assembler {
-    /// Starts with no relation known, as a new connection does.
+    /// Starts with no relation known, as a new connection does, and takes whatever transaction comes first.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Starts with no relation known, and refuses a transaction that commits before `stored`: it is applied already.
+    pub fn resuming(stored: EndLsn) -> Self {
+        Self { previous_end: stored, ..Self::default() }
     }
 
     /// Whether a transaction is being received.
@@ -156,6 +170,10 @@ impl Assembler {
             }
             Message::Commit(commit) => self.commit(commit.commit_lsn, commit.end_lsn).map(Some),
             Message::Relation(relation) => {
+                // The changes that follow keep it, even when it is announced anew for each of them.
+                if let Some(open) = &mut self.open {
+                    open.cost += bytes + relation.columns.len() * size_of::<Column>();
+                }
                 self.relations.insert(relation.id, Arc::new(relation));
                 Ok(None)
             }
@@ -204,7 +222,7 @@ impl Assembler {
             commit_time,
             first: true,
             changes: Vec::new(),
-            cost: 0,
+            cost: CHANGE_COST,
             end: None,
         });
         Ok(())
@@ -212,8 +230,11 @@ impl Assembler {
 
     fn commit(&mut self, commit_lsn: CommitLsn, end: EndLsn) -> Result<Segment, AssembleError> {
         let mut segment = self.open.take().ok_or(AssembleError::Outside { what: "Commit" })?;
-        if segment.commit_lsn != commit_lsn || end.position() <= commit_lsn.position() {
+        if segment.commit_lsn != commit_lsn {
             return Err(AssembleError::CommitMismatch { begin: segment.commit_lsn, commit: commit_lsn });
+        }
+        if end.position() <= commit_lsn.position() {
+            return Err(AssembleError::EndMismatch { commit: commit_lsn, end });
         }
         segment.end = Some(end);
         self.previous_end = end;
@@ -233,7 +254,7 @@ impl Assembler {
             commit_time: open.commit_time,
             first: false,
             changes: Vec::new(),
-            cost: 0,
+            cost: CHANGE_COST,
             end: None,
         };
         Ok(self.open.replace(rest))

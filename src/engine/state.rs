@@ -86,10 +86,13 @@ pub struct State {
     positions: Positions,
     queue: VecDeque<Segment>,
     under_way: Option<UnderWay>,
-    /// A large transaction is applied in part: the target transaction is open.
-    transaction_open: bool,
+    /// A large transaction is applied in part, the target transaction is open: when it committed on the source.
+    open: Option<PgTimestamp>,
     /// A keepalive's position that holds once everything queued before it is applied.
     idle_mark: Option<SourceLsn>,
+    /// The position resumed from, until the first event tells the time. It ages like any other: the run before may
+    /// have stored it just now.
+    resumed: Option<SourceLsn>,
     /// Durable for `confirm_delay`.
     ripe: SourceLsn,
     /// Durable positions that are younger, oldest first.
@@ -120,16 +123,18 @@ enum UnderWay {
 impl State {
     /// Resumes from the stored position.
     ///
-    /// `run_to`: finish as soon as everything that commits before that position is durable.
+    /// `run_to`: finish as soon as everything that commits before that position is durable, and before anything that
+    /// commits later is begun.
     pub fn new(stored: EndLsn, confirm_delay: Duration, run_to: Option<SourceLsn>) -> Self {
         let at = stored.position();
         Self {
             positions: Positions { received: at, applied: at, durable: at, confirmed: SourceLsn::ZERO },
             queue: VecDeque::new(),
             under_way: None,
-            transaction_open: false,
+            open: None,
             idle_mark: None,
-            ripe: at,
+            resumed: Some(at),
+            ripe: SourceLsn::ZERO,
             aging: VecDeque::new(),
             confirm_delay,
             run_to,
@@ -150,16 +155,22 @@ impl State {
     pub fn oldest_unapplied(&self) -> Option<PgTimestamp> {
         match &self.under_way {
             Some(UnderWay::Batch { oldest, .. }) => Some(*oldest),
-            _ => self.queue.front().map(|segment| segment.commit_time),
+            _ => self.open.or_else(|| self.queue.front().map(|segment| segment.commit_time)),
         }
     }
 
-    /// Takes an event at `now`, and says what to do, in order.
+    /// Takes an event at `now`, and says what to do, in order; after [`Effect::Finish`] nothing any more.
     ///
     /// # Panics
     /// When the shell breaks its word: an `Applied` or `Stored` that answers nothing.
     pub fn on(&mut self, event: Event, now: Duration) -> Vec<Effect> {
         let mut effects = Vec::new();
+        if self.finished {
+            return effects;
+        }
+        if let Some(position) = self.resumed.take() {
+            self.durable(position, now);
+        }
         match event {
             Event::Received(segment) => self.received(segment),
             Event::Keepalive { wal_end, reply_requested, in_transaction } => {
@@ -184,18 +195,18 @@ impl State {
     fn received(&mut self, segment: Segment) {
         self.idle_mark = None;
         if let Some(end) = segment.end {
-            assert!(end.position() >= self.positions.durable, "a transaction came that is already durable");
+            assert!(end.position() > self.positions.durable, "a transaction came that is already durable");
             self.positions.received = self.positions.received.max(end.position());
         }
         self.queue.push_back(segment);
     }
 
     fn applied(&mut self, now: Duration, effects: &mut Vec<Effect>) {
-        let Some(UnderWay::Batch { end, cost, .. }) = self.under_way.take() else {
+        let Some(UnderWay::Batch { end, cost, oldest }) = self.under_way.take() else {
             unreachable!("a batch was applied that was not under way");
         };
         effects.push(Effect::Release(cost));
-        self.transaction_open = end.is_none();
+        self.open = end.is_none().then_some(oldest);
         if let Some(end) = end {
             assert!(end.position() >= self.positions.applied, "applied went back");
             self.positions.applied = end.position();
@@ -229,7 +240,7 @@ impl State {
 
     /// Nothing waits and nothing is being received: what the keepalive said is applied.
     fn advance_idle(&mut self) {
-        let quiet = self.queue.is_empty() && self.under_way.is_none() && !self.transaction_open;
+        let quiet = self.queue.is_empty() && self.under_way.is_none() && self.open.is_none();
         if let Some(mark) = self.idle_mark.filter(|_| quiet) {
             self.positions.applied = self.positions.applied.max(mark);
         }
@@ -237,7 +248,7 @@ impl State {
 
     /// Starts the next work, if none is under way.
     fn proceed(&mut self, now: Duration, effects: &mut Vec<Effect>) {
-        if self.under_way.is_some() || self.finished {
+        if self.under_way.is_some() {
             return;
         }
         let may_start = !self.stopping && !self.reached();
@@ -245,7 +256,7 @@ impl State {
             let oldest = batch.segments.first().map_or(PgTimestamp::default(), |first| first.commit_time);
             self.under_way = Some(UnderWay::Batch { end: batch.end(), cost: batch.cost, oldest });
             effects.push(Effect::Apply(batch));
-        } else if !self.transaction_open && self.positions.applied > self.positions.durable {
+        } else if self.open.is_none() && self.positions.applied > self.positions.durable {
             let reaches = self.run_to.is_some_and(|run_to| self.positions.applied >= run_to);
             let urgent = self.reply_requested || self.stopping || reaches;
             if urgent || now.saturating_sub(self.stored_at) >= IDLE_STORE_INTERVAL {
@@ -261,6 +272,9 @@ impl State {
         let mut cost = 0;
         while let Some(next) = self.queue.front() {
             let part = next.end.is_none() || !next.first;
+            if self.is_beyond(next) {
+                break;
+            }
             let full = cost + next.cost > BATCH_COST_MAX;
             if !segments.is_empty() && (part || full) {
                 break;
@@ -277,34 +291,47 @@ impl State {
 
     /// Tells the source, on time or because it asked.
     fn report(&mut self, now: Duration, effects: &mut Vec<Effect>) {
-        while let Some(oldest) = self.aging.pop_front_if(|oldest| oldest.ripens_at <= now) {
+        while let Some(oldest) = self.aging.front().filter(|oldest| oldest.ripens_at <= now) {
             self.ripe = oldest.position;
+            self.aging.pop_front();
         }
         let due = now.saturating_sub(self.reported_at) >= STATUS_INTERVAL;
         if !due && !self.reply_requested {
             return;
         }
         let storing = matches!(self.under_way, Some(UnderWay::Store(_)));
-        let confirm = if self.reply_requested { self.positions.durable } else { self.ripe };
-        self.positions.confirmed = self.positions.confirmed.max(confirm);
-        assert!(self.positions.confirmed <= self.positions.durable, "confirmed beyond durable");
+        self.confirm(if self.reply_requested { self.positions.durable } else { self.ripe });
         self.reported_at = now;
         // Asked for an answer while a position is being stored: answer now, and again when it is stored.
         self.reply_requested &= storing;
         effects.push(Effect::Report(self.positions));
     }
 
+    fn confirm(&mut self, position: SourceLsn) {
+        self.positions.confirmed = self.positions.confirmed.max(position);
+        assert!(self.positions.confirmed <= self.positions.durable, "confirmed beyond durable");
+    }
+
+    /// Asked when nothing is under way.
     fn reached(&self) -> bool {
-        self.run_to.is_some_and(|run_to| self.positions.durable >= run_to) && !self.transaction_open
+        let durable = self.run_to.is_some_and(|run_to| self.positions.durable >= run_to);
+        let next_is_beyond = self.queue.front().is_some_and(|next| self.is_beyond(next));
+        self.open.is_none() && (durable || next_is_beyond)
+    }
+
+    /// Whether a segment begins a transaction that the pipeline is not to run to.
+    fn is_beyond(&self, segment: &Segment) -> bool {
+        segment.first && self.run_to.is_some_and(|run_to| segment.commit_lsn.position() >= run_to)
     }
 
     fn finish(&mut self, effects: &mut Vec<Effect>) {
-        if self.finished || self.under_way.is_some() {
+        if self.under_way.is_some() {
             return;
         }
         let finish = if self.stopping { Finish::Stopped } else { Finish::Reached };
         if self.stopping || self.reached() {
             self.finished = true;
+            self.confirm(self.ripe);
             effects.push(Effect::Report(self.positions));
             effects.push(Effect::Finish(finish));
         }
