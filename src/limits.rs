@@ -11,6 +11,9 @@ pub const COLUMNS_MAX: usize = 1_600;
 /// One attempt to connect, where the conninfo names no `connect_timeout`: TCP, TLS and authentication together.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 
+/// One step of a download of PostgreSQL: 12 MB, over a slow line.
+pub const DEMO_DOWNLOAD_TIMEOUT: Duration = Duration::from_secs(600);
+
 /// A temporary server's start, recovery after `kill -9` included, on a machine busy with other things.
 pub const DEMO_SERVER_START_TIMEOUT: Duration = Duration::from_secs(90);
 
