@@ -14,6 +14,9 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// Relations of one TRUNCATE. CASCADE over partitioned tables names each leaf, so tens of thousands occur; at a
 /// million their identifiers take 4 MiB.
 pub const TRUNCATE_RELATIONS_MAX: usize = 1 << 20;
+/// One step of a download of PostgreSQL: 12 MB, over a slow line.
+pub const DEMO_DOWNLOAD_TIMEOUT: Duration = Duration::from_secs(600);
+
 /// A temporary server's start, recovery after `kill -9` included, on a machine busy with other things.
 pub const DEMO_SERVER_START_TIMEOUT: Duration = Duration::from_secs(90);
 

@@ -13,9 +13,11 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 use tokio::process::Command;
+use tokio::time::timeout;
 
 use super::account::{Account, make_open_directory};
 use super::{DemoError, Result};
+use crate::limits::DEMO_DOWNLOAD_TIMEOUT;
 
 /// One version's programs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -271,7 +273,8 @@ fn package_directory(account: Account) -> Result<PathBuf> {
 }
 
 async fn run(tool: &str, args: &[&str], directory: &Path) -> Result<()> {
-    let output = Command::new(tool).args(args).current_dir(directory).kill_on_drop(true).output().await;
+    let output = Command::new(tool).args(args).current_dir(directory).kill_on_drop(true).output();
+    let output = timeout(DEMO_DOWNLOAD_TIMEOUT, output).await.unwrap_or_else(|late| Err(late.into()));
     let output = output.map_err(DemoError::io(format!("run {tool}")))?;
     if output.status.success() {
         return Ok(());
