@@ -14,6 +14,7 @@ use tokio::sync::watch;
 
 use crate::config::{Config, Environment, LogFormat, Output, RawConfig, Secret, has_password};
 use crate::error::{Definite, Exit, Failure};
+use crate::migrate::{self, Migration, Sides};
 use crate::status::{self, HttpServer, MetricsRegistry, Observed, Screen, StatusHandle, StatusSnapshot};
 
 /// Moves live PostgreSQL databases to Aiven for PostgreSQL, and keeps them in sync until you cut over.
@@ -311,22 +312,30 @@ Exit codes:
   6  an error that may pass lasted too long";
 
 async fn check(config: &Config) -> Result<Exit, Failure> {
-    config.source()?;
-    config.target()?;
-    commands::check(config).await
+    let report = migrate::check(&Sides::new(config)?).await?;
+    let text = match config.output {
+        Output::Text => report.render_table(terminal_width()),
+        Output::Json | Output::Avn => {
+            let json = serde_json::to_string_pretty(&report).map_err(|error| unexpected(&error))?;
+            format!("{json}\n")
+        }
+    };
+    print(&text)?;
+    Ok(if report.failed() { Exit::Check } else { Exit::Fine })
 }
 
 async fn migrate(config: &Config, screen: &Screen) -> Result<Exit, Failure> {
-    config.source()?;
-    config.target()?;
+    // A mistake in it is told before anything is begun.
+    Sides::new(config)?;
     let stop = stop_on_signals()?;
-    observed(config, screen, async |status, metrics| commands::migrate(config, status, metrics, stop).await)
-        .await
+    observed(config, screen, async |status, metrics| {
+        Migration::new(config, status, metrics, stop)?.run().await
+    })
+    .await
 }
 
 async fn show_status(config: &Config) -> Result<Exit, Failure> {
-    config.target()?;
-    let snapshot = commands::status(config).await?;
+    let snapshot = migrate::status(&Sides::new(config)?).await?;
     let text = match config.output {
         Output::Text => status::text(&snapshot),
         Output::Json => format!("{:#}\n", status::json::full(&snapshot)),
@@ -337,18 +346,15 @@ async fn show_status(config: &Config) -> Result<Exit, Failure> {
 }
 
 async fn remove(config: &Config) -> Result<Exit, Failure> {
-    config.source()?;
-    config.target()?;
-    let dropped = commands::remove(config).await?;
+    let dropped = migrate::remove(&Sides::new(config)?, config.force).await?;
     let lines: String = dropped.iter().map(|object| format!("dropped {object}\n")).collect();
     print(if lines.is_empty() { "nothing to drop\n" } else { &lines })?;
     Ok(Exit::Fine)
 }
 
 async fn demo(config: &Config, screen: &Screen) -> Result<Exit, Failure> {
-    let stop = stop_on_signals()?;
-    observed(config, screen, async |status, metrics| commands::demo(config, status, metrics, stop).await)
-        .await
+    let _ = (config, screen);
+    Err(Definite::new("not yet").into())
 }
 
 /// Runs `work` while HTTP and the terminal show what it writes to its status.
@@ -408,6 +414,11 @@ fn stop_on_signals() -> Result<watch::Receiver<bool>, Failure> {
     Ok(stopped)
 }
 
+/// Columns of the terminal, or what a wide page has.
+fn terminal_width() -> u16 {
+    comfy_table::Table::new().width().unwrap_or(120)
+}
+
 /// Prints a result. Who closes the pipe early (`| head`) has read enough.
 fn print(text: &str) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
@@ -440,46 +451,6 @@ fn without_secrets(mut text: String, arguments: &[OsString]) -> String {
         }
     }
     text
-}
-
-/// What the commands call, until it is written.
-mod commands {
-    use super::{Config, Definite, Exit, Failure, MetricsRegistry, StatusHandle, StatusSnapshot, watch};
-
-    pub(super) async fn check(_: &Config) -> Result<Exit, Failure> {
-        Err(not_written("check"))
-    }
-
-    pub(super) async fn migrate(
-        _: &Config,
-        _: StatusHandle,
-        _: MetricsRegistry,
-        _: watch::Receiver<bool>,
-    ) -> Result<Exit, Failure> {
-        Err(not_written("migrate"))
-    }
-
-    pub(super) async fn status(_: &Config) -> Result<StatusSnapshot, Failure> {
-        Err(not_written("status"))
-    }
-
-    /// What was dropped, each as text for a person.
-    pub(super) async fn remove(_: &Config) -> Result<Vec<String>, Failure> {
-        Err(not_written("remove"))
-    }
-
-    pub(super) async fn demo(
-        _: &Config,
-        _: StatusHandle,
-        _: MetricsRegistry,
-        _: watch::Receiver<bool>,
-    ) -> Result<Exit, Failure> {
-        Err(not_written("demo"))
-    }
-
-    fn not_written(command: &str) -> Failure {
-        Definite::new(format!("{command} is not written yet")).into()
-    }
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ use crate::error::{Definite, Failure, Result, Side};
 use crate::limits::{PIPELINE_EXECUTES_MAX, PREPARED_STATEMENTS_MAX};
 use crate::pg::{EndLsn, PgTimestamp, QualifiedName, Sql};
 use crate::plan::{Batch, Kind, PlanError, Planner, Step, TargetTable};
-use crate::wire::{Pipeline, PipelineError};
+use crate::wire::{self, Pipeline, PipelineError};
 
 pub use conflict::Conflict;
 pub use session::TargetSession;
@@ -110,9 +110,9 @@ impl Applier {
     pub async fn store(&mut self, previous: EndLsn, to: EndLsn) -> Result<()> {
         assert!(!self.open && to >= previous, "progress goes forward, and not inside a transaction");
         self.pipeline.clear();
-        self.push_progress(previous, to, None);
+        self.push_progress(previous, to, None)?;
         self.pipeline.sync();
-        let affected = self.run().await.map_err(|error| error.error.into_failure(Side::Target))?;
+        let affected = self.run().await.map_err(|error| target_failed(error.error))?;
         self.progress_moved(affected.last().copied())
     }
 
@@ -132,16 +132,16 @@ impl Applier {
             self.pipeline.clear();
             let begins = usize::from(!self.open);
             if !self.open {
-                self.push_fixed("BEGIN");
+                self.push_fixed("BEGIN")?;
                 self.open = true;
             }
             for step in chunk {
-                self.push_step(step);
+                self.push_step(step)?;
             }
             let end = batch.end().filter(|_| last);
             if let Some(end) = end {
                 let commit_time = batch.segments.last().map(|segment| segment.commit_time);
-                self.push_progress(batch.previous, end, commit_time);
+                self.push_progress(batch.previous, end, commit_time)?;
             }
             self.pipeline.sync();
             let affected = match self.run().await {
@@ -168,13 +168,13 @@ impl Applier {
 
     async fn commit(&mut self) -> Result<()> {
         self.pipeline.clear();
-        self.push_fixed("COMMIT");
+        self.push_fixed("COMMIT")?;
         self.pipeline.sync();
-        self.run().await.map_err(|error| error.error.into_failure(Side::Target))?;
+        self.run().await.map_err(|error| target_failed(error.error))?;
         self.open = false;
         // Between transactions is the one moment at which nothing is lost by it.
         if self.prepared.len() > PREPARED_STATEMENTS_MAX {
-            self.target.session().execute(&Sql::new("DEALLOCATE ALL")).await.map_err(|e| e.into_failure(Side::Target))?;
+            self.target.session().execute(&Sql::new("DEALLOCATE ALL")).await.map_err(target_failed)?;
             self.prepared.clear();
         }
         Ok(())
@@ -184,33 +184,42 @@ impl Applier {
         self.target.session().run(&mut self.pipeline).await.map(|outcome| outcome.affected)
     }
 
-    fn push_step(&mut self, step: &Step) {
+    fn push_step(&mut self, step: &Step) -> Result<()> {
         let mut name = String::with_capacity(16);
         // Writing to a String cannot fail.
         let _ = write!(name, "s{}", step.statement.id);
         if self.prepared.insert(step.statement.id) {
-            self.pipeline.parse(&name, &step.statement.sql);
+            self.pipeline.parse(&name, &step.statement.sql).map_err(target_failed)?;
         }
-        self.pipeline.execute(&name, step.params.iter().map(|value| value.as_deref()));
+        self.pipeline.execute(&name, step.params.iter().map(|value| value.as_deref())).map_err(target_failed)
     }
 
-    fn push_fixed(&mut self, text: &'static str) {
-        self.pipeline.parse("", &Sql::new(text));
-        self.pipeline.execute("", std::iter::empty());
+    fn push_fixed(&mut self, text: &'static str) -> Result<()> {
+        self.pipeline.parse("", &Sql::new(text)).map_err(target_failed)?;
+        self.pipeline.execute("", std::iter::empty()).map_err(target_failed)
     }
 
-    fn push_progress(&mut self, previous: EndLsn, to: EndLsn, commit_time: Option<PgTimestamp>) {
+    fn push_progress(
+        &mut self,
+        previous: EndLsn,
+        to: EndLsn,
+        commit_time: Option<PgTimestamp>,
+    ) -> Result<()> {
         let update = Sql::new(
             "UPDATE walferry.progress SET end_lsn = $3, updated_at = clock_timestamp(), \
              commit_time = coalesce(to_timestamp($4::float8), commit_time) WHERE migration = $1 AND end_lsn = $2",
         );
-        self.pipeline.parse("", &update);
+        self.pipeline.parse("", &update).map_err(target_failed)?;
         let (previous, to) = (previous.to_string(), to.to_string());
         let seconds = commit_time.map(|time| format!("{:.6}", time.unix_micros() as f64 / 1e6));
         let name = self.target.migration().as_bytes();
-        let params =
-            [Some(name), Some(previous.as_bytes()), Some(to.as_bytes()), seconds.as_ref().map(String::as_bytes)];
-        self.pipeline.execute("", params.into_iter());
+        let params = [
+            Some(name),
+            Some(previous.as_bytes()),
+            Some(to.as_bytes()),
+            seconds.as_ref().map(String::as_bytes),
+        ];
+        self.pipeline.execute("", params).map_err(target_failed)
     }
 
     fn progress_moved(&self, affected: Option<u64>) -> Result<()> {
@@ -218,7 +227,10 @@ impl Applier {
             return Ok(());
         }
         Err(Definite::new("another engine moved the migration's position")
-            .detail(format!("walferry.progress of migration {:?} is not where this engine left it", self.target.migration()))
+            .detail(format!(
+                "walferry.progress of migration {:?} is not where this engine left it",
+                self.target.migration()
+            ))
             .hint("make sure that one engine runs, then run `walferry migrate` again")
             .into())
     }
@@ -228,9 +240,13 @@ impl Applier {
             (Some(step), Some(server)) if !error.error.is_transient() => {
                 ApplyError::Conflict(Box::new(Conflict::refused(step, server)))
             }
-            _ => ApplyError::Failure(error.error.into_failure(Side::Target)),
+            _ => ApplyError::Failure(target_failed(error.error)),
         }
     }
+}
+
+fn target_failed(error: wire::Error) -> Failure {
+    error.into_failure(Side::Target)
 }
 
 /// The failure that a change without a right statement is.
@@ -253,5 +269,7 @@ fn not_planned(error: &PlanError) -> Failure {
 }
 
 fn new_table_hint(name: &QualifiedName) -> String {
-    format!("drop {name} from the source's publications, or start afresh after `walferry remove --force`; nothing was skipped")
+    format!(
+        "drop {name} from the source's publications, or start afresh after `walferry remove --force`; nothing was skipped"
+    )
 }

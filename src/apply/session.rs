@@ -1,7 +1,5 @@
 //! The connection that writes to the target, and what it must be before it may.
 
-
-
 use crate::error::{Definite, Result, Side};
 use crate::limits::{ENGINE_LOCK_POLL, ENGINE_LOCK_WAIT};
 use crate::pg::Sql;
@@ -112,8 +110,9 @@ impl TargetSession {
     /// A key's index is always the way: stale statistics must not turn a row's look-up into a scan. One plan serves
     /// all executions. Nothing is confirmed to the source that is not on the target's disk.
     async fn pin_planner(&mut self) -> Result<()> {
-        let sql = Sql::new("SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; ")
-            .text("SET plan_cache_mode = force_generic_plan; SET jit = off; SET synchronous_commit = on");
+        let sql =
+            Sql::new("SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; ")
+                .text("SET plan_cache_mode = force_generic_plan; SET jit = off; SET synchronous_commit = on");
         self.session.execute(&sql).await.map(|_| ()).map_err(|e| e.into_failure(Side::Target))
     }
 

@@ -201,7 +201,8 @@ impl<'a> Store<'a> {
 
     /// Records how the run ended.
     pub async fn set_ended(&self, ended: &str, error: &str) -> Result<()> {
-        let sql = "UPDATE walferry.migration SET ended = $2, error = $3, updated_at = pg_catalog.clock_timestamp()
+        let sql =
+            "UPDATE walferry.migration SET ended = $2, error = $3, updated_at = pg_catalog.clock_timestamp()
                    WHERE name = $1";
         self.execute(sql, &[&self.name, &ended, &error]).await
     }
@@ -247,7 +248,8 @@ impl<'a> Store<'a> {
 
     /// Records what became of a table's copy.
     pub async fn set_relation(&self, row: &RelationRow) -> Result<()> {
-        let sql = "UPDATE walferry.relation SET state = $4, copy_lsn = $5, rows_copied = $6, bytes_copied = $7
+        let sql =
+            "UPDATE walferry.relation SET state = $4, copy_lsn = $5, rows_copied = $6, bytes_copied = $7
                    WHERE migration = $1 AND schema_name = $2 AND table_name = $3";
         let (schema, table, state) = (&row.name.schema, &row.name.name, row.state.as_str());
         let copy_lsn = row.copy_lsn.map(|lsn| PgLsn::from(lsn.get()));

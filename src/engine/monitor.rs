@@ -3,8 +3,6 @@
 //! It has a session of its own and outlives the runs: lag goes on being right while the target is down or the stream
 //! is reconnecting. It alone writes the lag.
 
-
-
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_postgres::Client;
@@ -121,7 +119,9 @@ async fn look(
     let client = match client {
         Some(client) => client,
         None => client.insert(
-            control(&input.source, "walferry monitor").await.map_err(|error| error.into_failure(Side::Source))?,
+            control(&input.source, "walferry monitor")
+                .await
+                .map_err(|error| error.into_failure(Side::Source))?,
         ),
     };
     let wal = catalog::current_wal(client).await.map_err(|error| error.into_failure(Side::Source))?;
@@ -134,7 +134,8 @@ async fn look(
     let source = catalog::clock(client).await.map_err(|error| error.into_failure(Side::Source))?;
     let middle = asked + (local_micros() - asked) / 2;
     clocks.offset.send_replace(Some(source.unix_micros() - middle));
-    let slot = catalog::slot(client, input.slot.as_str()).await.map_err(|error| error.into_failure(Side::Source))?;
+    let slot =
+        catalog::slot(client, input.slot.as_str()).await.map_err(|error| error.into_failure(Side::Source))?;
     input.status.update_database(&input.dbname, |database| {
         database.slot = slot.map(|slot| SlotStatus {
             name: input.slot.clone(),

@@ -116,11 +116,17 @@ fn source_failed(error: wire::Error) -> Failure {
 }
 
 fn undecodable(error: DecodeError) -> Failure {
-    Definite::new("the source sent a message that cannot be decoded").detail(error.to_string()).hint(DEFECT).into()
+    Definite::new("the source sent a message that cannot be decoded")
+        .detail(error.to_string())
+        .hint(DEFECT)
+        .into()
 }
 
 fn out_of_order(error: AssembleError) -> Failure {
-    Definite::new("the source sent a message that may not come here").detail(error.to_string()).hint(DEFECT).into()
+    Definite::new("the source sent a message that may not come here")
+        .detail(error.to_string())
+        .hint(DEFECT)
+        .into()
 }
 
 const DEFECT: &str = "nothing was skipped; report this with the source's version";

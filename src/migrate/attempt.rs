@@ -103,8 +103,11 @@ impl Migration {
         if row.dbname == dbname {
             return Ok(());
         }
-        Err(Definite::usage(format!("migration {:?} is one of database {:?}, not of {dbname:?}", row.name, row.dbname))
-            .hint("give the same source as when it was begun, or another --name"))
+        Err(Definite::usage(format!(
+            "migration {:?} is one of database {:?}, not of {dbname:?}",
+            row.name, row.dbname
+        ))
+        .hint("give the same source as when it was begun, or another --name"))
     }
 
     pub(super) fn show(&self, phase: Phase) {
@@ -120,7 +123,9 @@ impl Attempt<'_> {
     async fn go_on(&mut self, session: TargetSession, context: &mut Context) -> Result<Ended> {
         self.migration.status.update_database(&self.row.dbname, |database| {
             database.objects_on_source = vec![format!("replication slot {}", self.row.slot)];
-            database.objects_on_source.extend(self.row.publications.iter().map(|name| format!("publication {name}")));
+            database
+                .objects_on_source
+                .extend(self.row.publications.iter().map(|name| format!("publication {name}")));
             database.clear_error();
         });
         let mut stop = self.migration.stop.clone();
@@ -183,7 +188,8 @@ impl Attempt<'_> {
         }
         self.show_tables().await?;
         let rows = self.store().relations().await?;
-        let left: Vec<RelationRow> = rows.into_iter().filter(|row| row.state != RelationState::Copied).collect();
+        let left: Vec<RelationRow> =
+            rows.into_iter().filter(|row| row.state != RelationState::Copied).collect();
         let all = catalog::tables(&self.source).await.map_err(|error| error.into_failure(Side::Source))?;
         let mut tables = Vec::with_capacity(left.len());
         for row in &left {
@@ -217,7 +223,8 @@ impl Attempt<'_> {
         }
         let tables = catalog::tables(&self.source).await.map_err(|error| error.into_failure(Side::Source))?;
         Publications::of(&tables).create(&self.source, &self.row.publications).await?;
-        let rows: Vec<RelationRow> = tables.iter().filter(|t| t.kind == TableKind::Plain).map(relation_row).collect();
+        let rows: Vec<RelationRow> =
+            tables.iter().filter(|t| t.kind == TableKind::Plain).map(relation_row).collect();
         self.store().begin_relations(&rows).await?;
         // Nothing was streamed from it yet: a run that made it was killed before it could say so.
         if snapshot::drop_slot(&self.source, &self.row.slot).await? {

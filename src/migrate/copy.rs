@@ -84,7 +84,10 @@ impl Copy {
         if !half.is_empty() {
             let truncate = Sql::new("TRUNCATE ").list(half, ", ", |sql, name| sql.text("ONLY ").name(name));
             let emptied = self.control.batch_execute(truncate.as_str()).await;
-            emptied.map_err(|error| crate::source::Error::new("half-copied tables to be emptied", error).into_failure(Side::Target))?;
+            emptied.map_err(|error| {
+                crate::source::Error::new("half-copied tables to be emptied", error)
+                    .into_failure(Side::Target)
+            })?;
         }
         let pieces = pieces(&tables, self.ranges, self.jobs);
         let mut ongoing = HashMap::new();
@@ -234,7 +237,8 @@ fn statements(table: &Table, piece: &Piece) -> (Sql, Sql) {
         return (listed(Sql::new("COPY ").name(&table.name)).text(" TO STDOUT"), into);
     };
     let select = Sql::new("COPY (SELECT ").list(&columns, ", ", |sql, column| sql.ident(column));
-    let select = select.text(" FROM ONLY ").name(&table.name).text(" WHERE ctid >= '(").page(first).text(",0)'::tid");
+    let select =
+        select.text(" FROM ONLY ").name(&table.name).text(" WHERE ctid >= '(").page(first).text(",0)'::tid");
     let select = match end {
         Some(end) => select.text(" AND ctid < '(").page(end).text(",0)'::tid"),
         None => select,

@@ -74,7 +74,9 @@ impl ClientTools {
             let found = if seen.is_empty() { "none".to_owned() } else { seen.join(", ") };
             Definite::new(format!("pg_dump {needed} or newer is needed"))
                 .detail(format!("found in PATH and where packages put PostgreSQL: {found}"))
-                .hint(format!("apt install postgresql-client-{needed}, or put its bin directory first in PATH"))
+                .hint(format!(
+                    "apt install postgresql-client-{needed}, or put its bin directory first in PATH"
+                ))
                 .into()
         })
     }
@@ -135,7 +137,8 @@ impl Archive {
             std::fs::write(file.path(), lines.join("\n"))?;
             Ok(file)
         });
-        let list = list.map_err(|error| Definite::new("cannot write a temporary file").detail(error.to_string()))?;
+        let list =
+            list.map_err(|error| Definite::new("cannot write a temporary file").detail(error.to_string()))?;
         let mut command = self.restore();
         command.args(["--no-owner", "--no-privileges", "--no-tablespaces", "--file=-", "--use-list"]);
         command.arg(list.path()).arg(archive_file(&self.directory));
@@ -184,7 +187,8 @@ impl Entry {
 
 /// The leading words in capitals.
 fn kind(what: &str) -> &str {
-    let words = what.split(' ').take_while(|word| word.bytes().all(|b| b.is_ascii_uppercase()) && !word.is_empty());
+    let words =
+        what.split(' ').take_while(|word| word.bytes().all(|b| b.is_ascii_uppercase()) && !word.is_empty());
     let length: usize = words.map(|word| word.len() + 1).sum();
     what.get(..length.saturating_sub(1)).unwrap_or_default()
 }
@@ -193,7 +197,8 @@ fn kind(what: &str) -> &str {
 /// for psql.
 fn without_settings(script: &str) -> String {
     let unwanted = |line: &&str| {
-        let setting = ["SET statement_timeout ", "SET lock_timeout ", "SET idle_in_transaction_session_timeout "];
+        let setting =
+            ["SET statement_timeout ", "SET lock_timeout ", "SET idle_in_transaction_session_timeout "];
         let newer = ["SET transaction_timeout ", "SET idle_session_timeout ", "\\restrict ", "\\unrestrict "];
         !setting.iter().chain(&newer).any(|prefix| line.starts_with(prefix))
     };
@@ -206,10 +211,12 @@ fn without_settings(script: &str) -> String {
 }
 
 async fn run(mut command: Command) -> Result<String> {
-    let tool = Path::new(command.as_std().get_program()).file_name().map(|name| name.to_string_lossy().into_owned());
+    let tool =
+        Path::new(command.as_std().get_program()).file_name().map(|name| name.to_string_lossy().into_owned());
     let tool = tool.unwrap_or_default();
     let output = command.output().await;
-    let output = output.map_err(|error| Definite::new(format!("cannot run {tool}")).detail(error.to_string()))?;
+    let output =
+        output.map_err(|error| Definite::new(format!("cannot run {tool}")).detail(error.to_string()))?;
     if output.status.success() {
         return String::from_utf8(output.stdout)
             .map_err(|_| Definite::new(format!("{tool} wrote something that is not UTF-8")).into());
@@ -229,7 +236,8 @@ fn directories() -> Vec<PathBuf> {
         let Ok(entries) = std::fs::read_dir(root) else { continue };
         directories.extend(entries.flatten().map(|entry| entry.path().join(below)));
     }
-    directories.retain(|directory| directory.join("pg_dump").is_file() && directory.join("pg_restore").is_file());
+    directories
+        .retain(|directory| directory.join("pg_dump").is_file() && directory.join("pg_restore").is_file());
     directories
 }
 
@@ -268,6 +276,9 @@ mod tests {
                       \\unrestrict abc\n\n";
         let cleaned = without_settings(script);
         assert!(!cleaned.contains("restrict") && !cleaned.contains("_timeout = 0"), "{cleaned}");
-        assert!(cleaned.contains("SET row_security = off") && cleaned.contains("SET lock_timeout = 5"), "{cleaned}");
+        assert!(
+            cleaned.contains("SET row_security = off") && cleaned.contains("SET lock_timeout = 5"),
+            "{cleaned}"
+        );
     }
 }

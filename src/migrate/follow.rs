@@ -50,7 +50,9 @@ impl Attempt<'_> {
 
     async fn stored(&self) -> Result<EndLsn> {
         let progress = self.store().progress().await?;
-        let missing = || Definite::new("walferry.progress has no row for this migration").hint("`walferry remove --force`");
+        let missing = || {
+            Definite::new("walferry.progress has no row for this migration").hint("`walferry remove --force`")
+        };
         Ok(progress.ok_or_else(missing)?.0)
     }
 
@@ -98,7 +100,10 @@ impl Attempt<'_> {
     }
 
     /// Compares everything that could mean a gap, then starts the stream.
-    async fn open(&self, stored: EndLsn) -> Result<(crate::wire::CopyBothReader, crate::wire::CopyBothWriter)> {
+    async fn open(
+        &self,
+        stored: EndLsn,
+    ) -> Result<(crate::wire::CopyBothReader, crate::wire::CopyBothWriter)> {
         let at_source = |error: crate::source::Error| error.into_failure(Side::Source);
         let connected = ReplicationSession::connect(&self.migration.sides.source, STREAM_NAME).await;
         let mut replication = connected.map_err(|error| error.into_failure(Side::Source))?;
@@ -121,7 +126,9 @@ impl Attempt<'_> {
     async fn in_use(&self, pid: i32) -> Result<Failure> {
         let sql = "SELECT application_name FROM pg_stat_activity WHERE pid = $1";
         let row = self.source.query_opt(sql, &[&pid]).await;
-        let row = row.map_err(|error| crate::source::Error::new("who uses the slot", error).into_failure(Side::Source))?;
+        let row = row.map_err(|error| {
+            crate::source::Error::new("who uses the slot", error).into_failure(Side::Source)
+        })?;
         let name: Option<String> = row.and_then(|row| row.get(0));
         if name.as_deref().is_none_or(|name| name == STREAM_NAME) {
             return Ok(snapshot::in_use(&self.row.slot, Some(pid)).into());
@@ -129,16 +136,23 @@ impl Attempt<'_> {
         let by = name.unwrap_or_default();
         Ok(Definite::new(format!("replication slot {} is in use by another program", self.row.slot))
             .detail(format!("server process {pid} of the source, application_name {by:?}"))
-            .hint(format!("end it (SELECT pg_terminate_backend({pid}) on the source), then run `walferry migrate` again"))
+            .hint(format!(
+                "end it (SELECT pg_terminate_backend({pid}) on the source), then run `walferry migrate` again"
+            ))
             .into())
     }
 
     /// What goes on beside the stream: the phase follows the lag, sequences are refreshed, and whoever wants the
     /// migration to end is heard. Never ends by itself.
-    async fn accompany(&mut self, last_run: bool, stop: &watch::Sender<bool>) -> Result<std::convert::Infallible> {
+    async fn accompany(
+        &mut self,
+        last_run: bool,
+        stop: &watch::Sender<bool>,
+    ) -> Result<std::convert::Infallible> {
         let mut asked = self.migration.stop.clone();
         let mut tick = tokio::time::interval(TICK);
-        let mut carry = tokio::time::interval_at(tokio::time::Instant::now() + SEQUENCES_INTERVAL, SEQUENCES_INTERVAL);
+        let mut carry =
+            tokio::time::interval_at(tokio::time::Instant::now() + SEQUENCES_INTERVAL, SEQUENCES_INTERVAL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         carry.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut synced = false;
@@ -167,14 +181,18 @@ impl Attempt<'_> {
     fn is_synced(&self) -> bool {
         let snapshot = self.migration.status.snapshot();
         let database = snapshot.database(&self.row.dbname);
-        database.and_then(|database| database.lag_bytes).is_some_and(|lag| lag <= self.migration.lag_bytes_max)
+        database
+            .and_then(|database| database.lag_bytes)
+            .is_some_and(|lag| lag <= self.migration.lag_bytes_max)
     }
 
     /// The target's tables as the planner wants them: those of the migration only.
     async fn tables(&self) -> Result<Vec<TargetTable>> {
-        let found = catalog::target_tables(&self.target).await.map_err(|error| error.into_failure(Side::Target))?;
+        let found =
+            catalog::target_tables(&self.target).await.map_err(|error| error.into_failure(Side::Target))?;
         let rows = self.store().relations().await?;
-        let copy_lsn = |name: &QualifiedName| rows.iter().find(|row| row.name == *name).and_then(|row| row.copy_lsn);
+        let copy_lsn =
+            |name: &QualifiedName| rows.iter().find(|row| row.name == *name).and_then(|row| row.copy_lsn);
         let tables = found.into_iter().filter_map(|table| {
             let copy_lsn = copy_lsn(&table.name)?;
             Some(target_table(table, copy_lsn))

@@ -132,7 +132,9 @@ fn refused(what: &str, error: wire::Error) -> Failure {
     }
     Definite::new("the target refused a part of the schema")
         .detail(format!("{what}: {error}"))
-        .hint("make it possible on the target (extension, privilege, role), then run `walferry migrate` again")
+        .hint(
+            "make it possible on the target (extension, privilege, role), then run `walferry migrate` again",
+        )
         .into()
 }
 

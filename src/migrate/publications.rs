@@ -85,7 +85,10 @@ pub async fn drop_all(client: &Client, names: &[String]) -> Result<Vec<String>> 
         let there = client.query_opt("SELECT FROM pg_publication WHERE pubname = $1", &[name]).await;
         if there.map_err(|error| failure(error, "the publications"))?.is_some() {
             let sql = Sql::new("DROP PUBLICATION IF EXISTS ").ident(name);
-            client.batch_execute(sql.as_str()).await.map_err(|error| failure(error, "the end of a publication"))?;
+            client
+                .batch_execute(sql.as_str())
+                .await
+                .map_err(|error| failure(error, "the end of a publication"))?;
             dropped.push(name.clone());
         }
     }

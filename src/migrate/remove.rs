@@ -31,7 +31,8 @@ pub async fn remove(sides: &Sides, force: bool) -> Result<Vec<String>> {
     let lock = TargetSession::connect(&sides.target, &sides.name).await?;
     let source = sides.source_client().await?;
     let mut dropped = Vec::new();
-    let slot = catalog::slot(&source, row.slot.as_str()).await.map_err(|error| error.into_failure(Side::Source))?;
+    let slot =
+        catalog::slot(&source, row.slot.as_str()).await.map_err(|error| error.into_failure(Side::Source))?;
     if slot.is_some() {
         snapshot::drop_slot(&source, &row.slot).await?;
         dropped.push(format!("replication slot {} on the source", row.slot));

@@ -11,7 +11,7 @@ use super::{Phase, Sides, unknown_phase};
 ///
 /// # Errors
 /// When the target cannot be reached, or knows of no such migration.
-pub async fn status(sides: &Sides, ask_source: bool) -> Result<StatusSnapshot> {
+pub async fn status(sides: &Sides) -> Result<StatusSnapshot> {
     let client = sides.target_client().await?;
     let store = Store::new(&client, &sides.name);
     let row = if store.exists().await? { store.migration().await? } else { None };
@@ -20,7 +20,7 @@ pub async fn status(sides: &Sides, ask_source: bool) -> Result<StatusSnapshot> {
             .hint("`walferry migrate` begins one")
     })?;
     let mut database = database(&store, &row).await?;
-    if ask_source && let Err(failure) = ask(sides, &row, &mut database).await {
+    if let Err(failure) = ask(sides, &row, &mut database).await {
         tracing::warn!(%failure, "the source cannot be asked");
     }
     Ok(StatusSnapshot { migration: sides.name.clone(), databases: vec![database] })
@@ -30,7 +30,8 @@ async fn database(store: &Store<'_>, row: &MigrationRow) -> Result<DatabaseStatu
     let mut database = DatabaseStatus::new(row.dbname.clone());
     let shown = if row.ended.is_empty() { &row.phase } else { &row.ended };
     database.phase = Phase::from_name(shown).ok_or_else(|| unknown_phase(shown))?;
-    database.method = if row.method == Method::PgDump.as_str() { Method::PgDump } else { Method::Replication };
+    database.method =
+        if row.method == Method::PgDump.as_str() { Method::PgDump } else { Method::Replication };
     database.error.clone_from(&row.error);
     if let Some((end, _)) = store.progress().await? {
         (database.applied, database.durable) = (Some(end.position()), Some(end.position()));
@@ -57,7 +58,8 @@ async fn database(store: &Store<'_>, row: &MigrationRow) -> Result<DatabaseStatu
 async fn ask(sides: &Sides, row: &MigrationRow, database: &mut DatabaseStatus) -> Result<()> {
     let client = sides.source_client().await?;
     let wal = catalog::current_wal(&client).await.map_err(|error| error.into_failure(Side::Source))?;
-    let slot = catalog::slot(&client, row.slot.as_str()).await.map_err(|error| error.into_failure(Side::Source))?;
+    let slot =
+        catalog::slot(&client, row.slot.as_str()).await.map_err(|error| error.into_failure(Side::Source))?;
     database.source_wal = Some(wal);
     database.lag_bytes = database.applied.map(|applied| wal.bytes_since(applied));
     database.confirmed = slot.as_ref().and_then(|slot| slot.confirmed_flush_lsn);

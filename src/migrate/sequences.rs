@@ -22,7 +22,8 @@ pub async fn carry(source: &Client, target: &Client) -> Result<()> {
         // `setval` of a sequence that is not there is NULL.
         let sql = Sql::new("SELECT ").list(some, ", ", |sql, value| {
             let quoted = Sql::default().name(&value.name);
-            let sql = sql.text("setval(to_regclass(").literal(quoted.as_str()).text("), ").number(value.last_value);
+            let sql =
+                sql.text("setval(to_regclass(").literal(quoted.as_str()).text("), ").number(value.last_value);
             sql.text(if value.is_called { ", true)" } else { ", false)" })
         });
         let set = target.batch_execute(sql.as_str()).await;

@@ -32,7 +32,12 @@ pub struct Snapshot {
 /// # Errors
 /// A definite failure when a transaction outlasts all tries, or no slot is free; a transient one when the connection
 /// fails.
-pub async fn create(source: &ConnInfo, control: &Client, slot: &SlotName, temporary: bool) -> Result<Snapshot> {
+pub async fn create(
+    source: &ConnInfo,
+    control: &Client,
+    slot: &SlotName,
+    temporary: bool,
+) -> Result<Snapshot> {
     let mut waited_for = String::new();
     for _ in 0..SLOT_TRIES_MAX {
         let connected = ReplicationSession::connect(source, "walferry slot").await;
@@ -59,7 +64,8 @@ pub async fn create(source: &ConnInfo, control: &Client, slot: &SlotName, tempor
 /// # Errors
 /// When it is in use, or the source does not let us.
 pub async fn drop_slot(control: &Client, slot: &SlotName) -> Result<bool> {
-    let found = catalog::slot(control, slot.as_str()).await.map_err(|error| error.into_failure(Side::Source))?;
+    let found =
+        catalog::slot(control, slot.as_str()).await.map_err(|error| error.into_failure(Side::Source))?;
     let Some(found) = found else { return Ok(false) };
     if found.active {
         return Err(in_use(slot, found.active_pid).into());
@@ -88,11 +94,17 @@ fn not_created(error: source::Error) -> Failure {
 }
 
 async fn oldest_writers(control: &Client) -> Result<String> {
-    let sql = "SELECT format('server process %s of %s in %s, %s, transaction open since %s', pid, usename, datname,
+    let sql =
+        "SELECT format('server process %s of %s in %s, %s, transaction open since %s', pid, usename, datname,
                              state, xact_start)
                FROM pg_stat_activity WHERE backend_xid IS NOT NULL ORDER BY xact_start LIMIT 3";
     let rows = control.query(sql, &[]).await;
-    let rows = rows.map_err(|error| source::Error::new("the running transactions", error).into_failure(Side::Source))?;
+    let rows = rows
+        .map_err(|error| source::Error::new("the running transactions", error).into_failure(Side::Source))?;
     let writers: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
-    Ok(if writers.is_empty() { "a transaction that is not visible to this role".to_owned() } else { writers.join("; ") })
+    Ok(if writers.is_empty() {
+        "a transaction that is not visible to this role".to_owned()
+    } else {
+        writers.join("; ")
+    })
 }

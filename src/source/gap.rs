@@ -99,7 +99,8 @@ mod tests {
             let stored = EndLsn::new(stored);
             let expected = Expected { system_id, slot: name, dbname: "shop".to_owned(), stored };
             let flushed = SourceLsn::new(200);
-            let identity = Identity { system_id: SystemId::new(system), timeline: TimelineId::new(1), flushed };
+            let identity =
+                Identity { system_id: SystemId::new(system), timeline: TimelineId::new(1), flushed };
             let cause = refuse_gap(&expected, &identity, slot.as_ref()).err().map(|definite| definite.cause);
             assert_eq!(cause.as_deref(), refused);
         };

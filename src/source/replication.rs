@@ -57,7 +57,11 @@ impl ReplicationSession {
     /// When the server does not answer as documented.
     pub async fn identify(&mut self) -> Result<Identity, Error> {
         const QUESTION: &str = "the system's identity";
-        let rows = self.session.query(&Sql::new("IDENTIFY_SYSTEM")).await.map_err(|cause| Error::Wire { question: QUESTION, cause })?;
+        let rows = self
+            .session
+            .query(&Sql::new("IDENTIFY_SYSTEM"))
+            .await
+            .map_err(|cause| Error::Wire { question: QUESTION, cause })?;
         let column = |index| rows.first().and_then(|row| row.text(index));
         let identity = || {
             Some(Identity {
@@ -90,7 +94,8 @@ impl ReplicationSession {
             .ident(slot.as_str())
             .text(temporary)
             .text(" LOGICAL pgoutput EXPORT_SNAPSHOT");
-        let rows = self.session.query(&create).await.map_err(|cause| Error::Wire { question: QUESTION, cause })?;
+        let rows =
+            self.session.query(&create).await.map_err(|cause| Error::Wire { question: QUESTION, cause })?;
         let column = |index| rows.first().and_then(|row| row.text(index));
         let created = || {
             Some(CreatedSlot { consistent_point: column(1)?.parse().ok()?, snapshot: column(2)?.to_owned() })
@@ -117,7 +122,10 @@ impl ReplicationSession {
             .text(" (proto_version '1', publication_names ")
             .replication_literal(names.as_str())
             .text(")");
-        self.session.copy_both(&start).await.map_err(|cause| Error::Wire { question: "the stream of changes", cause })
+        self.session
+            .copy_both(&start)
+            .await
+            .map_err(|cause| Error::Wire { question: "the stream of changes", cause })
     }
 }
 

@@ -119,7 +119,9 @@ impl Finding {
                 let lost = Transient::new(side, "the connection was lost during the check");
                 Self::unreachable(side, &lost.into())
             }
-            Error::Refused { .. } | Error::Answer { .. } | Error::Wire { .. } => Self::fail(id, side.as_str(), error.to_string()),
+            Error::Refused { .. } | Error::Answer { .. } | Error::Wire { .. } => {
+                Self::fail(id, side.as_str(), error.to_string())
+            }
         }
     }
 }

@@ -24,7 +24,9 @@ pub use contents::{
 };
 pub use extensions::{AvailableExtension, Extension, available_extensions, extensions};
 pub use sequences::{Sequence, SequenceOwner, SequenceValue, SequenceValues, sequence_values, sequences};
-pub use server::{DatabaseLocale, Provider, ServerFacts, UserFacts, clock, server_facts, server_version, system_id};
+pub use server::{
+    DatabaseLocale, Provider, ServerFacts, UserFacts, clock, server_facts, server_version, system_id,
+};
 pub use slots::{SlotInfo, current_wal, slot, slots, wal_senders_used};
 pub use tables::{Generated, Identity, Persistence, Table, TableColumn, TableKind, tables};
 pub use target::{KeyColumn, TargetColumn, TargetTable, target_table, target_tables};
