@@ -79,6 +79,8 @@ async fn every_way_in() {
     check(format!("{scram} sslmode=disable channel_binding=require"), "source: authentication failed").await;
     check("user=md5 password=five channel_binding=require".into(), "source: authentication failed").await;
 
+    // A verifier of 250,000 iterations.
+    check("user=patient password=many".into(), "TLSv1.3").await;
     check("user=md5 password=five".into(), "TLSv1.3").await;
     check("user=plain password=clear sslmode=disable".into(), "plain").await;
     check("user=md5 password=six".into(), "source: wrong password or user").await;

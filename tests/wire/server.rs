@@ -19,6 +19,8 @@ pub struct Server {
 const ROLES: &str = "
     SET password_encryption = 'scram-sha-256';
     CREATE ROLE scram LOGIN REPLICATION SUPERUSER PASSWORD 'pass word';
+    CREATE ROLE patient LOGIN PASSWORD
+        'SCRAM-SHA-256$250000:MDEyMzQ1Njc4OWFiY2RlZg==$FMXP93KjtmjOO0SoXxWuupl174C26erWXVSlOg21JwU=:hIRh3LpnuMBdYvgK9yMQsVHcY5+ofFDGGXSp6BeycE8=';
     CREATE ROLE plain LOGIN PASSWORD 'clear';
     CREATE ROLE cert LOGIN;
     CREATE ROLE tlsonly LOGIN PASSWORD 'x';
@@ -34,7 +36,7 @@ hostssl all tlsonly all        scram-sha-256
 hostnossl all notls all        scram-sha-256
 host    all plain   all        password
 host    all md5     all        md5
-host    all scram   all        scram-sha-256
+host    all scram,patient all  scram-sha-256
 ";
 
 impl Server {
