@@ -117,6 +117,10 @@ impl Session {
             return Ok(());
         }
         let unexpected = Error::Unexpected { tag: tag.into(), doing: "starting a copy" };
+        if tag == b'W' {
+            // A stream that nobody asked for has no end to wait for.
+            return Err(unexpected);
+        }
         self.drain((tag != b'E').then_some(unexpected)).await
     }
 }

@@ -193,3 +193,28 @@ async fn libpq_programs_connect_alike() {
     let again = Environment::from_map(conninfo.libpq_environment());
     assert_eq!(ConnInfo::parse("", &again).expect("valid"), conninfo);
 }
+
+/// A certificate of X.509 version 1, with a common name only: enough for `require`, and for `verify-full` if it is in the
+/// root file itself.
+#[tokio::test]
+async fn a_certificate_of_version_1() {
+    let server = Server::start(&PKCS_ECDSA_P256_SHA256);
+    server.use_version_1_certificate();
+    let root = server.path("own.crt");
+    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    for (options, expected) in [
+        ("sslmode=require channel_binding=require".to_owned(), "TLSv1.3"),
+        ("sslmode=require ssl_max_protocol_version=TLSv1.2".to_owned(), "TLSv1.2"),
+        (format!("sslmode=verify-full sslrootcert={root}"), "TLSv1.3"),
+        (
+            format!("sslmode=verify-full sslrootcert={root} host=other"),
+            "source: server's certificate is for another host",
+        ),
+        (
+            format!("sslmode=verify-ca sslrootcert={}", server.path("ca.crt")),
+            "source: server's certificate is not valid",
+        ),
+    ] {
+        assert_eq!(outcome(&server.scram(&options)).await, expected, "{options}");
+    }
+}
