@@ -36,6 +36,13 @@ pub struct SessionOptions {
     pub settings: Vec<(&'static str, String)>,
 }
 
+impl SessionOptions {
+    /// A plain session that shows itself as `application_name`.
+    pub fn new(application_name: impl Into<String>) -> Self {
+        Self { application_name: application_name.into(), ..Self::default() }
+    }
+}
+
 /// Settings of every session, known to every supported server.
 const SETTINGS: [(&str, &str); 11] = [
     ("DateStyle", "ISO"),

@@ -36,9 +36,7 @@ impl Verifier {
     pub(super) fn new(roots: Option<Roots>, check_name: bool, provider: &Arc<CryptoProvider>) -> Self {
         Self { roots, check_name, algorithms: provider.signature_verification_algorithms }
     }
-}
 
-impl Verifier {
     /// webpki refuses certificates of X.509 version 1 unread, and `openssl x509 -req` as in PostgreSQL's manual long made
     /// those. Their key is good enough to check who holds it.
     fn or_by_bare_key(
