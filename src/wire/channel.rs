@@ -4,6 +4,7 @@
 //! waits for ever. A write that fails is not reported before all that the server said has been read: its last words
 //! say more than "broken pipe".
 
+use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
@@ -26,7 +27,6 @@ pub(super) enum Progress {
     Written,
 }
 
-#[derive(Debug)]
 pub(super) struct Channel {
     pub(super) stream: Stream,
     pub(super) inbox: Inbox,
@@ -98,6 +98,14 @@ impl Channel {
         let error = ServerError::decode(self.inbox.body())?;
         self.inbox.skip();
         Ok(error)
+    }
+}
+
+/// Shows how much there is to be written, not what: it may be a password or rows.
+impl fmt::Debug for Channel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let pending = self.output.len() + self.frames.len();
+        write!(f, "Channel({:?}, {pending} bytes to write)", self.inbox)
     }
 }
 

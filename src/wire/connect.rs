@@ -87,7 +87,8 @@ async fn connect_any(
             let attempt = Attempt { conninfo, options, host, address, wanted };
             let limit = conninfo.connect_timeout;
             let timeout = |_| Error::Timeout { host: host.to_string(), after: limit };
-            match tokio::time::timeout(limit, attempt.run()).await.map_err(timeout).flatten() {
+            match tokio::time::timeout(limit, attempt.run()).await.map_err(timeout).and_then(|result| result)
+            {
                 Ok(session) => return Ok(session),
                 Err(error) if tries_next_host(&error) => {
                     tracing::debug!(%host, %error, "host is not usable");
@@ -142,11 +143,11 @@ impl Attempt<'_> {
             None => self.start(false).await?,
             Some(_) => match (self.start(mode > SslMode::Allow).await, mode) {
                 (Err(error), SslMode::Allow) if is_refusal(&error) => {
-                    self.start(true).await.map_err(|_| error)?
+                    self.start(true).await.map_err(|second| telling(error, second))?
                 }
                 (Err(error), SslMode::Prefer) if is_refusal(&error) || matches!(error, Error::Tls(_)) => {
                     tracing::debug!(host = %self.host, %error, "trying without tls");
-                    self.start(false).await.map_err(|_| error)?
+                    self.start(false).await.map_err(|second| telling(error, second))?
                 }
                 (result, _) => result?,
             },
@@ -222,6 +223,11 @@ impl Attempt<'_> {
 /// Whether the server may think otherwise of a connection with, or without, TLS.
 fn is_refusal(error: &Error) -> bool {
     error.server().is_some_and(|error| error.class() == "28" && error.sqlstate() != "28P01")
+}
+
+/// Of two failed ways, the one that got further tells more: a wrong password more than a missing pg_hba.conf line.
+fn telling(first: Error, second: Error) -> Error {
+    if is_refusal(&second) { first } else { second }
 }
 
 /// Reads from AuthenticationOk to ReadyForQuery.

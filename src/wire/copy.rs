@@ -117,6 +117,10 @@ impl Session {
             return Ok(());
         }
         let unexpected = Error::Unexpected { tag: tag.into(), doing: "starting a copy" };
+        if tag == b'W' {
+            // A stream that nobody asked for has no end to wait for.
+            return Err(unexpected);
+        }
         self.drain((tag != b'E').then_some(unexpected)).await
     }
 }
@@ -225,7 +229,8 @@ impl CopyIn<'_> {
     /// Writes everything, and reports what the server says against it.
     async fn write_out(&mut self) -> Result<()> {
         loop {
-            match poll_fn(|cx| self.session.channel.poll(cx, &mut &[][..])).await? {
+            let progress = poll_fn(|cx| self.session.channel.poll(cx, &mut &[][..])).await;
+            match progress.inspect_err(|error| self.session.lose(error))? {
                 Progress::Written => return Ok(()),
                 Progress::Read => match self.session.channel.inbox.next_tag()? {
                     None => {}

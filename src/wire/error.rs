@@ -120,9 +120,8 @@ impl Error {
         match self {
             // The resolver has no error kinds; "Temporary failure in name resolution" is EAI_AGAIN.
             Self::Resolve { source, .. } => source.to_string().contains("emporary failure"),
-            Self::Connect { source, .. } => {
-                !matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied)
-            }
+            // A socket file that does not exist may only be that of a server that restarts.
+            Self::Connect { source, .. } => source.kind() != io::ErrorKind::PermissionDenied,
             Self::Timeout { .. } | Self::Io(_) | Self::Closed | Self::SessionAttributes { .. } => true,
             Self::Tls(error) => error.is_transient(),
             Self::Server(error) => error.is_transient(),

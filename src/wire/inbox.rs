@@ -8,6 +8,7 @@
 //!   doubling, so that a length on the wire alone allocates nothing.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io;
 use std::pin::pin;
 use std::task::{Context, Poll};
@@ -24,7 +25,7 @@ use crate::limits;
 pub(super) const HEADER: usize = 5;
 
 /// Bytes read, and the server's parameters as last reported.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Inbox {
     buffer: BytesMut,
     ended: bool,
@@ -145,6 +146,13 @@ impl Inbox {
     /// All that has been read and not been taken.
     pub(super) fn into_rest(self) -> Bytes {
         self.buffer.freeze()
+    }
+}
+
+/// Shows how much there is, not what: it may be rows.
+impl fmt::Debug for Inbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Inbox({} bytes, ended: {})", self.buffer.len(), self.ended)
     }
 }
 

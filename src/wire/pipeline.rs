@@ -163,7 +163,10 @@ impl Session {
                 Err(PipelineError { execute: Some(execute), error: error.into() })
             }
             Ok(Replies { outcome, .. }) => Ok(outcome),
-            Err(error) => Err(PipelineError { execute: None, error }),
+            Err(error) => {
+                self.lose(&error);
+                Err(PipelineError { execute: None, error })
+            }
         }
     }
 

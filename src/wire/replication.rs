@@ -4,9 +4,11 @@
 //! The two directions are two values, for two tasks. What the payloads mean is `proto`'s business. A payload is a slice of
 //! a large read buffer: whoever keeps one for long should copy it.
 
+use std::fmt;
+use std::future::poll_fn;
+
 use bytes::{Buf, Bytes, BytesMut};
 use postgres_protocol::message::frontend;
-use std::future::poll_fn;
 use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
 
 use super::channel::Channel;
@@ -29,7 +31,6 @@ pub struct CopyBothReader {
 }
 
 /// The direction to the server.
-#[derive(Debug)]
 pub struct CopyBothWriter {
     stream: WriteHalf<Stream>,
     output: BytesMut,
@@ -124,6 +125,12 @@ impl CopyBothReader {
 
     async fn fill(&mut self) -> Result<()> {
         poll_fn(|cx| self.inbox.poll_fill(cx, &mut self.stream)).await
+    }
+}
+
+impl fmt::Debug for CopyBothWriter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CopyBothWriter({} bytes to write)", self.output.len())
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! An operation sends its messages and reads up to the ReadyForQuery that ends it. One that is given up half-way (its
 //! future or guard dropped) leaves the session [`Error::Busy`] for good, since what the server still says belongs to
-//! nobody. A FATAL error ends the session.
+//! nobody. A FATAL error or a lost connection ends the session: what comes after is [`Error::Closed`].
 
 use std::sync::Arc;
 
@@ -25,7 +25,17 @@ pub struct Session {
     version: ServerVersion,
     key: (i32, i32),
     status: TransactionStatus,
-    busy: bool,
+    state: State,
+}
+
+/// Whether an operation can begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Ready,
+    /// One is going on, or was given up.
+    Busy,
+    /// The connection is lost.
+    Dead,
 }
 
 /// Where the session stands, by its last ReadyForQuery.
@@ -61,7 +71,7 @@ impl Session {
         key: (i32, i32),
         status: TransactionStatus,
     ) -> Self {
-        Self { channel, version, key, status, busy: false }
+        Self { channel, version, key, status, state: State::Ready }
     }
 
     /// The server's version.
@@ -126,7 +136,7 @@ impl Session {
 
     /// Says goodbye to the server. Dropping a session only closes its socket.
     pub async fn close(mut self) {
-        if self.busy {
+        if self.state != State::Ready {
             return;
         }
         frontend::terminate(&mut self.channel.output);
@@ -142,16 +152,17 @@ impl Session {
         let queued = frontend::query(sql.as_str(), &mut self.channel.output);
         if queued.is_err() {
             self.channel.output.clear();
-            self.busy = false;
+            self.release();
         }
         queued.map_err(|_| Error::Unsendable("a statement with a zero byte, or of more than 1 GiB"))
     }
 
     pub(super) fn begin(&mut self) -> Result<()> {
-        if self.busy {
-            return Err(Error::Busy);
+        match self.state {
+            State::Ready => self.state = State::Busy,
+            State::Busy => return Err(Error::Busy),
+            State::Dead => return Err(Error::Closed),
         }
-        self.busy = true;
         Ok(())
     }
 
@@ -159,23 +170,38 @@ impl Session {
     pub(super) fn end(&mut self) -> Result<()> {
         self.status = TransactionStatus::decode(self.channel.inbox.body())?;
         self.channel.inbox.skip();
-        self.busy = false;
+        self.release();
         Ok(())
+    }
+
+    /// After a failure that is not about a statement, there is no connection to go on with.
+    pub(super) const fn lose(&mut self, error: &Error) {
+        if !matches!(error, Error::Busy) {
+            self.state = State::Dead;
+        }
     }
 
     /// Lets the session be used again, after its last ReadyForQuery.
     pub(super) const fn release(&mut self) {
-        self.busy = false;
+        self.state = State::Ready;
     }
 
     pub(super) async fn next_tag(&mut self) -> Result<u8> {
-        self.channel.next_tag().await
+        let tag = self.channel.next_tag().await;
+        if tag.is_err() {
+            self.state = State::Dead;
+        }
+        tag
     }
 
     /// The ErrorResponse that comes next, left there; a FATAL one ends everything.
-    pub(super) fn decode_error(&self) -> Result<ServerError> {
+    pub(super) fn decode_error(&mut self) -> Result<ServerError> {
         let error = ServerError::decode(self.channel.inbox.body())?;
-        if error.is_fatal() { Err(error.into()) } else { Ok(error) }
+        if error.is_fatal() {
+            self.state = State::Dead;
+            return Err(error.into());
+        }
+        Ok(error)
     }
 
     /// Reads to ReadyForQuery, and reports `failure`, else the first error on the way.

@@ -10,8 +10,9 @@ use rustls::crypto::{
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
-use x509_cert::der::Decode;
-use x509_cert::der::asn1::{ObjectIdentifier, PrintableStringRef, Utf8StringRef};
+use x509_cert::Version;
+use x509_cert::der::asn1::{AnyRef, ObjectIdentifier, PrintableStringRef, Utf8StringRef};
+use x509_cert::der::{Decode, Encode};
 use x509_cert::ext::pkix::SubjectAltName;
 use x509_cert::ext::pkix::name::GeneralName;
 
@@ -34,6 +35,41 @@ pub(super) struct Verifier {
 impl Verifier {
     pub(super) fn new(roots: Option<Roots>, check_name: bool, provider: &Arc<CryptoProvider>) -> Self {
         Self { roots, check_name, algorithms: provider.signature_verification_algorithms }
+    }
+
+    /// webpki refuses certificates of X.509 version 1 unread, and `openssl x509 -req` as in PostgreSQL's manual long made
+    /// those. Their key is good enough to check who holds it.
+    fn or_by_bare_key(
+        &self,
+        verified: Result<HandshakeSignatureValid, Error>,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        // The reason has no kind of its own in rustls's error.
+        let Err(error @ Error::InvalidCertificate(CertificateError::Other(_))) = verified else {
+            return verified;
+        };
+        let parsed = parse(cert)?;
+        if parsed.tbs_certificate.version != Version::V1 {
+            return Err(error);
+        }
+        let bad_encoding = |_| Error::InvalidCertificate(CertificateError::BadEncoding);
+        let info = &parsed.tbs_certificate.subject_public_key_info;
+        let key_algorithm = info.algorithm.to_der().map_err(bad_encoding)?;
+        let key_algorithm = AnyRef::from_der(&key_algorithm).map_err(bad_encoding)?;
+        let candidates = self.algorithms.mapping.iter().filter(|(scheme, _)| *scheme == dss.scheme);
+        let valid = candidates.flat_map(|(_, algorithms)| algorithms.iter()).any(|algorithm| {
+            algorithm.public_key_alg_id().as_ref() == key_algorithm.value()
+                && algorithm
+                    .verify_signature(info.subject_public_key.raw_bytes(), message, dss.signature())
+                    .is_ok()
+        });
+        if valid {
+            Ok(HandshakeSignatureValid::assertion())
+        } else {
+            Err(Error::InvalidCertificate(CertificateError::BadSignature))
+        }
     }
 }
 
@@ -66,7 +102,8 @@ impl ServerCertVerifier for Verifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, cert, dss, &self.algorithms)
+        let verified = verify_tls12_signature(message, cert, dss, &self.algorithms);
+        self.or_by_bare_key(verified, message, cert, dss)
     }
 
     fn verify_tls13_signature(
@@ -75,7 +112,8 @@ impl ServerCertVerifier for Verifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, cert, dss, &self.algorithms)
+        let verified = verify_tls13_signature(message, cert, dss, &self.algorithms);
+        self.or_by_bare_key(verified, message, cert, dss)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

@@ -1,9 +1,11 @@
 //! TLS modes, authentication, settings, and the control client.
 
+use std::os::unix::fs::PermissionsExt;
+
 use rcgen::{PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519};
 use walferry::error::{Failure, Side};
 use walferry::pg::Sql;
-use walferry::wire::{ConnInfo, Environment, Session, SessionOptions, control};
+use walferry::wire::{ConnInfo, Environment, Session, SessionOptions, control, control_listening};
 
 use crate::server::Server;
 
@@ -37,6 +39,8 @@ async fn every_way_in() {
         assert_eq!(outcome(&server.conninfo(&options)).await, expected, "{options}");
     };
     let scram = "user=scram password='pass word'";
+    // Compared with the name asked for, not the address connected to.
+    check(format!("{scram} sslmode=verify-full sslrootcert={ca} host=127.0.0.2"), "TLSv1.3").await;
     for (mode, expected) in
         [("disable", "plain"), ("allow", "plain"), ("prefer", "TLSv1.3"), ("require", "TLSv1.3")]
     {
@@ -79,6 +83,8 @@ async fn every_way_in() {
     check(format!("{scram} sslmode=disable channel_binding=require"), "source: authentication failed").await;
     check("user=md5 password=five channel_binding=require".into(), "source: authentication failed").await;
 
+    // A verifier of 250,000 iterations.
+    check("user=patient password=many".into(), "TLSv1.3").await;
     check("user=md5 password=five".into(), "TLSv1.3").await;
     check("user=plain password=clear sslmode=disable".into(), "plain").await;
     check("user=md5 password=six".into(), "source: wrong password or user").await;
@@ -95,6 +101,9 @@ async fn every_way_in() {
     check("user=notls password=x sslmode=prefer".into(), "plain").await;
 
     check(format!("user=cert sslmode=verify-full sslrootcert={ca} {client}"), "TLSv1.3").await;
+    let open = std::fs::Permissions::from_mode(0o644);
+    std::fs::set_permissions(server.path("client.key"), open).expect("chmod");
+    check(format!("user=cert sslmode=require {client}"), "source: certificate or key file unusable").await;
     check("user=cert sslmode=require".into(), "source: server wants a client certificate").await;
 
     check(format!("{scram} hostaddr=127.0.0.1 port=1"), "transient: connection refused").await;
@@ -165,6 +174,54 @@ async fn control_client(server: &Server) {
     assert_eq!(error.to_string(), "22P02 (invalid_text_representation)");
 }
 
+#[tokio::test]
+async fn notifications() {
+    let server = Server::start(&PKCS_ECDSA_P256_SHA256);
+    let (client, mut heard) = control_listening(&server.scram(""), "a listener").await.expect("connect");
+    client.batch_execute("LISTEN walferry; NOTIFY walferry, 'look'").await.expect("listen");
+    let notification = heard.recv().await.expect("a notification");
+    assert_eq!((notification.channel(), notification.payload()), ("walferry", "look"));
+    drop(client);
+    assert!(heard.recv().await.is_none());
+}
+
+/// Servers that are none: each answers the first message with some bytes, and then closes, or waits.
+#[tokio::test]
+async fn no_real_server() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    async fn check(answer: &'static [u8], stays: bool, options: &str, expected: &str) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bind");
+        let port = listener.local_addr().expect("address").port();
+        let server = tokio::spawn(async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.expect("accept");
+                let _ = stream.read(&mut [0; 512]).await;
+                let _ = stream.write_all(answer).await;
+                if stays {
+                    let _ = stream.read_to_end(&mut Vec::new()).await;
+                }
+            }
+        });
+        let text = format!("host=127.0.0.1 port={port} user=u {options}");
+        let conninfo = ConnInfo::parse(&text, &Environment::default()).expect("valid");
+        assert_eq!(outcome(&conninfo).await, expected, "{options} {answer:?}");
+        server.abort();
+    }
+    check(b"N", false, "sslmode=require", "source: server offers no TLS").await;
+    check(b"N", false, "sslmode=verify-full sslrootcert=/none", "source: server offers no TLS").await;
+    check(b"H", false, "sslmode=require", "source: no TLS session").await;
+    check(b"S", false, "sslmode=require", "transient: no TLS session").await;
+    // Plain text behind the answer is taken for the handshake, never for a message.
+    check(b"SR\0\0\0\x08\0\0\0\0", false, "sslmode=require", "source: no TLS session").await;
+    check(b"", false, "sslmode=disable", "transient: connection closed by the server").await;
+    check(b"", true, "sslmode=disable connect_timeout=1", "transient: server cannot be reached").await;
+    let protocol = "source: the server does not keep to the protocol";
+    check(b"HTTP/1.1 400 Bad Request", false, "sslmode=disable", protocol).await;
+    check(b"R\0\0\0\x03", false, "sslmode=disable", protocol).await;
+    check(b"R\0\0\0\x06\0\0", false, "sslmode=disable", protocol).await;
+    check(b"R\0\0\0\x08\0\0\0\x07", false, "sslmode=disable", "source: authentication failed").await;
+}
+
 /// The hash follows the certificate's signature; Ed25519 has none, so plain SCRAM it is.
 #[tokio::test]
 async fn channel_binding_by_signature_algorithm() {
@@ -190,4 +247,29 @@ async fn libpq_programs_connect_alike() {
     assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "scram", "{output:?}");
     let again = Environment::from_map(conninfo.libpq_environment());
     assert_eq!(ConnInfo::parse("", &again).expect("valid"), conninfo);
+}
+
+/// A certificate of X.509 version 1, with a common name only: enough for `require`, and for `verify-full` if it is in the
+/// root file itself.
+#[tokio::test]
+async fn a_certificate_of_version_1() {
+    let server = Server::start(&PKCS_ECDSA_P256_SHA256);
+    server.use_version_1_certificate();
+    let root = server.path("own.crt");
+    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    for (options, expected) in [
+        ("sslmode=require channel_binding=require".to_owned(), "TLSv1.3"),
+        ("sslmode=require ssl_max_protocol_version=TLSv1.2".to_owned(), "TLSv1.2"),
+        (format!("sslmode=verify-full sslrootcert={root}"), "TLSv1.3"),
+        (
+            format!("sslmode=verify-full sslrootcert={root} host=other"),
+            "source: server's certificate is for another host",
+        ),
+        (
+            format!("sslmode=verify-ca sslrootcert={}", server.path("ca.crt")),
+            "source: server's certificate is not valid",
+        ),
+    ] {
+        assert_eq!(outcome(&server.scram(&options)).await, expected, "{options}");
+    }
 }

@@ -1,4 +1,5 @@
 //! The wire layer against a real server.
 
 mod connecting;
+mod moving;
 mod server;

@@ -19,6 +19,8 @@ pub struct Server {
 const ROLES: &str = "
     SET password_encryption = 'scram-sha-256';
     CREATE ROLE scram LOGIN REPLICATION SUPERUSER PASSWORD 'pass word';
+    CREATE ROLE patient LOGIN PASSWORD
+        'SCRAM-SHA-256$250000:MDEyMzQ1Njc4OWFiY2RlZg==$FMXP93KjtmjOO0SoXxWuupl174C26erWXVSlOg21JwU=:hIRh3LpnuMBdYvgK9yMQsVHcY5+ofFDGGXSp6BeycE8=';
     CREATE ROLE plain LOGIN PASSWORD 'clear';
     CREATE ROLE cert LOGIN;
     CREATE ROLE tlsonly LOGIN PASSWORD 'x';
@@ -34,7 +36,7 @@ hostssl all tlsonly all        scram-sha-256
 hostnossl all notls all        scram-sha-256
 host    all plain   all        password
 host    all md5     all        md5
-host    all scram   all        scram-sha-256
+host    all scram,patient all  scram-sha-256
 ";
 
 impl Server {
@@ -67,6 +69,22 @@ impl Server {
             &["-h", &server.path(""), "-p", &port.to_string(), "-U", "postgres", "-qc", ROLES, "postgres"],
         );
         server
+    }
+
+    /// Replaces the server's certificate by one of X.509 version 1, as PostgreSQL's manual has it made.
+    pub fn use_version_1_certificate(&self) {
+        let (key, request) = (self.path("server.key"), self.path("server.csr"));
+        let (own, out) = (self.path("own.crt"), self.path("data/v1.crt"));
+        let openssl = |arguments: &[&str]| {
+            let output = Command::new("openssl").args(arguments).output().expect("openssl");
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        };
+        openssl(&["req", "-new", "-nodes", "-key", &key, "-subj", "/CN=localhost", "-out", &request]);
+        openssl(&["x509", "-req", "-in", &request, "-days", "30", "-signkey", &key, "-out", &own]);
+        std::fs::copy(&own, out).expect("copy");
+        let conf = self.path("data/postgresql.auto.conf");
+        std::fs::write(conf, "ssl_cert_file = 'v1.crt'\n").expect("write");
+        self.run("pg_ctl", &["-D", &self.path("data"), "reload"]);
     }
 
     pub fn path(&self, name: &str) -> String {
@@ -144,7 +162,8 @@ fn write_certificates(root: &Path, algorithm: &'static SignatureAlgorithm) {
     write("other.crt", authority("other").pem());
     for (file, name) in [("server", "localhost"), ("client", "cert")] {
         let mut params = CertificateParams::new(Vec::new()).expect("params");
-        params.subject_alt_names = vec![SanType::DnsName(name.try_into().expect("name"))];
+        params.subject_alt_names =
+            vec![SanType::DnsName(name.try_into().expect("name")), SanType::IpAddress([127, 0, 0, 2].into())];
         params.distinguished_name.push(DnType::CommonName, name);
         let key = KeyPair::generate().expect("key");
         write(&format!("{file}.crt"), params.signed_by(&key, &ca).expect("certificate").pem());
