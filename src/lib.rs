@@ -4,11 +4,33 @@
 //!
 //! | module | what it does |
 //! |---|---|
-//! | [`wire`] | connections to a server: conninfo, TLS, authentication, COPY, pipelining |
+//! | [`cli`] | the commands, and what can be typed |
+//! | [`demo`] | servers of one's own: for the demo, the tests and the benchmarks |
+//! | [`migrate`] | the migration: preflight, schema, copy, follow, remove; its phases |
+//! | [`engine`] | one pipeline: what happens becomes events, events become effects |
+//! | [`status`] | what a migration shows of itself: snapshot, lag, metrics, HTTP, terminal |
+//! | [`apply`] | the target session: batches, positions, conflicts; and all that is remembered |
+//! | [`plan`] | transactions in, statements out |
+//! | [`assemble`] | messages in, transactions out |
+//! | [`source`] | catalog queries, the slot, the replication session, gaps |
+//! | [`wire`] | PostgreSQL connections: conninfo, TLS, authentication, COPY, pipelining |
+//! | [`proto`] | the replication protocol: bytes in, enums out |
+//! | [`config`] | options as typed, and as checked |
 //! | [`pg`] | positions, identifiers, names, SQL text |
 //! | [`error`], [`limits`] | failures and bounds, for all of the above |
 
+pub mod apply;
+pub mod assemble;
+pub mod cli;
+pub mod config;
+pub mod demo;
+pub mod engine;
 pub mod error;
 pub mod limits;
+pub mod migrate;
 pub mod pg;
+pub mod plan;
+pub mod proto;
+pub mod source;
+pub mod status;
 pub mod wire;

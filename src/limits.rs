@@ -11,6 +11,106 @@ pub const COLUMNS_MAX: usize = 1_600;
 /// One attempt to connect, where the conninfo names no `connect_timeout`: TCP, TLS and authentication together.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 
+/// Relations of one TRUNCATE. CASCADE over partitioned tables names each leaf, so tens of thousands occur; at a
+/// million their identifiers take 4 MiB.
+pub const TRUNCATE_RELATIONS_MAX: usize = 1 << 20;
+/// One step of a download of PostgreSQL: 12 MB, over a slow line.
+pub const DEMO_DOWNLOAD_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// A temporary server's start, recovery after `kill -9` included, on a machine busy with other things.
+pub const DEMO_SERVER_START_TIMEOUT: Duration = Duration::from_secs(90);
+
+/// A temporary server's stop: a fast one ends with a checkpoint, and waits for walsenders.
+pub const DEMO_SERVER_STOP_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Between two looks at a temporary server that is starting or stopping.
+pub const DEMO_POLL_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Ports of temporary servers: below what Linux (32768) and macOS (49152) give to outgoing connections.
+pub const DEMO_PORT_RANGE: std::ops::Range<u16> = 20_000..32_000;
+
+/// Ports to try before giving up: with this many, only a machine without free ports fails.
+pub const DEMO_PORT_ATTEMPTS: u32 = 20;
+/// Memory that a change needs besides its bytes, as counted against the bounds below: its message, its step and its
+/// parameters' handles. Measured with short rows: about 400 bytes.
+pub const CHANGE_COST: usize = 400;
+
+/// Memory that one segment may hold: a larger transaction is handed on in several.
+pub const SEGMENT_COST_MAX: usize = 8 << 20;
+
+/// Memory that one batch may hold. Large enough that a target commit's cost does not show.
+pub const BATCH_COST_MAX: usize = 16 << 20;
+
+/// Memory of everything received and not yet applied. The reader stops reading beyond it, and the source waits.
+pub const QUEUE_COST_MAX: usize = 64 << 20;
+
+const _: () = assert!(SEGMENT_COST_MAX <= BATCH_COST_MAX && BATCH_COST_MAX < QUEUE_COST_MAX);
+
+/// Statements prepared on one apply session; when there are more, all are dropped and prepared anew. Each costs the
+/// target some 10 kB.
+pub const PREPARED_STATEMENTS_MAX: usize = 1_000;
+
+/// Executes between two Syncs of a pipeline: enough that the Sync does not show, few enough that an error is
+/// noticed soon.
+pub const PIPELINE_EXECUTES_MAX: usize = 1_000;
+
+/// How often the source hears our positions, whatever apply does. A tenth of the default `wal_sender_timeout` would
+/// do; sooner lets the source forget WAL sooner.
+pub const STATUS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How often a position that only keepalives moved is stored. Each is a commit on the target.
+pub const IDLE_STORE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Forms of UPDATE remembered for one table, one for each set of columns that came: unchanged TOAST makes several.
+pub const UPDATE_FORMS_MAX: usize = 64;
+
+/// Positions that became durable within one step of time wait for `confirm_delay` together: at most
+/// `confirm_delay` / step of them are remembered.
+pub const CONFIRM_STEP: Duration = Duration::from_millis(100);
+/// Sequences whose values one statement reads: few round trips for thousands of them, and a statement that stays
+/// far from the server's limits on plan size and locks.
+pub const SEQUENCES_PER_QUERY: usize = 200;
+
+/// How long a start waits for the lock of an engine that may just have been killed: its server process ends when it
+/// has finished the statement that it is at.
+pub const ENGINE_LOCK_WAIT: Duration = Duration::from_secs(15);
+
+/// How often that lock is tried.
+pub const ENGINE_LOCK_POLL: Duration = Duration::from_millis(100);
+
+/// How often a pipeline looks at its clock: the coarsest that shows lag as it is.
+pub const TICK: Duration = Duration::from_millis(100);
+
+/// Segments and keepalives handed on and not yet looked at. Their memory is bounded elsewhere; this bounds their
+/// number.
+pub const READER_QUEUE_MAX: usize = 4_096;
+
+/// After this much silence the source is asked for a sign of life.
+pub const PING_AFTER: Duration = Duration::from_secs(15);
+
+/// Without any sign of life for this long the connection is given up: more than the server's own
+/// `wal_receiver_timeout`, since a walsender that decodes a large transaction answers late.
+pub const RECEIVE_TIMEOUT: Duration = Duration::from_secs(120);
+
+const _: () = assert!(PING_AFTER.as_secs() * 2 < RECEIVE_TIMEOUT.as_secs());
+
+/// How often the source's WAL position is read: the resolution of the lag in seconds.
+pub const MONITOR_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How often the slot and the source's clock are read.
+pub const SLOT_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How long one try to create a slot waits for running write transactions. While it waits, nothing else waits for it.
+pub const SLOT_LOCK_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Tries to create a slot: with [`SLOT_LOCK_TIMEOUT`], transactions of ten minutes are outwaited.
+pub const SLOT_TRIES_MAX: usize = 60;
+
+/// A table is copied in ranges of at least this many bytes: below, a session's start-up shows.
+pub const COPY_RANGE_BYTES_MIN: u64 = 64 << 20;
+
+/// Ranges of one table for each job: enough that all end at about the same time.
+pub const COPY_RANGES_PER_JOB: usize = 4;
 /// Silence after which the kernel asks whether the peer still lives, where the conninfo says nothing. The system's own
 /// default of two hours would leave a migration hanging on a dead connection.
 pub const KEEPALIVES_IDLE: Duration = Duration::from_secs(30);
@@ -40,3 +140,93 @@ pub const SCRAM_ITERATIONS_SLICE: u32 = 4_096;
 
 /// Notifications held for a listener that is busy. They only say "look again", so what comes above is dropped.
 pub const NOTIFICATIONS_MAX: usize = 64;
+/// Samples of the source's WAL position that one pipeline's lag clock keeps. At one a second this is a lag of half an
+/// hour at full resolution, in 48 KiB; beyond that the resolution halves, and stays within 0.1 % of the time spanned.
+pub const LAG_SAMPLES_MAX: usize = 2_048;
+
+/// Connections that the HTTP server serves at once. Its readers are a browser, a Prometheus and a load balancer or
+/// two; more of them wait in the kernel's queue.
+pub const HTTP_CONNECTIONS_MAX: usize = 32;
+
+/// The whole life of one connection to the HTTP server, which serves one request: longer than any answer takes, and
+/// short enough that connections that send nothing do not keep the others out.
+pub const HTTP_CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long answers that are under way when the process ends may still take.
+pub const HTTP_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Tables that the HTML page lists for one database, those that failed or are being copied first; `/status` has all.
+pub const PAGE_TABLES_MAX: usize = 200;
+
+/// Bytes of a migration's name. The server allows 63 for a slot's name; the rest is for what is put around it.
+pub const MIGRATION_NAME_BYTES_MAX: usize = 40;
+
+/// Jobs where none are asked for, on the smallest machine: even there the network is the bottleneck, not the CPU.
+pub const JOBS_DEFAULT_MIN: usize = 2;
+
+/// Jobs where none are asked for, on the largest machine: each is a COPY that the live source has to serve.
+pub const JOBS_DEFAULT_MAX: usize = 8;
+
+/// Jobs that can be asked for. Each is a connection on either side, and `max_connections` is 100 by default.
+pub const JOBS_MAX: usize = 32;
+
+/// How long a durable position is held back where nothing else is asked for: longer than an asynchronous standby
+/// usually lags, so that a target that fails over can be replayed.
+pub const CONFIRM_DELAY_DEFAULT: Duration = Duration::from_secs(30);
+
+/// How long it can be held back at most: the source keeps all WAL of that time.
+pub const CONFIRM_DELAY_MAX: Duration = Duration::from_secs(3_600);
+
+/// The lag up to which a database counts as synced and ready where nothing else is asked for: one WAL segment. Less
+/// would make a busy source flicker.
+pub const LAG_BYTES_MAX_DEFAULT: u64 = 16 << 20;
+
+/// How often the bars on a terminal are drawn: fast enough to look alive, slow enough to cost nothing.
+pub const TERMINAL_REFRESH: Duration = Duration::from_millis(250);
+
+/// How often progress is logged where there is no terminal.
+pub const PROGRESS_LOG_EVERY: Duration = Duration::from_secs(10);
+
+/// Tables with a bar of their own, of one database: those that are copied at the same time by default.
+pub const TERMINAL_TABLES_MAX: usize = JOBS_DEFAULT_MAX;
+
+/// Databases shown on a terminal, which has 24 lines; `walferry status` shows all.
+pub const TERMINAL_DATABASES_MAX: usize = 8;
+
+/// The time over which the copy's rate is measured: long enough to be steady, short enough to notice a stall.
+pub const RATE_WINDOW: Duration = Duration::from_secs(10);
+/// Names that one finding of a check lists; the rest is counted. Whoever repairs that many things has a pattern by then.
+pub const FINDING_NAMES_MAX: usize = 20;
+
+/// Lines of a finding's hint in the table for people, which should fit a screen; the JSON has all of them.
+pub const FINDING_LINES_SHOWN: usize = 3;
+
+/// How long a transaction has been writing when a check mentions it: the creation of a slot waits for its end.
+pub const LONG_TRANSACTION: Duration = Duration::from_secs(30);
+
+/// The first pause before a failed attempt is repeated.
+pub const RETRY_PAUSE_MIN: Duration = Duration::from_millis(200);
+
+/// The longest pause: a server that comes back is noticed within it.
+pub const RETRY_PAUSE_MAX: Duration = Duration::from_secs(10);
+
+/// How long attempts go on without anything achieved: longer than a maintenance window's failover, shorter than the
+/// time in which nobody looks at an alert.
+pub const RETRY_FOR: Duration = Duration::from_secs(3_600);
+
+/// The same before both sides were reached for the first time: what never worked is most likely a mistake.
+pub const RETRY_FOR_AT_START: Duration = Duration::from_secs(5);
+
+const _: () = assert!(RETRY_PAUSE_MAX.as_secs() < RETRY_FOR.as_secs());
+
+/// How often sequences are carried over while following. They are set exactly when the stream is stopped.
+pub const SEQUENCES_INTERVAL: Duration = Duration::from_secs(30);
+
+/// A writer's pause before it connects again to a source that restarts.
+pub const DEMO_RECONNECT_DELAY: Duration = Duration::from_millis(100);
+
+/// Writers end after their present transaction, which is short; one that waits for a server that hangs is cut off.
+pub const DEMO_WRITERS_STOP_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Rows that a comparison of two servers of one's own holds of each side: rows of some kB make a few MB.
+pub const DEMO_COMPARE_BATCH_ROWS: u32 = 500;

@@ -1,3 +1,88 @@
 //! The `walferry` command.
 
-fn main() {}
+use std::io::{self, Write};
+use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use tracing_subscriber::EnvFilter;
+use walferry::cli::{self, Cli};
+use walferry::config::{Config, LogFormat};
+use walferry::error::{Definite, Exit, Failure};
+use walferry::status::Screen;
+
+fn main() -> ExitCode {
+    let cli = match Cli::read(std::env::args_os()) {
+        Ok(cli) => cli,
+        Err(early) => {
+            // Where there is nowhere to write to, there is nobody to tell.
+            let _ = match early.exit {
+                Exit::Fine => io::stdout().write_all(early.text.as_bytes()),
+                _ => io::stderr().write_all(early.text.as_bytes()),
+            };
+            return ExitCode::from(early.exit.code());
+        }
+    };
+    let format = cli.log_format();
+    panic::set_hook(Box::new(move |info| report_panic(info, format)));
+    let exit = match panic::catch_unwind(AssertUnwindSafe(|| start(&cli))) {
+        Ok(Ok(exit)) => exit,
+        Ok(Err(error)) => report(&error, format),
+        // The hook has said where.
+        Err(_) => Exit::Unexpected,
+    };
+    ExitCode::from(exit.code())
+}
+
+fn start(cli: &Cli) -> anyhow::Result<Exit> {
+    let environment = cli::environment().map_err(Failure::from)?;
+    let config = Config::resolve(&cli.raw(environment)).map_err(Failure::from)?;
+    let screen = Screen::stderr(config.log_format == LogFormat::Text);
+    start_logging(&config, &screen)?;
+    for warning in config.warnings() {
+        tracing::warn!("{warning}");
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    let result = runtime.block_on(cli::run(&cli.command, &config, &screen));
+    // A task that is stuck in a system call must not keep the process.
+    runtime.shutdown_background();
+    Ok(result?)
+}
+
+fn start_logging(config: &Config, screen: &Screen) -> anyhow::Result<()> {
+    let default = if config.verbose { "warn,walferry=debug" } else { "warn,walferry=info" };
+    let wanted = std::env::var("RUST_LOG").ok().filter(|text| !text.trim().is_empty());
+    let filter = EnvFilter::try_new(wanted.as_deref().unwrap_or(default))
+        .map_err(|error| Failure::from(Definite::usage("invalid RUST_LOG").detail(error.to_string())))?;
+    // Below this level tokio-postgres logs statements with their parameters, which may be rows.
+    let filter = filter.add_directive("tokio_postgres=info".parse()?);
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(screen.clone());
+    let started = match config.log_format {
+        LogFormat::Text => lines.with_target(false).with_ansi(screen.draws()).try_init(),
+        LogFormat::Json => lines.json().flatten_event(true).try_init(),
+    };
+    started.map_err(|error| anyhow::anyhow!("cannot start logging: {error}"))
+}
+
+fn report(error: &anyhow::Error, format: LogFormat) -> Exit {
+    let unexpected = || {
+        let cause = Definite::new("unexpected failure").detail(format!("{error:#}"));
+        Failure::from(cause.exit(Exit::Unexpected))
+    };
+    let failure = error.downcast_ref::<Failure>().cloned().unwrap_or_else(unexpected);
+    // Where there is nowhere to write to, the exit code still tells.
+    let _ = cli::report(&failure, format, &mut io::stderr().lock());
+    cli::exit_of(&failure)
+}
+
+/// Says where, and not what: a panic's message may hold what a server sent.
+fn report_panic(info: &PanicHookInfo<'_>, format: LogFormat) {
+    let place = info.location().map_or_else(|| "an unknown place".to_owned(), ToString::to_string);
+    let failure = Definite::new(format!("internal error at {place}"))
+        .hint("report this with the version; run the same command again, it goes on where it was")
+        .exit(Exit::Unexpected);
+    let _ = cli::report(&failure.into(), format, &mut io::stderr().lock());
+}

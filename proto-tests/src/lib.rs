@@ -1,1 +1,206 @@
-//! Tests of the decoder live in `tests/`; this library is empty.
+//! What the tests share: the captured streams of `fixtures/`, and the text that stands for a frame.
+//!
+//! The text's form is that of `fixtures/capture.py`, which wrote the expected lines with a decoder of its own.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use walferry::pg::{QualifiedName, Relation};
+use walferry::proto::{DecodeError, Message, OldTuple, ReplicationFrame, Tuple, TupleValue};
+
+/// What one server sent.
+pub struct Fixture {
+    /// `pg17/v1-text`.
+    pub name: String,
+    /// The content of its CopyData messages.
+    pub frames: Vec<Bytes>,
+    /// What each of them means.
+    pub expected: Vec<String>,
+}
+
+impl Fixture {
+    /// All that have been captured.
+    ///
+    /// # Panics
+    /// If one cannot be read.
+    pub fn all() -> Vec<Self> {
+        let versions = ["pg14", "pg15", "pg16", "pg17", "pg18"];
+        let streams = ["v1-text", "v1-binary"];
+        versions.iter().flat_map(|v| streams.iter().map(move |s| Self::read(&format!("{v}/{s}")))).collect()
+    }
+
+    fn read(name: &str) -> Self {
+        let lines = |extension: &str| {
+            let mut path = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+            path.push(format!("../fixtures/{name}.{extension}"));
+            let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+            text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect::<Vec<_>>()
+        };
+        let frames = lines("hex").iter().map(|line| from_hex(line)).collect();
+        Self { name: name.to_owned(), frames, expected: lines("expected") }
+    }
+
+    /// The messages inside the frames.
+    ///
+    /// # Panics
+    /// If a frame cannot be decoded.
+    pub fn payloads(&self) -> Vec<Bytes> {
+        let payload = |frame: &Bytes| match ReplicationFrame::decode(frame.clone()).expect("captured frame") {
+            ReplicationFrame::XLogData(data) => Some(data.payload),
+            ReplicationFrame::PrimaryKeepalive(_) => None,
+        };
+        self.frames.iter().filter_map(payload).collect()
+    }
+}
+
+/// Bytes from hexadecimal digits; spaces between them are for the reader.
+///
+/// # Panics
+/// If `text` holds anything else.
+pub fn from_hex(text: &str) -> Bytes {
+    let digits: Vec<u8> = text
+        .chars()
+        .filter(|c| *c != ' ')
+        .map(|c| c.to_digit(16).and_then(|d| u8::try_from(d).ok()).expect("hexadecimal digit"))
+        .collect();
+    assert!(digits.len().is_multiple_of(2), "half a byte in {text:?}");
+    digits.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect()
+}
+
+/// The tuples that a message holds.
+pub fn tuples(message: &Message) -> Vec<&Tuple> {
+    match message {
+        Message::Insert(m) => vec![&m.new],
+        Message::Update(m) => m.old.iter().map(OldTuple::tuple).chain([&m.new]).collect(),
+        Message::Delete(m) => vec![m.old.tuple()],
+        Message::Begin(_)
+        | Message::Message(_)
+        | Message::Commit(_)
+        | Message::Origin(_)
+        | Message::Relation(_)
+        | Message::Type(_)
+        | Message::Truncate(_) => Vec::new(),
+    }
+}
+
+/// The line that stands for a frame of the server.
+///
+/// # Errors
+/// When it cannot be decoded.
+pub fn frame_line(frame: Bytes) -> Result<String, DecodeError> {
+    Ok(match ReplicationFrame::decode(frame)? {
+        ReplicationFrame::XLogData(data) => format!(
+            "w wal_start={} wal_end={} sent_at={} {}",
+            data.wal_start,
+            data.wal_end,
+            data.sent_at.micros(),
+            message_line(&Message::decode(data.payload)?)
+        ),
+        ReplicationFrame::PrimaryKeepalive(keepalive) => format!(
+            "k wal_end={} sent_at={} reply_requested={}",
+            keepalive.wal_end,
+            keepalive.sent_at.micros(),
+            u8::from(keepalive.reply_requested)
+        ),
+    })
+}
+
+/// The part of the line that stands for a message.
+pub fn message_line(message: &Message) -> String {
+    match message {
+        Message::Begin(m) => {
+            format!("Begin final_lsn={} commit_time={} xid={}", m.final_lsn, m.commit_time.micros(), m.xid)
+        }
+        Message::Message(m) => format!(
+            "Message transactional={} lsn={} prefix={} content={}",
+            u8::from(m.transactional),
+            m.lsn,
+            quoted(m.prefix.as_bytes()),
+            quoted(&m.content)
+        ),
+        Message::Commit(m) => format!(
+            "Commit commit_lsn={} end_lsn={} commit_time={}",
+            m.commit_lsn,
+            m.end_lsn,
+            m.commit_time.micros()
+        ),
+        Message::Origin(m) => {
+            let (high, low) = (m.lsn.get() >> 32, m.lsn.get() & 0xFFFF_FFFF);
+            format!("Origin lsn={high:X}/{low:X} name={}", quoted(m.name.as_bytes()))
+        }
+        Message::Relation(m) => relation_line(m),
+        Message::Type(m) => format!("Type {} {}", m.oid, name_text(&m.name)),
+        Message::Insert(m) => format!("Insert {} new={}", m.relation, tuple_text(&m.new)),
+        Message::Update(m) => {
+            let old = m.old.as_ref().map(|old| old_text(old) + " ").unwrap_or_default();
+            format!("Update {} {old}new={}", m.relation, tuple_text(&m.new))
+        }
+        Message::Delete(m) => format!("Delete {} {}", m.relation, old_text(&m.old)),
+        Message::Truncate(m) => {
+            let relations: Vec<String> = m.relations.iter().map(ToString::to_string).collect();
+            format!(
+                "Truncate cascade={} restart_identity={} relations=[{}]",
+                u8::from(m.cascade),
+                u8::from(m.restart_identity),
+                relations.join(", ")
+            )
+        }
+    }
+}
+
+fn relation_line(relation: &Relation) -> String {
+    let columns: Vec<String> = relation
+        .columns
+        .iter()
+        .map(|c| {
+            let key = if c.key { " key" } else { "" };
+            format!("{} {} {}{key}", quoted(c.name.as_bytes()), c.type_oid, c.type_modifier)
+        })
+        .collect();
+    let identity = char::from(relation.identity.as_byte());
+    let name = name_text(&relation.name);
+    format!("Relation {} {name} identity={identity} columns=[{}]", relation.id, columns.join(", "))
+}
+
+fn name_text(name: &QualifiedName) -> String {
+    format!("schema={} name={}", quoted(name.schema.as_bytes()), quoted(name.name.as_bytes()))
+}
+
+fn old_text(old: &OldTuple) -> String {
+    match old {
+        OldTuple::Key(tuple) => format!("key={}", tuple_text(tuple)),
+        OldTuple::Full(tuple) => format!("full={}", tuple_text(tuple)),
+    }
+}
+
+fn tuple_text(tuple: &Tuple) -> String {
+    let value_text = |value| match value {
+        TupleValue::Null => "n".to_owned(),
+        TupleValue::Unchanged => "u".to_owned(),
+        TupleValue::Text(bytes) => format!("t{}", bytes_text(bytes)),
+        TupleValue::Binary(bytes) => format!("b{}", bytes_text(bytes)),
+    };
+    format!("({})", tuple.columns().map(value_text).collect::<Vec<_>>().join(", "))
+}
+
+/// A long value is given by its length and its FNV-1a hash.
+fn bytes_text(bytes: &[u8]) -> String {
+    if bytes.len() <= 64 {
+        return quoted(bytes);
+    }
+    let hash = bytes.iter().fold(0x811C_9DC5_u32, |hash, &b| (hash ^ u32::from(b)).wrapping_mul(0x0100_0193));
+    format!("[{} {hash:08x}]", bytes.len())
+}
+
+fn quoted(bytes: &[u8]) -> String {
+    let mut text = String::from("\"");
+    for &byte in bytes {
+        match byte {
+            b'"' | b'\\' => write!(text, "\\x{byte:02x}").expect("a String takes all"),
+            b' '..=b'~' => text.push(char::from(byte)),
+            _ => write!(text, "\\x{byte:02x}").expect("a String takes all"),
+        }
+    }
+    text + "\""
+}

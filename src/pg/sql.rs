@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::QualifiedName;
+use super::{EndLsn, QualifiedName};
 
 /// A statement's text. Whatever is not known when Walferry is compiled goes in quoted.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
@@ -56,6 +56,42 @@ impl Sql {
     #[must_use]
     pub fn number(mut self, value: impl Into<i64>) -> Self {
         self.0.push_str(&value.into().to_string());
+        self
+    }
+
+    /// Appends the parameter `$n`; the first is 1.
+    #[must_use]
+    pub fn param(mut self, n: usize) -> Self {
+        self.0.push('$');
+        self.0.push_str(&n.to_string());
+        self
+    }
+
+    /// Appends an operator's name, which cannot be quoted: characters that no operator may have are left out.
+    #[must_use]
+    pub fn operator(mut self, name: &str) -> Self {
+        self.0.extend(name.chars().filter(|c| "+-*/<>=~!@#%^&|`?".contains(*c)));
+        self
+    }
+
+    /// Appends a page's number.
+    #[must_use]
+    pub fn page(mut self, page: u64) -> Self {
+        self.0.push_str(&page.to_string());
+        self
+    }
+
+    /// Appends a position without quotes, as replication commands have it.
+    #[must_use]
+    pub fn position(mut self, at: EndLsn) -> Self {
+        self.0.push_str(&at.to_string());
+        self
+    }
+
+    /// Appends a literal for a replication command, whose grammar knows doubled quotes and no backslash escapes.
+    #[must_use]
+    pub fn replication_literal(mut self, value: &str) -> Self {
+        self.push_quoted(value, '\'');
         self
     }
 

@@ -1,0 +1,194 @@
+//! Streams captured from real servers: what they mean, that nothing shorter passes, and that they can be written again.
+
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+
+use std::collections::BTreeSet;
+
+use bytes::{Bytes, BytesMut};
+use proto_tests::{Fixture, frame_line, tuples};
+use walferry::pg::ReplicaIdentity;
+use walferry::proto::{Message, OldTuple, ReplicationFrame, TupleValue};
+
+#[test]
+fn captured_streams_mean_what_is_expected() {
+    for fixture in Fixture::all() {
+        assert_eq!(fixture.frames.len(), fixture.expected.len(), "{}", fixture.name);
+        for (number, (frame, expected)) in fixture.frames.iter().zip(&fixture.expected).enumerate() {
+            let line = frame_line(frame.clone());
+            assert_eq!(line.as_ref(), Ok(expected), "{} frame {number}", fixture.name);
+        }
+    }
+}
+
+#[test]
+fn no_proper_prefix_passes() {
+    for fixture in Fixture::all() {
+        for (number, frame) in fixture.frames.iter().enumerate() {
+            for end in 0..frame.len() {
+                let line = frame_line(frame.slice(..end));
+                assert!(line.is_err(), "{} frame {number} cut to {end} bytes: {line:?}", fixture.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn no_byte_more_passes() {
+    for fixture in Fixture::all() {
+        for (number, frame) in fixture.frames.iter().enumerate() {
+            for extra in [0, b'n', 0xff] {
+                let mut longer = frame.to_vec();
+                longer.push(extra);
+                let line = frame_line(longer.into());
+                assert!(line.is_err(), "{} frame {number} and {extra:#04x}: {line:?}", fixture.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_decoded_encodes_to_the_same_bytes() {
+    for fixture in Fixture::all() {
+        for (number, frame) in fixture.frames.iter().enumerate() {
+            let decoded = ReplicationFrame::decode(frame.clone()).unwrap();
+            let mut out = BytesMut::new();
+            decoded.encode(&mut out);
+            assert_eq!(out, frame, "{} frame {number}", fixture.name);
+            if let ReplicationFrame::XLogData(data) = decoded {
+                out.clear();
+                Message::decode(data.payload.clone()).unwrap().encode(&mut out);
+                assert_eq!(out, data.payload, "{} message {number}", fixture.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn values_are_slices_of_the_message() {
+    for fixture in Fixture::all() {
+        for payload in fixture.payloads() {
+            let message = Message::decode(payload.clone()).unwrap();
+            for tuple in tuples(&message) {
+                assert_eq!(tuple.columns().len(), tuple.len());
+                assert_eq!(tuple.columns().count(), tuple.len());
+                for value in tuple.columns() {
+                    let slice = tuple.value_bytes(value);
+                    assert_eq!(slice.as_deref(), value.bytes());
+                    assert!(slice.is_none_or(|s| s.is_empty() || lies_within(&s, &payload)));
+                }
+            }
+        }
+    }
+}
+
+/// A fixture that lost a case would make the tests above say less than they seem to.
+#[test]
+fn every_stream_has_every_case() {
+    for fixture in Fixture::all() {
+        let seen: BTreeSet<&str> =
+            fixture.payloads().into_iter().flat_map(|p| cases(&Message::decode(p).unwrap())).collect();
+        for case in CASES {
+            let value_case = match *case {
+                "text" => fixture.name.ends_with("text"),
+                "binary" => fixture.name.ends_with("binary"),
+                _ => true,
+            };
+            assert!(!value_case || seen.contains(case), "{} has no {case}", fixture.name);
+        }
+        assert!(fixture.expected.iter().any(|line| line.starts_with("k ")), "{}", fixture.name);
+    }
+}
+
+const CASES: &[&str] = &[
+    "begin",
+    "message in transaction",
+    "message beside",
+    "commit",
+    "origin",
+    "identity default",
+    "identity nothing",
+    "identity full",
+    "identity index",
+    "relation without columns",
+    "name beyond ASCII",
+    "type",
+    "type of pg_catalog",
+    "insert",
+    "update",
+    "update with key",
+    "update with full",
+    "delete with key",
+    "delete with full",
+    "truncate",
+    "truncate cascade",
+    "truncate restart identity",
+    "truncate of several",
+    "null",
+    "unchanged",
+    "text",
+    "binary",
+    "empty value",
+    "long value",
+    "tuple without columns",
+];
+
+fn cases(message: &Message) -> Vec<&'static str> {
+    let mut cases = Vec::new();
+    match message {
+        Message::Begin(_) => cases.push("begin"),
+        Message::Message(m) => {
+            cases.push(if m.transactional { "message in transaction" } else { "message beside" });
+        }
+        Message::Commit(_) => cases.push("commit"),
+        Message::Origin(_) => cases.push("origin"),
+        Message::Relation(m) => {
+            cases.push(match m.identity {
+                ReplicaIdentity::Default => "identity default",
+                ReplicaIdentity::Nothing => "identity nothing",
+                ReplicaIdentity::Full => "identity full",
+                ReplicaIdentity::Index => "identity index",
+            });
+            cases.extend(m.columns.is_empty().then_some("relation without columns"));
+            cases.extend((!m.name.name.is_ascii()).then_some("name beyond ASCII"));
+        }
+        Message::Type(m) => {
+            cases.push("type");
+            cases.extend((m.name.schema == "pg_catalog").then_some("type of pg_catalog"));
+        }
+        Message::Insert(_) => cases.push("insert"),
+        Message::Update(m) => cases.push(match m.old {
+            None => "update",
+            Some(OldTuple::Key(_)) => "update with key",
+            Some(OldTuple::Full(_)) => "update with full",
+        }),
+        Message::Delete(m) => cases.push(match m.old {
+            OldTuple::Key(_) => "delete with key",
+            OldTuple::Full(_) => "delete with full",
+        }),
+        Message::Truncate(m) => {
+            cases.push("truncate");
+            cases.extend(m.cascade.then_some("truncate cascade"));
+            cases.extend(m.restart_identity.then_some("truncate restart identity"));
+            cases.extend((m.relations.len() > 1).then_some("truncate of several"));
+        }
+    }
+    for tuple in tuples(message) {
+        cases.extend(tuple.is_empty().then_some("tuple without columns"));
+        for value in tuple.columns() {
+            cases.push(match value {
+                TupleValue::Null => "null",
+                TupleValue::Unchanged => "unchanged",
+                TupleValue::Text(_) => "text",
+                TupleValue::Binary(_) => "binary",
+            });
+            cases.extend(value.bytes().is_some_and(<[u8]>::is_empty).then_some("empty value"));
+            cases.extend(value.bytes().is_some_and(|bytes| bytes.len() > 8_192).then_some("long value"));
+        }
+    }
+    cases
+}
+
+fn lies_within(part: &Bytes, all: &Bytes) -> bool {
+    let (part, all) = (part.as_ptr_range(), all.as_ptr_range());
+    all.start <= part.start && part.end <= all.end
+}

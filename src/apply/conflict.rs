@@ -1,0 +1,82 @@
+//! Changes that do not fit the target's rows.
+//!
+//! The policy is to stop: nothing is skipped, the change is described without its values, and its parameters are put
+//! into `walferry.conflict`, where only the target's own people can read them.
+
+use tokio_postgres::Client;
+use tokio_postgres::types::PgLsn;
+
+use crate::error::{Definite, Failure};
+use crate::pg::{CommitLsn, QualifiedName};
+use crate::plan::{Kind, Step};
+use crate::wire::ServerError;
+
+/// A change that does not fit.
+#[derive(Debug)]
+pub struct Conflict {
+    /// What does not fit, as metrics have it.
+    pub kind: &'static str,
+    commit_lsn: CommitLsn,
+    table: QualifiedName,
+    detail: String,
+    statement: String,
+    parameters: Vec<Option<String>>,
+}
+
+impl Conflict {
+    /// A step that touched another number of rows than one.
+    pub(super) fn row_count(step: &Step, rows: u64) -> Self {
+        let kind = match (step.kind, rows) {
+            (Kind::Update, 0) => "update_missing",
+            (Kind::Delete, 0) => "delete_missing",
+            _ => "multiple_rows",
+        };
+        Self::new(step, kind, format!("{} touched {rows} rows instead of 1", step.kind.as_str()))
+    }
+
+    /// A step that the target refused.
+    pub(super) fn refused(step: &Step, error: &ServerError) -> Self {
+        let kind = if error.sqlstate() == "23505" { "insert_exists" } else { "refused" };
+        Self::new(step, kind, error.to_string())
+    }
+
+    fn new(step: &Step, kind: &'static str, detail: String) -> Self {
+        let text = |value: &bytes::Bytes| String::from_utf8_lossy(value).into_owned();
+        Self {
+            kind,
+            commit_lsn: step.commit_lsn,
+            table: step.relation.name.clone(),
+            detail,
+            statement: step.statement.sql.to_string(),
+            parameters: step.params.iter().map(|value| value.as_ref().map(text)).collect(),
+        }
+    }
+
+    /// Puts the change into `walferry.conflict`, for the operator to look at.
+    ///
+    /// # Errors
+    /// When the target does not take it.
+    pub async fn record(&self, client: &Client, migration: &str) -> Result<(), tokio_postgres::Error> {
+        let sql = "INSERT INTO walferry.conflict
+                       (migration, commit_lsn, schema_name, table_name, kind, parameters, statement)
+                   VALUES ($1, $2, $3, $4, $5, $6, $7)";
+        let lsn = PgLsn::from(self.commit_lsn.get());
+        let (schema, table) = (&self.table.schema, &self.table.name);
+        client
+            .execute(sql, &[&migration, &lsn, schema, table, &self.kind, &self.parameters, &self.statement])
+            .await
+            .map(|_| ())
+    }
+
+    /// The failure that the operator sees.
+    pub fn into_failure(self) -> Failure {
+        let Self { kind, commit_lsn, table, detail, .. } = self;
+        Definite::new(format!("conflict ({kind}) in table {table} at {commit_lsn}"))
+            .detail(detail)
+            .hint(
+                "nothing was skipped; look at the change on the target: SELECT * FROM walferry.conflict ORDER BY id \
+                 DESC LIMIT 1; mend the target's row, then run `walferry migrate` again",
+            )
+            .into()
+    }
+}

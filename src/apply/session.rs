@@ -1,0 +1,126 @@
+//! The connection that writes to the target, and what it must be before it may.
+
+use crate::error::{Definite, Result, Side};
+use crate::limits::{ENGINE_LOCK_POLL, ENGINE_LOCK_WAIT};
+use crate::pg::Sql;
+use crate::wire::{ConnInfo, Session, SessionOptions};
+
+/// A session that holds the migration's advisory lock and acts as a replica.
+#[derive(Debug)]
+pub struct TargetSession {
+    session: Session,
+    migration: String,
+}
+
+impl TargetSession {
+    /// Connects, takes the lock, and switches triggers and foreign keys off.
+    ///
+    /// The lock of an engine that was just killed lasts until the server notices, so this waits for it a little.
+    ///
+    /// # Errors
+    /// When another engine holds the lock; when `session_replication_role` cannot be set though triggers or foreign
+    /// keys would act; and as any connection.
+    pub async fn connect(info: &ConnInfo, migration: &str) -> Result<Self> {
+        let options = SessionOptions::new("walferry apply");
+        let session = Session::connect(info, &options).await.map_err(|e| e.into_failure(Side::Target))?;
+        let mut target = Self { session, migration: migration.to_owned() };
+        target.take_lock().await?;
+        target.become_replica().await?;
+        target.pin_planner().await?;
+        Ok(target)
+    }
+
+    /// The migration that it writes for.
+    pub fn migration(&self) -> &str {
+        &self.migration
+    }
+
+    /// The connection itself.
+    pub fn session(&mut self) -> &mut Session {
+        &mut self.session
+    }
+
+    /// Makes sure that the session, and with it the lock, is still there.
+    ///
+    /// # Errors
+    /// When it is not.
+    pub async fn ping(&mut self) -> Result<()> {
+        self.query(&Sql::new("SELECT 1")).await.map(|_| ())
+    }
+
+    async fn take_lock(&mut self) -> Result<()> {
+        let key = Sql::new("hashtextextended(").literal(&format!("walferry {}", self.migration)).text(", 0)");
+        let lock = Sql::new("SELECT pg_try_advisory_lock(").sql(&key).text(")");
+        let began = tokio::time::Instant::now();
+        loop {
+            if self.query(&lock).await?.as_deref() == Some("t") {
+                return Ok(());
+            }
+            if began.elapsed() >= ENGINE_LOCK_WAIT {
+                let holder = self.lock_holder(&key).await?;
+                return Err(Definite::new("another engine runs this migration")
+                    .detail(holder.unwrap_or_else(|| "it holds the advisory lock on the target".to_owned()))
+                    .hint("stop it first, or give this migration another --name")
+                    .into());
+            }
+            tokio::time::sleep(ENGINE_LOCK_POLL).await;
+        }
+    }
+
+    async fn lock_holder(&mut self, key: &Sql) -> Result<Option<String>> {
+        let sql = Sql::new("SELECT format('server process %s, connected since %s from %s', a.pid, a.backend_start, ")
+            .text("coalesce(a.client_addr::text, 'a local socket')) FROM pg_locks l JOIN pg_stat_activity a USING (pid) ")
+            .text("WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 AND l.database = ")
+            .text("(SELECT oid FROM pg_database WHERE datname = current_database()) ")
+            .text("AND (l.classid::int8 << 32 | l.objid::int8) = ")
+            .sql(key);
+        self.query(&sql).await
+    }
+
+    /// Directly where that is granted (superuser, or GRANT SET ON PARAMETER), else by Aiven's function.
+    async fn become_replica(&mut self) -> Result<()> {
+        if self.session.execute(&Sql::new("SET session_replication_role = replica")).await.is_ok() {
+            return Ok(());
+        }
+        let extras = Sql::new("SELECT to_regprocedure('aiven_extras.session_replication_role(text)')");
+        if self.query(&extras).await?.is_some() {
+            self.query(&Sql::new("SELECT aiven_extras.session_replication_role('replica')")).await?;
+        }
+        let role = self.query(&Sql::new("SHOW session_replication_role")).await?;
+        if role.as_deref() == Some("replica") || !self.has_triggers().await? {
+            return Ok(());
+        }
+        Err(Definite::new("triggers and foreign keys of the target cannot be switched off for this session")
+            .detail("neither SET session_replication_role nor aiven_extras.session_replication_role is allowed")
+            .hint(
+                "on the target run CREATE EXTENSION aiven_extras (Aiven), or as superuser: GRANT SET ON PARAMETER \
+                 session_replication_role TO the migrating role",
+            )
+            .into())
+    }
+
+    /// Foreign keys are triggers too.
+    async fn has_triggers(&mut self) -> Result<bool> {
+        let sql = Sql::new("SELECT EXISTS (SELECT FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid ")
+            .text("JOIN pg_namespace n ON n.oid = c.relnamespace WHERE t.tgenabled <> 'D' ")
+            .text("AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'walferry'))");
+        Ok(self.query(&sql).await?.as_deref() == Some("t"))
+    }
+
+    /// A key's index is always the way: stale statistics must not turn a row's look-up into a scan. One plan serves
+    /// all executions. Nothing is confirmed to the source that is not on the target's disk.
+    async fn pin_planner(&mut self) -> Result<()> {
+        let sql =
+            Sql::new("SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; ")
+                .text("SET plan_cache_mode = force_generic_plan; SET jit = off; SET synchronous_commit = on");
+        self.session.execute(&sql).await.map(|_| ()).map_err(|e| e.into_failure(Side::Target))
+    }
+
+    /// The first column of the first row.
+    async fn query(&mut self, sql: &Sql) -> Result<Option<String>> {
+        let rows = self.session.query(sql).await.map_err(|e| e.into_failure(Side::Target))?;
+        Ok(rows.first().and_then(|row| row.text(0)).map(str::to_owned))
+    }
+}
+
+const _: () = assert!(ENGINE_LOCK_WAIT.as_millis() > ENGINE_LOCK_POLL.as_millis());

@@ -1,0 +1,324 @@
+//! What Walferry remembers, all of it on the target: the schema `walferry` of each database.
+//!
+//! | table | one row for | written by |
+//! |---|---|---|
+//! | `migration` | a migration of this database | `migrate`, at each step |
+//! | `relation` | a table of it | the copy; then constant |
+//! | `progress` | a migration | each apply transaction, and rarely a keepalive |
+//! | `conflict` | a change that did not fit | apply |
+//! | `request` | something asked of the running engine | commands |
+//!
+//! Nothing else is needed to go on: a run may end on one machine and go on from another.
+
+use tokio_postgres::types::PgLsn;
+use tokio_postgres::{Client, Row};
+
+use crate::error::{Definite, Failure, Result, Side};
+use crate::pg::{EndLsn, PgTimestamp, QualifiedName, SlotName, SourceLsn, SystemId};
+use crate::source;
+
+/// Bumped when the tables below change in a way that an older Walferry cannot live with.
+const FORMAT: i32 = 1;
+
+const CREATE: &str = "
+CREATE SCHEMA IF NOT EXISTS walferry;
+CREATE TABLE IF NOT EXISTS walferry.migration (
+    name          text PRIMARY KEY,
+    format        int NOT NULL,
+    dbname        text NOT NULL,
+    phase         text NOT NULL,
+    method        text NOT NULL,
+    ended         text NOT NULL DEFAULT '',
+    error         text NOT NULL DEFAULT '',
+    system_id     text NOT NULL,
+    slot_name     text NOT NULL,
+    publications  text[] NOT NULL,
+    post_data     text[] NOT NULL DEFAULT '{}',
+    started_at    timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    updated_at    timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
+);
+CREATE TABLE IF NOT EXISTS walferry.relation (
+    migration     text NOT NULL REFERENCES walferry.migration ON DELETE CASCADE,
+    schema_name   text NOT NULL,
+    table_name    text NOT NULL,
+    state         text NOT NULL,
+    copy_lsn      pg_lsn,
+    rows_copied   bigint NOT NULL DEFAULT 0,
+    bytes_copied  bigint NOT NULL DEFAULT 0,
+    rows_estimated  bigint NOT NULL DEFAULT 0,
+    bytes_estimated bigint NOT NULL DEFAULT 0,
+    PRIMARY KEY (migration, schema_name, table_name)
+);
+CREATE TABLE IF NOT EXISTS walferry.progress (
+    migration     text PRIMARY KEY REFERENCES walferry.migration ON DELETE CASCADE,
+    end_lsn       pg_lsn NOT NULL,
+    commit_time   timestamptz,
+    updated_at    timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
+) WITH (fillfactor = 10);
+CREATE TABLE IF NOT EXISTS walferry.conflict (
+    id            bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    migration     text NOT NULL REFERENCES walferry.migration ON DELETE CASCADE,
+    recorded_at   timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    commit_lsn    pg_lsn NOT NULL,
+    schema_name   text NOT NULL,
+    table_name    text NOT NULL,
+    kind          text NOT NULL,
+    parameters    text[] NOT NULL,
+    statement     text NOT NULL
+);
+CREATE TABLE IF NOT EXISTS walferry.request (
+    id            bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    migration     text NOT NULL REFERENCES walferry.migration ON DELETE CASCADE,
+    command       text NOT NULL,
+    arguments     jsonb NOT NULL DEFAULT '{}',
+    requested_at  timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    answered_at   timestamptz,
+    answer        jsonb
+);
+REVOKE ALL ON ALL TABLES IN SCHEMA walferry FROM PUBLIC";
+
+/// `walferry.migration`'s row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MigrationRow {
+    /// The migration's name.
+    pub name: String,
+    /// The database, by its name on the source.
+    pub dbname: String,
+    /// The phase that the work is in.
+    pub phase: String,
+    /// How the last run ended: `failed`, `stopped`, or empty while one is at work (or was killed).
+    pub ended: String,
+    /// `replication` or `pg_dump`.
+    pub method: String,
+    /// What ended the last run, if a failure did.
+    pub error: String,
+    /// The source cluster.
+    pub system_id: SystemId,
+    /// The slot on the source.
+    pub slot: SlotName,
+    /// The publications on the source.
+    pub publications: Vec<String>,
+    /// The entries of the dump's post-data section that are already made.
+    pub post_data: Vec<String>,
+}
+
+/// `walferry.relation`'s row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RelationRow {
+    /// The table.
+    pub name: QualifiedName,
+    /// Where it is.
+    pub state: RelationState,
+    /// The snapshot that its copy was made on: later transactions are streamed.
+    pub copy_lsn: Option<SourceLsn>,
+    /// Rows copied.
+    pub rows_copied: i64,
+    /// Bytes copied, as they went over the wire.
+    pub bytes_copied: i64,
+    /// Rows that were expected.
+    pub rows_estimated: i64,
+    /// Bytes that were expected, as the table takes on disk.
+    pub bytes_estimated: i64,
+}
+
+/// Where one table is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum RelationState {
+    /// Not begun.
+    Waiting,
+    /// Being copied; after a restart it is copied afresh.
+    Copying,
+    /// Copied; changes after `copy_lsn` are streamed to it.
+    Copied,
+}
+
+impl RelationState {
+    /// The name, as stored.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Copying => "copying",
+            Self::Copied => "copied",
+        }
+    }
+
+    fn parse(text: &str) -> Result<Self> {
+        [Self::Waiting, Self::Copying, Self::Copied]
+            .into_iter()
+            .find(|state| state.as_str() == text)
+            .ok_or_else(|| damaged(format!("walferry.relation holds the unknown state {text:?}")))
+    }
+}
+
+/// Reads and writes one migration's rows.
+#[derive(Debug)]
+pub struct Store<'a> {
+    client: &'a Client,
+    name: &'a str,
+}
+
+impl<'a> Store<'a> {
+    /// Speaks for the migration `name`, through `client`.
+    pub fn new(client: &'a Client, name: &'a str) -> Self {
+        Self { client, name }
+    }
+
+    /// Whether the schema is there.
+    pub async fn exists(&self) -> Result<bool> {
+        let row = self.one("SELECT pg_catalog.to_regclass('walferry.migration') IS NOT NULL", &[]).await?;
+        Ok(row.get(0))
+    }
+
+    /// Makes the schema and its tables, where they are not there yet.
+    pub async fn create(&self) -> Result<()> {
+        self.client.batch_execute(CREATE).await.map_err(failure)
+    }
+
+    /// The migration, if it was begun.
+    pub async fn migration(&self) -> Result<Option<MigrationRow>> {
+        let sql = "SELECT name, format, dbname, phase, ended, method, error, system_id, slot_name, publications, post_data
+                   FROM walferry.migration WHERE name = $1";
+        let row = self.client.query_opt(sql, &[&self.name]).await.map_err(failure)?;
+        row.map(|row| migration(&row)).transpose()
+    }
+
+    /// Begins the migration.
+    pub async fn begin(&self, row: &MigrationRow) -> Result<()> {
+        let sql = "INSERT INTO walferry.migration (name, format, dbname, phase, method, system_id, slot_name, publications)
+                   VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
+        let (system_id, slot) = (row.system_id.to_string(), row.slot.as_str());
+        let params: [&(dyn tokio_postgres::types::ToSql + Sync); 8] =
+            [&self.name, &FORMAT, &row.dbname, &row.phase, &row.method, &system_id, &slot, &row.publications];
+        self.execute(sql, &params).await
+    }
+
+    /// Records the phase, and that a run is at work.
+    pub async fn set_phase(&self, phase: &str) -> Result<()> {
+        let sql = "UPDATE walferry.migration SET phase = $2, ended = '', error = '', updated_at = pg_catalog.clock_timestamp()
+                   WHERE name = $1";
+        self.execute(sql, &[&self.name, &phase]).await
+    }
+
+    /// Records how the run ended.
+    pub async fn set_ended(&self, ended: &str, error: &str) -> Result<()> {
+        let sql =
+            "UPDATE walferry.migration SET ended = $2, error = $3, updated_at = pg_catalog.clock_timestamp()
+                   WHERE name = $1";
+        self.execute(sql, &[&self.name, &ended, &error]).await
+    }
+
+    /// Records the position that the stream starts from: the slot's consistent point.
+    pub async fn begin_progress(&self, at: EndLsn) -> Result<()> {
+        let sql = "INSERT INTO walferry.progress (migration, end_lsn) VALUES ($1, $2)";
+        self.execute(sql, &[&self.name, &PgLsn::from(at.get())]).await
+    }
+
+    /// The position to resume from, and when its transaction committed; `None` before the slot was made.
+    pub async fn progress(&self) -> Result<Option<(EndLsn, Option<PgTimestamp>)>> {
+        let sql = "SELECT end_lsn, (extract(epoch FROM commit_time) * 1000000)::bigint
+                   FROM walferry.progress WHERE migration = $1";
+        let row = self.client.query_opt(sql, &[&self.name]).await.map_err(failure)?;
+        Ok(row.map(|row| {
+            let time = row.get::<_, Option<i64>>(1).map(PgTimestamp::from_unix_micros);
+            (EndLsn::new(u64::from(row.get::<_, PgLsn>(0))), time)
+        }))
+    }
+
+    /// The tables.
+    pub async fn relations(&self) -> Result<Vec<RelationRow>> {
+        let sql = "SELECT schema_name, table_name, state, copy_lsn, rows_copied, bytes_copied, rows_estimated, bytes_estimated
+                   FROM walferry.relation WHERE migration = $1 ORDER BY schema_name, table_name";
+        let rows = self.client.query(sql, &[&self.name]).await.map_err(failure)?;
+        rows.iter().map(relation).collect()
+    }
+
+    /// Records the tables to copy; those that are recorded already stay as they are.
+    pub async fn begin_relations(&self, rows: &[RelationRow]) -> Result<()> {
+        let sql = "INSERT INTO walferry.relation
+                       (migration, schema_name, table_name, state, rows_estimated, bytes_estimated)
+                   VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING";
+        for row in rows {
+            let (schema, table, state) = (&row.name.schema, &row.name.name, row.state.as_str());
+            let params: [&(dyn tokio_postgres::types::ToSql + Sync); 6] =
+                [&self.name, schema, table, &state, &row.rows_estimated, &row.bytes_estimated];
+            self.execute(sql, &params).await?;
+        }
+        Ok(())
+    }
+
+    /// Records what became of a table's copy.
+    pub async fn set_relation(&self, row: &RelationRow) -> Result<()> {
+        let sql =
+            "UPDATE walferry.relation SET state = $4, copy_lsn = $5, rows_copied = $6, bytes_copied = $7
+                   WHERE migration = $1 AND schema_name = $2 AND table_name = $3";
+        let (schema, table, state) = (&row.name.schema, &row.name.name, row.state.as_str());
+        let copy_lsn = row.copy_lsn.map(|lsn| PgLsn::from(lsn.get()));
+        let params: [&(dyn tokio_postgres::types::ToSql + Sync); 7] =
+            [&self.name, schema, table, &state, &copy_lsn, &row.rows_copied, &row.bytes_copied];
+        self.execute(sql, &params).await
+    }
+
+    /// Forgets the migration, and drops the schema when no other is left in it.
+    pub async fn remove(&self) -> Result<()> {
+        self.execute("DELETE FROM walferry.migration WHERE name = $1", &[&self.name]).await?;
+        let others = self.one("SELECT count(*) FROM walferry.migration", &[]).await?;
+        if others.get::<_, i64>(0) == 0 {
+            self.client.batch_execute("DROP SCHEMA walferry CASCADE").await.map_err(failure)?;
+        }
+        Ok(())
+    }
+
+    async fn one(&self, sql: &str, params: &[&(dyn tokio_postgres::types::ToSql + Sync)]) -> Result<Row> {
+        self.client.query_one(sql, params).await.map_err(failure)
+    }
+
+    async fn execute(&self, sql: &str, params: &[&(dyn tokio_postgres::types::ToSql + Sync)]) -> Result<()> {
+        self.client.execute(sql, params).await.map(|_| ()).map_err(failure)
+    }
+}
+
+fn migration(row: &Row) -> Result<MigrationRow> {
+    let format: i32 = row.get("format");
+    if format != FORMAT {
+        return Err(Definite::new("the migration was begun by another version of walferry")
+            .detail(format!("schema walferry has format {format}, this version knows {FORMAT}"))
+            .hint("go on with the version that began it, or start afresh after `walferry remove --force`")
+            .into());
+    }
+    let system_id = row.get::<_, &str>("system_id").parse().map(SystemId::new);
+    Ok(MigrationRow {
+        name: row.get("name"),
+        dbname: row.get("dbname"),
+        phase: row.get("phase"),
+        ended: row.get("ended"),
+        method: row.get("method"),
+        error: row.get("error"),
+        system_id: system_id.map_err(|_| damaged("walferry.migration.system_id is no number".to_owned()))?,
+        slot: SlotName::new(row.get("slot_name")).map_err(|error| damaged(error.to_string()))?,
+        publications: row.get("publications"),
+        post_data: row.get("post_data"),
+    })
+}
+
+fn relation(row: &Row) -> Result<RelationRow> {
+    Ok(RelationRow {
+        name: QualifiedName::new(row.get::<_, String>(0), row.get::<_, String>(1)),
+        state: RelationState::parse(row.get(2))?,
+        copy_lsn: row.get::<_, Option<PgLsn>>(3).map(|lsn| SourceLsn::new(lsn.into())),
+        rows_copied: row.get(4),
+        bytes_copied: row.get(5),
+        rows_estimated: row.get(6),
+        bytes_estimated: row.get(7),
+    })
+}
+
+fn damaged(detail: String) -> Failure {
+    Definite::new("walferry's own tables on the target are damaged")
+        .detail(detail)
+        .hint("start afresh after `walferry remove --force`")
+        .into()
+}
+
+fn failure(error: tokio_postgres::Error) -> Failure {
+    source::Error::new("the schema walferry", error).into_failure(Side::Target)
+}

@@ -1,0 +1,477 @@
+//! What the user wants, as typed ([`RawConfig`]) and as checked ([`Config`]).
+//!
+//! Everything is checked here, once, before anything is done. A flag beats the environment. Connection strings stay
+//! text: who makes the connection parses them. Not here: reading the command line and the environment, which only
+//! `cli` does.
+
+mod secret;
+mod units;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::str::FromStr;
+use std::thread::available_parallelism;
+use std::time::Duration;
+
+pub use secret::{Secret, has_password};
+
+use crate::error::Definite;
+use crate::limits::{
+    CONFIRM_DELAY_DEFAULT, CONFIRM_DELAY_MAX, JOBS_DEFAULT_MAX, JOBS_DEFAULT_MIN, JOBS_MAX,
+    LAG_BYTES_MAX_DEFAULT, MIGRATION_NAME_BYTES_MAX,
+};
+
+/// What the user typed, unchecked. `None` is what was not given.
+#[derive(Debug, Clone, Default)]
+pub struct RawConfig {
+    /// `--source`.
+    pub source: Option<Secret>,
+    /// `--target`.
+    pub target: Option<Secret>,
+    /// What the environment has.
+    pub environment: Environment,
+    /// `--name`.
+    pub name: Option<String>,
+    /// `--jobs`.
+    pub jobs: Option<String>,
+    /// `--listen`.
+    pub listen: Option<String>,
+    /// `--confirm-delay`.
+    pub confirm_delay: Option<String>,
+    /// `--until`.
+    pub until: Option<String>,
+    /// `--max-lag`.
+    pub max_lag: Option<String>,
+    /// `--on-conflict`.
+    pub on_conflict: Option<String>,
+    /// `--log-format`.
+    pub log_format: Option<String>,
+    /// `--verbose`.
+    pub verbose: bool,
+    /// `--json`.
+    pub json: bool,
+    /// `--avn`.
+    pub avn: bool,
+    /// `--force`.
+    pub force: bool,
+}
+
+/// The environment's part of a [`RawConfig`].
+#[derive(Debug, Clone, Default)]
+pub struct Environment {
+    /// `SOURCE_SERVICE_URI`.
+    pub source: Option<Secret>,
+    /// `TARGET_SERVICE_URI`.
+    pub target: Option<Secret>,
+}
+
+/// What the user wants, checked.
+#[derive(Debug, Clone)]
+pub struct Config {
+    source: Option<Conninfo>,
+    target: Option<Conninfo>,
+    /// The migration's name.
+    pub name: MigrationName,
+    /// Tables copied, and indexes made, at the same time.
+    pub jobs: usize,
+    /// Where HTTP listens; `None`: nowhere.
+    pub listen: Option<SocketAddr>,
+    /// How long a durable position is held back before it is confirmed to the source.
+    pub confirm_delay: Duration,
+    /// Where `migrate` ends; `None`: it goes on until stopped.
+    pub until: Option<Until>,
+    /// Up to so many bytes behind, a database counts as synced and as ready.
+    pub lag_bytes_max: u64,
+    /// What to do with a change that the target cannot take as it is.
+    pub on_conflict: OnConflict,
+    /// How logs and errors are written.
+    pub log_format: LogFormat,
+    /// Whether logs tell more.
+    pub verbose: bool,
+    /// How results are written.
+    pub output: Output,
+    /// Whether to do what would otherwise be refused.
+    pub force: bool,
+}
+
+/// A migration's name: 1 to 40 of `a-z`, `0-9` and `_`, so that it fits into a replication slot's name.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct MigrationName(String);
+
+/// Where `migrate` ends by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Until {
+    /// When everything is copied.
+    Copied,
+    /// When every database follows within the lag bound.
+    Synced,
+}
+
+/// What to do with a change that the target cannot take as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnConflict {
+    /// Stop with a definite error; nothing is skipped.
+    Stop,
+}
+
+/// How logs and errors are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LogFormat {
+    /// Lines for people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// How results are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Output {
+    /// Tables for people.
+    Text,
+    /// JSON with all keys.
+    Json,
+    /// JSON with just the keys of Aiven's API.
+    Avn,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Conninfo {
+    text: Secret,
+    on_command_line: bool,
+}
+
+impl Config {
+    /// Checks what was typed.
+    ///
+    /// # Errors
+    /// A usage error for the first thing that is wrong.
+    pub fn resolve(raw: &RawConfig) -> Result<Self, Definite> {
+        let source = conninfo("--source", raw.source.as_ref(), raw.environment.source.as_ref())?;
+        let target = conninfo("--target", raw.target.as_ref(), raw.environment.target.as_ref())?;
+        if let (Some(source), Some(target)) = (&source, &target)
+            && source.text == target.text
+        {
+            return Err(Definite::usage("source and target are the same")
+                .hint("give the old cluster as --source and the Aiven service as --target"));
+        }
+        let confirm_delay = option("--confirm-delay", raw.confirm_delay.as_deref(), units::duration)?;
+        let confirm_delay = confirm_delay.unwrap_or(CONFIRM_DELAY_DEFAULT);
+        if confirm_delay > CONFIRM_DELAY_MAX {
+            return Err(Definite::usage("invalid --confirm-delay: it is longer than one hour")
+                .detail("the source keeps all its WAL for so long"));
+        }
+        let listen = option("--listen", raw.listen.as_deref(), listen)?;
+        let max_lag = option("--max-lag", raw.max_lag.as_deref(), units::bytes)?;
+        let on_conflict = option("--on-conflict", raw.on_conflict.as_deref(), |text| match text {
+            "stop" => Ok(OnConflict::Stop),
+            _ => Err(format!("{text:?} is not known: only stop is, so far")),
+        })?;
+        Ok(Self {
+            source,
+            target,
+            name: option("--name", raw.name.as_deref(), MigrationName::from_str)?.unwrap_or_default(),
+            jobs: option("--jobs", raw.jobs.as_deref(), jobs)?.unwrap_or_else(jobs_default),
+            listen: listen.unwrap_or(Some(LISTEN_DEFAULT)),
+            confirm_delay,
+            until: option("--until", raw.until.as_deref(), Until::from_str)?,
+            lag_bytes_max: max_lag.unwrap_or(LAG_BYTES_MAX_DEFAULT),
+            on_conflict: on_conflict.unwrap_or(OnConflict::Stop),
+            log_format: option("--log-format", raw.log_format.as_deref(), LogFormat::from_str)?
+                .unwrap_or_default(),
+            verbose: raw.verbose,
+            output: output(raw)?,
+            force: raw.force,
+        })
+    }
+
+    /// The source's connection string.
+    ///
+    /// # Errors
+    /// A usage error if none was given.
+    pub fn source(&self) -> Result<&Secret, Definite> {
+        let missing = || {
+            Definite::usage("no source given")
+                .hint("set SOURCE_SERVICE_URI, or give --source with a libpq connection string")
+        };
+        self.source.as_ref().map(|conninfo| &conninfo.text).ok_or_else(missing)
+    }
+
+    /// The target's connection string.
+    ///
+    /// # Errors
+    /// A usage error if none was given.
+    pub fn target(&self) -> Result<&Secret, Definite> {
+        let missing = || {
+            Definite::usage("no target given")
+                .hint("set TARGET_SERVICE_URI, or give --target with the service's connection string")
+        };
+        self.target.as_ref().map(|conninfo| &conninfo.text).ok_or_else(missing)
+    }
+
+    /// What is allowed and yet unwise, as lines for the log.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        for (option, variable, conninfo) in [
+            ("--source", "SOURCE_SERVICE_URI", &self.source),
+            ("--target", "TARGET_SERVICE_URI", &self.target),
+        ] {
+            let typed = conninfo.as_ref().filter(|conninfo| conninfo.on_command_line);
+            if typed.is_some_and(|conninfo| has_password(conninfo.text.expose())) {
+                warnings.push(format!(
+                    "the password in {option} can be seen by everybody on this machine with ps: \
+                     use {variable} or PGPASSFILE instead"
+                ));
+            }
+        }
+        if let Some(address) = self.listen.filter(|address| !address.ip().is_loopback()) {
+            warnings
+                .push(format!("whoever reaches {address} can read the status: there is no authentication"));
+        }
+        warnings
+    }
+}
+
+impl MigrationName {
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Default for MigrationName {
+    fn default() -> Self {
+        Self("default".to_owned())
+    }
+}
+
+impl fmt::Display for MigrationName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for MigrationName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let fits = (1..=MIGRATION_NAME_BYTES_MAX).contains(&text.len());
+        let plain = text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
+        if fits && plain {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(format!("{text:?} is not 1 to {MIGRATION_NAME_BYTES_MAX} of a-z, 0-9 and _"))
+        }
+    }
+}
+
+impl FromStr for Until {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "copied" => Ok(Self::Copied),
+            "synced" => Ok(Self::Synced),
+            _ => Err(format!("{text:?} is neither copied nor synced")),
+        }
+    }
+}
+
+impl FromStr for LogFormat {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "text" => Ok(Self::Text),
+            "json" => Ok(Self::Json),
+            _ => Err(format!("{text:?} is neither text nor json")),
+        }
+    }
+}
+
+/// Loopback: the status has no authentication.
+const LISTEN_DEFAULT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9464);
+
+fn conninfo(
+    option: &str,
+    typed: Option<&Secret>,
+    environment: Option<&Secret>,
+) -> Result<Option<Conninfo>, Definite> {
+    if let Some(text) = typed {
+        if text.expose().trim().is_empty() {
+            return Err(Definite::usage(format!("invalid {option}: it is empty")));
+        }
+        return Ok(Some(Conninfo { text: text.clone(), on_command_line: true }));
+    }
+    // A variable that is set to nothing is one that is not set.
+    let given = environment.filter(|text| !text.expose().trim().is_empty());
+    Ok(given.map(|text| Conninfo { text: text.clone(), on_command_line: false }))
+}
+
+fn option<T>(
+    name: &str,
+    text: Option<&str>,
+    parse: impl FnOnce(&str) -> Result<T, String>,
+) -> Result<Option<T>, Definite> {
+    let wrong = |reason: String| {
+        // The reason quotes what was typed, which may have slipped here from another option.
+        let looks_secret = text.is_some_and(has_password);
+        let reason = if looks_secret { "it looks like a connection string" } else { &reason };
+        Definite::usage(format!("invalid {name}: {reason}"))
+    };
+    text.map(parse).transpose().map_err(wrong)
+}
+
+fn listen(text: &str) -> Result<Option<SocketAddr>, String> {
+    if text == "none" {
+        return Ok(None);
+    }
+    text.parse().map(Some).map_err(|_| format!("{text:?} is neither IP:PORT nor none"))
+}
+
+fn jobs(text: &str) -> Result<usize, String> {
+    let jobs = text.parse().ok().filter(|jobs| (1..=JOBS_MAX).contains(jobs));
+    jobs.ok_or_else(|| format!("{text:?} is not a number from 1 to {JOBS_MAX}"))
+}
+
+fn jobs_default() -> usize {
+    let cores = available_parallelism().map_or(JOBS_DEFAULT_MIN, usize::from);
+    cores.clamp(JOBS_DEFAULT_MIN, JOBS_DEFAULT_MAX)
+}
+
+fn output(raw: &RawConfig) -> Result<Output, Definite> {
+    match (raw.json, raw.avn) {
+        (false, false) => Ok(Output::Text),
+        (true, false) => Ok(Output::Json),
+        (false, true) => Ok(Output::Avn),
+        (true, true) => Err(Definite::usage("--json and --avn exclude each other")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Exit;
+
+    fn typed(set: impl FnOnce(&mut RawConfig)) -> Result<Config, Definite> {
+        let mut raw = RawConfig::default();
+        set(&mut raw);
+        Config::resolve(&raw)
+    }
+
+    #[test]
+    fn defaults() {
+        let config = Config::resolve(&RawConfig::default()).expect("nothing is wrong with nothing");
+        assert_eq!(config.name.as_str(), "default");
+        assert_eq!(config.listen, Some("127.0.0.1:9464".parse().expect("an address")));
+        assert_eq!(config.confirm_delay, Duration::from_secs(30));
+        assert_eq!(config.until, None);
+        assert_eq!(config.output, Output::Text);
+        assert!((JOBS_DEFAULT_MIN..=JOBS_DEFAULT_MAX).contains(&config.jobs));
+        assert!(config.warnings().is_empty());
+        for missing in [config.source(), config.target()] {
+            assert_eq!(missing.expect_err("not given").exit, Exit::Usage);
+        }
+    }
+
+    #[test]
+    fn a_flag_beats_the_environment() {
+        let check = |flag: Option<&str>, environment: Option<&str>, expected: Option<&str>| {
+            let config = typed(|raw| {
+                raw.source = flag.map(Secret::new);
+                raw.environment.source = environment.map(Secret::new);
+            });
+            let config = config.expect("nothing is wrong");
+            assert_eq!(config.source().ok().map(Secret::expose), expected);
+        };
+        check(Some("host=a"), None, Some("host=a"));
+        check(None, Some("host=b"), Some("host=b"));
+        check(Some("host=a"), Some("host=b"), Some("host=a"));
+        check(None, Some(""), None);
+        check(None, None, None);
+    }
+
+    #[test]
+    fn mistakes_are_usage_errors_that_name_the_option() {
+        type Set = fn(&mut RawConfig);
+        let check = |set: Set, expected: &str| {
+            let error = typed(set).expect_err(expected);
+            assert_eq!((error.exit, error.cause.as_str()), (Exit::Usage, expected));
+        };
+        check(|raw| raw.source = Some(Secret::new(" ")), "invalid --source: it is empty");
+        check(
+            |raw| raw.name = Some("Prod".into()),
+            "invalid --name: \"Prod\" is not 1 to 40 of a-z, 0-9 and _",
+        );
+        check(|raw| raw.name = Some(String::new()), "invalid --name: \"\" is not 1 to 40 of a-z, 0-9 and _");
+        check(
+            |raw| raw.name = Some("postgres://u:hunter2@h".into()),
+            "invalid --name: it looks like a connection string",
+        );
+        check(|raw| raw.jobs = Some("0".into()), "invalid --jobs: \"0\" is not a number from 1 to 32");
+        check(|raw| raw.jobs = Some("x".into()), "invalid --jobs: \"x\" is not a number from 1 to 32");
+        check(
+            |raw| raw.listen = Some("9464".into()),
+            "invalid --listen: \"9464\" is neither IP:PORT nor none",
+        );
+        check(
+            |raw| raw.confirm_delay = Some("30".into()),
+            "invalid --confirm-delay: \"30\" has no unit: write 30s, 30ms, 30m or 30h",
+        );
+        check(
+            |raw| raw.confirm_delay = Some("2h".into()),
+            "invalid --confirm-delay: it is longer than one hour",
+        );
+        check(
+            |raw| raw.until = Some("done".into()),
+            "invalid --until: \"done\" is neither copied nor synced",
+        );
+        check(
+            |raw| raw.max_lag = Some("1XB".into()),
+            "invalid --max-lag: \"1XB\" has the unknown unit \"XB\": B, kB, MB, GB and TB are known",
+        );
+        check(
+            |raw| raw.on_conflict = Some("skip".into()),
+            "invalid --on-conflict: \"skip\" is not known: only stop is, so far",
+        );
+        check(
+            |raw| raw.log_format = Some("xml".into()),
+            "invalid --log-format: \"xml\" is neither text nor json",
+        );
+        check(|raw| (raw.json, raw.avn) = (true, true), "--json and --avn exclude each other");
+        check(
+            |raw| {
+                raw.source = Some(Secret::new("host=a"));
+                raw.environment.target = Some(Secret::new("host=a"));
+            },
+            "source and target are the same",
+        );
+    }
+
+    #[test]
+    fn warns_of_what_others_can_see() {
+        let check = |set: &dyn Fn(&mut RawConfig), expected: &[&str]| {
+            let warnings = typed(set).expect("nothing is wrong").warnings();
+            assert_eq!(warnings.len(), expected.len(), "{warnings:?}");
+            for (warning, part) in warnings.iter().zip(expected) {
+                assert!(warning.contains(part) && !warning.contains("hunter2"), "{warning}");
+            }
+        };
+        let secret = || Some(Secret::new("postgres://u:hunter2@h/db"));
+        check(&|raw| raw.source = secret(), &["SOURCE_SERVICE_URI or PGPASSFILE"]);
+        check(&|raw| raw.target = secret(), &["TARGET_SERVICE_URI or PGPASSFILE"]);
+        check(&|raw| raw.environment.source = secret(), &[]);
+        check(&|raw| raw.source = Some(Secret::new("host=h user=u")), &[]);
+        check(&|raw| raw.listen = Some("0.0.0.0:9464".into()), &["0.0.0.0:9464"]);
+        check(&|raw| raw.listen = Some("[::1]:9464".into()), &[]);
+        check(&|raw| raw.listen = Some("none".into()), &[]);
+    }
+
+    #[test]
+    fn debug_shows_no_password() {
+        let mut raw = RawConfig { source: Some(Secret::new("hunter2")), ..RawConfig::default() };
+        raw.environment.target = Some(Secret::new("postgres://u:hunter2@h"));
+        let config = Config::resolve(&raw).expect("nothing is wrong");
+        assert!(!format!("{raw:?}{config:?}").contains("hunter2"));
+    }
+}

@@ -1,0 +1,154 @@
+//! The task that watches the source beside the stream: how far its WAL is, what its clock says, how the slot does.
+//!
+//! It has a session of its own and outlives the runs: lag goes on being right while the target is down or the stream
+//! is reconnecting. It alone writes the lag.
+
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_postgres::Client;
+
+use crate::error::{Result, Side};
+use crate::limits::{MONITOR_INTERVAL, SLOT_INTERVAL};
+use crate::pg::{PgTimestamp, SlotName};
+use crate::source::catalog;
+use crate::status::{LagClock, SlotStatus, StatusHandle};
+use crate::wire::{ConnInfo, control};
+
+/// What the monitor needs.
+#[derive(Debug, Clone)]
+pub struct MonitorInput {
+    /// The source.
+    pub source: ConnInfo,
+    /// The database, by its name on the source.
+    pub dbname: String,
+    /// The slot to watch.
+    pub slot: SlotName,
+    /// Where all of it is shown.
+    pub status: StatusHandle,
+}
+
+/// What the monitor and a run tell each other.
+#[derive(Debug, Clone)]
+pub struct Clocks {
+    oldest_unapplied: watch::Sender<Option<PgTimestamp>>,
+    /// Source clock less local clock, in microseconds.
+    offset: watch::Sender<Option<i64>>,
+}
+
+/// The running task; it ends when this is dropped.
+#[derive(Debug)]
+pub struct Monitor {
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Clocks {
+    /// Nothing known yet.
+    pub fn new() -> Self {
+        Self { oldest_unapplied: watch::Sender::new(None), offset: watch::Sender::new(None) }
+    }
+
+    /// What the source's clock says now, as far as is known.
+    pub fn source_now(&self) -> Option<PgTimestamp> {
+        let offset = *self.offset.borrow();
+        offset.map(|offset| PgTimestamp::from_unix_micros(local_micros().saturating_add(offset)))
+    }
+
+    pub(super) fn set_oldest_unapplied(&self, commit_time: Option<PgTimestamp>) {
+        self.oldest_unapplied.send_replace(commit_time);
+    }
+}
+
+impl Default for Clocks {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Monitor {
+    /// Starts watching.
+    pub fn start(input: MonitorInput, clocks: Clocks) -> Self {
+        Self { task: tokio::spawn(watch_source(input, clocks)) }
+    }
+}
+
+impl Drop for Monitor {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn watch_source(input: MonitorInput, clocks: Clocks) {
+    let began = Instant::now();
+    let mut lag = LagClock::new();
+    let mut client: Option<Client> = None;
+    let mut slot_asked: Option<Instant> = None;
+    let mut tick = tokio::time::interval(MONITOR_INTERVAL);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        let ask_slot = slot_asked.is_none_or(|asked| asked.elapsed() >= SLOT_INTERVAL);
+        match look(&input, &clocks, &mut client, &mut lag, began, ask_slot).await {
+            Ok(()) if ask_slot => slot_asked = Some(Instant::now()),
+            Ok(()) => {}
+            Err(failure) => {
+                tracing::debug!(%failure, "cannot watch the source");
+                client = None;
+            }
+        }
+        let applied = input.status.snapshot().database(&input.dbname).and_then(|database| database.applied);
+        if let Some(applied) = applied {
+            lag.applied(applied);
+        }
+        lag.oldest_unapplied(*clocks.oldest_unapplied.borrow());
+        let now = lag.lag(began.elapsed(), clocks.source_now());
+        input.status.update_database(&input.dbname, |database| {
+            database.lag_bytes = now.bytes;
+            database.lag_seconds = now.seconds;
+        });
+    }
+}
+
+async fn look(
+    input: &MonitorInput,
+    clocks: &Clocks,
+    client: &mut Option<Client>,
+    lag: &mut LagClock,
+    began: Instant,
+    ask_slot: bool,
+) -> Result<()> {
+    let client = match client {
+        Some(client) => client,
+        None => client.insert(
+            control(&input.source, "walferry monitor")
+                .await
+                .map_err(|error| error.into_failure(Side::Source))?,
+        ),
+    };
+    let wal = catalog::current_wal(client).await.map_err(|error| error.into_failure(Side::Source))?;
+    lag.source_wal(began.elapsed(), wal);
+    input.status.update_database(&input.dbname, |database| database.source_wal = Some(wal));
+    if !ask_slot {
+        return Ok(());
+    }
+    let asked = local_micros();
+    let source = catalog::clock(client).await.map_err(|error| error.into_failure(Side::Source))?;
+    let middle = asked + (local_micros() - asked) / 2;
+    clocks.offset.send_replace(Some(source.unix_micros() - middle));
+    let slot =
+        catalog::slot(client, input.slot.as_str()).await.map_err(|error| error.into_failure(Side::Source))?;
+    input.status.update_database(&input.dbname, |database| {
+        database.slot = slot.map(|slot| SlotStatus {
+            name: input.slot.clone(),
+            retained_bytes: slot.retained_bytes.unwrap_or(0),
+            safe_bytes: slot.safe_wal_size,
+            wal_status: slot.wal_status.unwrap_or_default(),
+        });
+    });
+    Ok(())
+}
+
+fn local_micros() -> i64 {
+    jiff::Timestamp::now().as_microsecond()
+}
+
+const _: () = assert!(MONITOR_INTERVAL.as_millis() <= SLOT_INTERVAL.as_millis());

@@ -1,0 +1,134 @@
+//! The task that reads the source's stream: decodes, assembles, and hands segments on.
+//!
+//! It takes a permit for a segment's memory before it hands the segment on, so what is received and not yet applied
+//! is bounded; beyond the bound it stops reading, and the source waits. Status updates do not come from here, so they
+//! go out meanwhile.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::timeout;
+
+use crate::assemble::{AssembleError, Assembler, Segment};
+use crate::error::{Definite, Failure, Side, Transient};
+use crate::limits::{QUEUE_COST_MAX, RECEIVE_TIMEOUT};
+use crate::pg::{EndLsn, SourceLsn};
+use crate::proto::{DecodeError, Message, ReplicationFrame};
+use crate::status::Metrics;
+use crate::wire::{self, CopyBothReader};
+
+/// What the reader hands on.
+#[derive(Debug)]
+pub(super) enum Incoming {
+    /// A segment; its permit is given back by whoever applied it.
+    Segment(Segment),
+    /// A keepalive, in its place among the segments.
+    Keepalive {
+        /// How far the server has sent.
+        wal_end: SourceLsn,
+        /// Whether it wants an answer at once.
+        reply_requested: bool,
+        /// Whether it came in the middle of a transaction.
+        in_transaction: bool,
+    },
+    /// The stream ended, as it never does by itself.
+    Failed(Failure),
+}
+
+/// Reads until the stream fails or nobody listens any more.
+pub(super) async fn read(
+    mut stream: CopyBothReader,
+    stored: EndLsn,
+    memory: Arc<Semaphore>,
+    out: mpsc::Sender<Incoming>,
+    metrics: Metrics,
+) {
+    let mut assembler = Assembler::resuming(stored);
+    loop {
+        let next = match next(&mut stream).await {
+            Ok(payload) => {
+                metrics.received_bytes(payload.len() as u64);
+                take(&mut assembler, payload)
+            }
+            Err(failure) => Err(failure),
+        };
+        let incoming = match next {
+            Ok(None) => continue,
+            Ok(Some(incoming)) => incoming,
+            Err(failure) => Incoming::Failed(failure),
+        };
+        let last = matches!(incoming, Incoming::Failed(_));
+        let incoming = match incoming {
+            Incoming::Segment(segment) => Incoming::Segment(permitted(segment, &memory).await),
+            other => other,
+        };
+        if out.send(incoming).await.is_err() || last {
+            return;
+        }
+    }
+}
+
+async fn next(stream: &mut CopyBothReader) -> Result<Bytes, Failure> {
+    let received = match stream.try_next() {
+        Ok(Some(payload)) => return Ok(payload),
+        Err(error) => return Err(source_failed(error)),
+        Ok(None) => timeout(RECEIVE_TIMEOUT, stream.next()).await,
+    };
+    match received {
+        Ok(Ok(Some(payload))) => Ok(payload),
+        Ok(Ok(None)) => Err(Transient::new(Side::Source, "the source ended the stream").into()),
+        Ok(Err(error)) => Err(source_failed(error)),
+        Err(_) => Err(Transient::new(Side::Source, "the source is silent")
+            .detail(format!("nothing was received for {} s", RECEIVE_TIMEOUT.as_secs()))
+            .into()),
+    }
+}
+
+fn take(assembler: &mut Assembler, payload: Bytes) -> Result<Option<Incoming>, Failure> {
+    match ReplicationFrame::decode(payload).map_err(undecodable)? {
+        ReplicationFrame::XLogData(data) => {
+            let bytes = data.payload.len();
+            let message = Message::decode(data.payload).map_err(undecodable)?;
+            let segment = assembler.push(message, bytes).map_err(out_of_order)?;
+            Ok(segment.map(Incoming::Segment))
+        }
+        ReplicationFrame::PrimaryKeepalive(keepalive) => Ok(Some(Incoming::Keepalive {
+            wal_end: keepalive.wal_end,
+            reply_requested: keepalive.reply_requested,
+            in_transaction: assembler.in_transaction(),
+        })),
+    }
+}
+
+/// Waits until the segment's memory may be held.
+async fn permitted(mut segment: Segment, memory: &Semaphore) -> Segment {
+    // One row may be larger than the bound: it then has the memory to itself.
+    segment.cost = segment.cost.min(QUEUE_COST_MAX);
+    let cost = u32::try_from(segment.cost).unwrap_or(u32::MAX);
+    let permit = memory.acquire_many(cost).await.expect("the semaphore is never closed");
+    permit.forget();
+    segment
+}
+
+fn source_failed(error: wire::Error) -> Failure {
+    error.into_failure(Side::Source)
+}
+
+fn undecodable(error: DecodeError) -> Failure {
+    Definite::new("the source sent a message that cannot be decoded")
+        .detail(error.to_string())
+        .hint(DEFECT)
+        .into()
+}
+
+fn out_of_order(error: AssembleError) -> Failure {
+    Definite::new("the source sent a message that may not come here")
+        .detail(error.to_string())
+        .hint(DEFECT)
+        .into()
+}
+
+const DEFECT: &str = "nothing was skipped; report this with the source's version";
+
+const _: () = assert!(QUEUE_COST_MAX <= u32::MAX as usize);

@@ -1,0 +1,307 @@
+//! One run of a migration, from the stored phase on.
+
+use std::sync::Arc;
+
+use tokio_postgres::Client;
+
+use crate::apply::TargetSession;
+use crate::apply::store::{MigrationRow, RelationRow, RelationState, Store};
+use crate::config::Until;
+use crate::engine::{Monitor, MonitorInput};
+use crate::error::{Definite, Result, Side};
+use crate::pg::{EndLsn, SlotName};
+use crate::source::catalog::{self, Table, TableKind};
+use crate::source::replication::ReplicationSession;
+use crate::status::{Metrics, TableState, TableStatus};
+
+use super::copy::Copy;
+use super::dump::{Archive, ClientTools, Wave};
+use super::publications::Publications;
+use super::retry::Context;
+use super::snapshot::{self, Snapshot};
+use super::{Migration, Phase, objects, phase, sequences, unknown_phase};
+
+/// How an attempt ended without a failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// On request, or at what `--until` names.
+    Stopped,
+    /// Before it began: the preflight failed.
+    CheckFailed,
+}
+
+/// The connections and the knowledge of one attempt.
+#[derive(Debug)]
+pub(super) struct Attempt<'a> {
+    pub(super) migration: &'a Migration,
+    pub(super) source: Client,
+    pub(super) target: Arc<Client>,
+    pub(super) row: MigrationRow,
+    pub(super) phase: Phase,
+    pub(super) metrics: Metrics,
+}
+
+impl Migration {
+    /// Connects, reads the phase, goes on from there.
+    pub(super) async fn attempt(&self, context: &mut Context) -> Result<Ended> {
+        let sides = &self.sides;
+        let (source, target) = (sides.source_client().await?, sides.target_client().await?);
+        let begun = begun(&Store::new(&target, &sides.name)).await?;
+        if begun.is_none() && !self.passes(&source, &target).await? {
+            return Ok(Ended::CheckFailed);
+        }
+        // From here on nobody else works at this migration.
+        let session = TargetSession::connect(&sides.target, &sides.name).await?;
+        context.established = true;
+        let store = Store::new(&target, &sides.name);
+        store.create().await?;
+        let row = match store.migration().await? {
+            Some(row) => row,
+            None => self.begin(&store).await?,
+        };
+        self.fits(&row)?;
+        let phase = Phase::from_name(&row.phase).ok_or_else(|| unknown_phase(&row.phase))?;
+        let metrics = self.metrics.database(sides.source.dbname());
+        let mut attempt = Attempt { migration: self, source, target: Arc::new(target), row, phase, metrics };
+        attempt.go_on(session, context).await
+    }
+
+    async fn passes(&self, source: &Client, target: &Client) -> Result<bool> {
+        self.show(Phase::Checking);
+        let report = super::preflight(&self.sides, source, target).await?;
+        for finding in &report.findings {
+            finding.log();
+        }
+        Ok(!report.failed())
+    }
+
+    /// Gives the migration its row, with names of its own for what it will make on the source.
+    async fn begin(&self, store: &Store<'_>) -> Result<MigrationRow> {
+        let connected = ReplicationSession::connect(&self.sides.source, "walferry").await;
+        let mut session = connected.map_err(|error| error.into_failure(Side::Source))?;
+        let identity = session.identify().await.map_err(|error| error.into_failure(Side::Source))?;
+        let unique = format!("walferry_{}_{:08x}", self.sides.name, rand::random::<u32>());
+        let slot = SlotName::new(&unique).map_err(|error| Definite::usage(error.to_string()))?;
+        let row = MigrationRow {
+            name: self.sides.name.clone(),
+            dbname: self.sides.source.dbname().to_owned(),
+            phase: Phase::Schema.as_str().to_owned(),
+            ended: String::new(),
+            method: "replication".to_owned(),
+            error: String::new(),
+            system_id: identity.system_id,
+            slot,
+            publications: vec![unique.clone(), format!("{unique}_ins")],
+            post_data: Vec::new(),
+        };
+        store.begin(&row).await?;
+        Ok(row)
+    }
+
+    fn fits(&self, row: &MigrationRow) -> Result<(), Definite> {
+        let dbname = self.sides.source.dbname();
+        if row.dbname == dbname {
+            return Ok(());
+        }
+        Err(Definite::usage(format!(
+            "migration {:?} is one of database {:?}, not of {dbname:?}",
+            row.name, row.dbname
+        ))
+        .hint("give the same source as when it was begun, or another --name"))
+    }
+
+    pub(super) fn show(&self, phase: Phase) {
+        self.status.update_database(self.sides.source.dbname(), |database| database.phase = phase);
+    }
+}
+
+impl Attempt<'_> {
+    pub(super) fn store(&self) -> Store<'_> {
+        Store::new(&self.target, &self.migration.sides.name)
+    }
+
+    async fn go_on(&mut self, session: TargetSession, context: &mut Context) -> Result<Ended> {
+        self.migration.status.update_database(&self.row.dbname, |database| {
+            database.objects_on_source = vec![format!("replication slot {}", self.row.slot)];
+            database
+                .objects_on_source
+                .extend(self.row.publications.iter().map(|name| format!("publication {name}")));
+            database.clear_error();
+        });
+        let mut stop = self.migration.stop.clone();
+        let archive = tokio::select! {
+            prepared = self.prepare() => prepared?,
+            _ = stop.wait_for(|stop| *stop) => return Ok(Ended::Stopped),
+        };
+        if self.migration.until == Some(Until::Copied) {
+            return Ok(Ended::Stopped);
+        }
+        context.monitor.get_or_insert_with(|| {
+            let input = MonitorInput {
+                source: self.migration.sides.source.clone(),
+                dbname: self.row.dbname.clone(),
+                slot: self.row.slot.clone(),
+                status: self.migration.status.clone(),
+            };
+            Monitor::start(input, context.clocks.clone())
+        });
+        self.follow(session, archive, &context.clocks).await
+    }
+
+    /// Everything before the stream. Gives the archive where foreign keys may still have to be made.
+    async fn prepare(&mut self) -> Result<Option<Arc<Archive>>> {
+        let mut archive = None;
+        if matches!(self.phase, Phase::Schema | Phase::Copying) {
+            archive = self.copy_all().await?;
+            self.enter(Phase::Indexing).await?;
+        }
+        self.show_tables().await?;
+        if self.phase == Phase::Syncing {
+            self.migration.show(Phase::CatchingUp);
+            return Ok(None);
+        }
+        let archive = match archive {
+            Some(archive) => archive,
+            None => Arc::new(self.tools().await?.dump(&self.migration.sides.source, None).await?),
+        };
+        if self.phase == Phase::Indexing {
+            self.migration.show(Phase::Indexing);
+            self.index(&archive).await?;
+            self.enter(Phase::CatchingUp).await?;
+        }
+        self.migration.show(Phase::CatchingUp);
+        Ok(Some(archive))
+    }
+
+    /// Slot, publications and tables where they are not there yet; then all rows that are not there yet.
+    async fn copy_all(&mut self) -> Result<Option<Arc<Archive>>> {
+        self.migration.show(self.phase);
+        let snapshot = self.snapshot().await?;
+        let mut archive = None;
+        if self.phase == Phase::Schema {
+            let tools = self.tools().await?;
+            let dumped = tools.dump(&self.migration.sides.source, Some(&snapshot.id)).await?;
+            objects::make_schema(&self.migration.sides.target, &self.row.name, &dumped).await?;
+            self.phase = Phase::Copying;
+            self.migration.show(self.phase);
+            archive = Some(Arc::new(dumped));
+        }
+        self.show_tables().await?;
+        let rows = self.store().relations().await?;
+        let left: Vec<RelationRow> =
+            rows.into_iter().filter(|row| row.state != RelationState::Copied).collect();
+        let all = catalog::tables(&self.source).await.map_err(|error| error.into_failure(Side::Source))?;
+        let mut tables = Vec::with_capacity(left.len());
+        for row in &left {
+            tables.push(all.iter().find(|table| table.name == row.name).cloned().ok_or_else(|| gone(row))?);
+        }
+        let copy = Copy {
+            source: self.migration.sides.source.clone(),
+            target: self.migration.sides.target.clone(),
+            control: Arc::clone(&self.target),
+            migration: self.row.name.clone(),
+            dbname: self.row.dbname.clone(),
+            snapshot: snapshot.id.clone(),
+            copy_lsn: snapshot.consistent_point,
+            ranges: self.source_version().await?.major() >= 14,
+            jobs: self.migration.jobs,
+            status: self.migration.status.clone(),
+            metrics: self.metrics.clone(),
+        };
+        copy.run(tables, left).await?;
+        drop(snapshot);
+        Ok(archive)
+    }
+
+    /// The migration's own slot with its snapshot, or, when that is there already, another snapshot.
+    async fn snapshot(&self) -> Result<Snapshot> {
+        let source = &self.migration.sides.source;
+        if self.store().progress().await?.is_some() {
+            let temporary = format!("{}_copy", self.row.slot);
+            let temporary = SlotName::new(&temporary).map_err(|error| Definite::new(error.to_string()))?;
+            return snapshot::create(source, &self.source, &temporary, true).await;
+        }
+        let tables = catalog::tables(&self.source).await.map_err(|error| error.into_failure(Side::Source))?;
+        Publications::of(&tables).create(&self.source, &self.row.publications).await?;
+        let rows: Vec<RelationRow> =
+            tables.iter().filter(|t| t.kind == TableKind::Plain).map(relation_row).collect();
+        self.store().begin_relations(&rows).await?;
+        // Nothing was streamed from it yet: a run that made it was killed before it could say so.
+        if snapshot::drop_slot(&self.source, &self.row.slot).await? {
+            tracing::warn!(slot = %self.row.slot, "dropped the slot of a run that was killed before it used it");
+        }
+        let snapshot = snapshot::create(source, &self.source, &self.row.slot, false).await?;
+        self.store().begin_progress(EndLsn::new(snapshot.consistent_point.get())).await?;
+        tracing::info!(slot = %self.row.slot, at = %snapshot.consistent_point, "replication slot created");
+        Ok(snapshot)
+    }
+
+    async fn index(&self, archive: &Arc<Archive>) -> Result<()> {
+        let (target, jobs) = (&self.migration.sides.target, self.migration.jobs);
+        for wave in [Wave::Indexes, Wave::Rest] {
+            objects::make_wave(target, &self.target, &self.row.name, archive, wave, jobs).await?;
+        }
+        objects::refresh_materialized_views(&self.target).await?;
+        objects::analyze(&self.target).await?;
+        sequences::carry(&self.source, &self.target).await
+    }
+
+    pub(super) async fn enter(&mut self, next: Phase) -> Result<()> {
+        assert!(phase::may_become(self.phase, next), "{} cannot become {next}", self.phase);
+        self.store().set_phase(next.as_str()).await?;
+        tracing::info!(phase = %next, "entered");
+        self.phase = next;
+        self.migration.show(next);
+        Ok(())
+    }
+
+    async fn tools(&self) -> Result<ClientTools> {
+        ClientTools::find(self.source_version().await?).await
+    }
+
+    async fn source_version(&self) -> Result<crate::pg::ServerVersion> {
+        catalog::server_version(&self.source).await.map_err(|error| error.into_failure(Side::Source))
+    }
+
+    async fn show_tables(&self) -> Result<()> {
+        let streaming = !matches!(self.phase, Phase::Schema | Phase::Copying | Phase::Indexing);
+        let rows = self.store().relations().await?;
+        let tables = rows.into_iter().map(|row| TableStatus {
+            state: match row.state {
+                RelationState::Copied if streaming => TableState::Streaming,
+                RelationState::Copied => TableState::Copied,
+                RelationState::Waiting | RelationState::Copying => TableState::Waiting,
+            },
+            name: row.name,
+            rows_copied: row.rows_copied.unsigned_abs(),
+            bytes_copied: row.bytes_copied.unsigned_abs(),
+            rows_estimated: u64::try_from(row.rows_estimated).ok(),
+            bytes_estimated: row.bytes_estimated.unsigned_abs(),
+        });
+        let tables = tables.collect();
+        self.migration.status.update_database(&self.row.dbname, |database| database.tables = tables);
+        Ok(())
+    }
+}
+
+async fn begun(store: &Store<'_>) -> Result<Option<MigrationRow>> {
+    if store.exists().await? { store.migration().await } else { Ok(None) }
+}
+
+fn relation_row(table: &Table) -> RelationRow {
+    RelationRow {
+        name: table.name.clone(),
+        state: RelationState::Waiting,
+        copy_lsn: None,
+        rows_copied: 0,
+        bytes_copied: 0,
+        // Unknown is -1; a count is far below the bound of an i64.
+        rows_estimated: table.row_estimate as i64,
+        bytes_estimated: i64::try_from(table.bytes).unwrap_or(i64::MAX),
+    }
+}
+
+fn gone(row: &RelationRow) -> Definite {
+    Definite::new(format!("table {} is gone from the source before it was copied", row.name))
+        .hint("start afresh: `walferry remove --force`, empty the target's database, then `walferry migrate`")
+}

@@ -1,0 +1,268 @@
+//! The initial copy: rows from the source's snapshot into the target, untouched.
+//!
+//! Several tables are copied at once, and a large one in several ctid ranges at once, by `jobs` pairs of sessions that
+//! all read the same snapshot. A table's ranges commit one by one; the table counts as copied when all of them have,
+//! and one that is found half copied at a restart is emptied and copied afresh.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use tokio::task::JoinSet;
+use tokio_postgres::Client;
+
+use crate::apply::store::{RelationRow, RelationState, Store};
+use crate::error::{Definite, Result, Side};
+use crate::limits::{COPY_RANGE_BYTES_MIN, COPY_RANGES_PER_JOB};
+use crate::pg::{QualifiedName, SourceLsn, Sql};
+use crate::source::catalog::{Generated, Table};
+use crate::status::{Metrics, StatusHandle, TableState};
+use crate::wire::{ConnInfo, RelayError, Session, SessionOptions, relay};
+
+use super::joined;
+
+/// What a copy needs.
+#[derive(Debug, Clone)]
+pub struct Copy {
+    /// The source.
+    pub source: ConnInfo,
+    /// The target.
+    pub target: ConnInfo,
+    /// A session on the target, for the state of each table.
+    pub control: Arc<Client>,
+    /// The migration's name.
+    pub migration: String,
+    /// The database, by its name on the source.
+    pub dbname: String,
+    /// The exported snapshot to read. Whoever made it keeps it alive.
+    pub snapshot: String,
+    /// Its point.
+    pub copy_lsn: SourceLsn,
+    /// Ctid ranges can be read without reading the whole table (server 14).
+    pub ranges: bool,
+    /// Pairs of sessions.
+    pub jobs: usize,
+    /// Where progress is shown.
+    pub status: StatusHandle,
+    /// Where progress is counted.
+    pub metrics: Metrics,
+}
+
+/// A table, or a range of one, to copy in one go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Piece {
+    table: usize,
+    /// First page, and the one after the last; the last range has no end, since the table may have grown.
+    pages: Option<(u64, Option<u64>)>,
+    bytes: u64,
+}
+
+/// One table's copy as it goes on.
+#[derive(Debug)]
+struct Ongoing {
+    row: RelationRow,
+    pieces_left: usize,
+    begun: bool,
+}
+
+/// What the workers share.
+struct Shared {
+    tables: Vec<Table>,
+    pieces: Vec<Piece>,
+    next: AtomicUsize,
+    ongoing: Mutex<HashMap<QualifiedName, Ongoing>>,
+}
+
+impl Copy {
+    /// Copies `tables`, whose rows in `walferry.relation` are `rows`.
+    ///
+    /// # Errors
+    /// When either side fails; the tables that were finished stay finished.
+    pub async fn run(&self, tables: Vec<Table>, rows: Vec<RelationRow>) -> Result<()> {
+        let half: Vec<&QualifiedName> =
+            rows.iter().filter(|row| row.state == RelationState::Copying).map(|row| &row.name).collect();
+        if !half.is_empty() {
+            let truncate = Sql::new("TRUNCATE ").list(half, ", ", |sql, name| sql.text("ONLY ").name(name));
+            let emptied = self.control.batch_execute(truncate.as_str()).await;
+            emptied.map_err(|error| {
+                crate::source::Error::new("half-copied tables to be emptied", error)
+                    .into_failure(Side::Target)
+            })?;
+        }
+        let pieces = pieces(&tables, self.ranges, self.jobs);
+        let mut ongoing = HashMap::new();
+        for (index, row) in rows.into_iter().enumerate() {
+            let pieces_left = pieces.iter().filter(|piece| piece.table == index).count();
+            ongoing.insert(row.name.clone(), Ongoing { row, pieces_left, begun: false });
+        }
+        let workers = self.jobs.min(pieces.len());
+        let ongoing = Mutex::new(ongoing);
+        let shared = Arc::new(Shared { tables, pieces, next: AtomicUsize::new(0), ongoing });
+        let mut work = JoinSet::new();
+        for _ in 0..workers {
+            let (copy, shared) = (self.clone(), Arc::clone(&shared));
+            work.spawn(async move { copy.work(&shared).await });
+        }
+        joined(work).await
+    }
+
+    async fn work(&self, shared: &Shared) -> Result<()> {
+        let mut source = self.reading_session().await?;
+        let options = SessionOptions::new("walferry copy");
+        let target = Session::connect(&self.target, &options).await;
+        let mut target = target.map_err(|error| error.into_failure(Side::Target))?;
+        while let Some(piece) = shared.pieces.get(shared.next.fetch_add(1, Ordering::Relaxed)) {
+            self.begin(shared, piece).await?;
+            let rows = self.copy(&mut source, &mut target, shared, piece).await?;
+            self.end(shared, piece, rows).await?;
+        }
+        source.close().await;
+        target.close().await;
+        Ok(())
+    }
+
+    async fn reading_session(&self) -> Result<Session> {
+        let options = SessionOptions::new("walferry copy");
+        let connected = Session::connect(&self.source, &options).await;
+        let mut session = connected.map_err(|error| error.into_failure(Side::Source))?;
+        let begin = Sql::new("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT ")
+            .literal(&self.snapshot);
+        session.execute(&begin).await.map_err(|error| error.into_failure(Side::Source))?;
+        Ok(session)
+    }
+
+    async fn copy(
+        &self,
+        source: &mut Session,
+        target: &mut Session,
+        shared: &Shared,
+        piece: &Piece,
+    ) -> Result<u64> {
+        let table = &shared.tables[piece.table];
+        let (from, to) = statements(table, piece);
+        let to = target.copy_in(&to).await.map_err(|error| error.into_failure(Side::Target))?;
+        let from = source.copy_out(&from).await.map_err(|error| error.into_failure(Side::Source))?;
+        let relayed = relay(from, to, |bytes| self.progressed(shared, &table.name, bytes)).await;
+        let relayed = relayed.map_err(|error| match error {
+            RelayError::Source(error) => error.into_failure(Side::Source),
+            RelayError::Target(error) => error.into_failure(Side::Target),
+        })?;
+        if relayed.rows_read != relayed.rows_written {
+            return Err(Definite::new(format!("table {} arrived incomplete", table.name))
+                .detail(format!("{} rows were read, {} were written", relayed.rows_read, relayed.rows_written))
+                .hint("a trigger or rule on the target drops rows: remove it, then run `walferry migrate` again")
+                .into());
+        }
+        Ok(relayed.rows_written)
+    }
+
+    async fn begin(&self, shared: &Shared, piece: &Piece) -> Result<()> {
+        let name = &shared.tables[piece.table].name;
+        let row = shared.with(name, |table| {
+            let first = !std::mem::replace(&mut table.begun, true);
+            table.row.state = RelationState::Copying;
+            if first {
+                (table.row.rows_copied, table.row.bytes_copied) = (0, 0);
+            }
+            first.then(|| table.row.clone())
+        });
+        if let Some(row) = row {
+            Store::new(&self.control, &self.migration).set_relation(&row).await?;
+            self.show(&row, TableState::Copying);
+        }
+        Ok(())
+    }
+
+    async fn end(&self, shared: &Shared, piece: &Piece, rows: u64) -> Result<()> {
+        let name = &shared.tables[piece.table].name;
+        self.metrics.copied(rows, 0);
+        let (row, finished) = shared.with(name, |table| {
+            table.pieces_left -= 1;
+            table.row.rows_copied = table.row.rows_copied.saturating_add_unsigned(rows);
+            let finished = table.pieces_left == 0;
+            if finished {
+                table.row.state = RelationState::Copied;
+                table.row.copy_lsn = Some(self.copy_lsn);
+            }
+            (table.row.clone(), finished)
+        });
+        if finished {
+            Store::new(&self.control, &self.migration).set_relation(&row).await?;
+            tracing::info!(table = %row.name, rows = row.rows_copied, bytes = row.bytes_copied, "table copied");
+        }
+        self.show(&row, if finished { TableState::Copied } else { TableState::Copying });
+        Ok(())
+    }
+
+    fn progressed(&self, shared: &Shared, name: &QualifiedName, bytes: u64) {
+        self.metrics.copied(0, bytes);
+        let row = shared.with(name, |table| {
+            table.row.bytes_copied = table.row.bytes_copied.saturating_add_unsigned(bytes);
+            table.row.clone()
+        });
+        self.show(&row, TableState::Copying);
+    }
+
+    fn show(&self, row: &RelationRow, state: TableState) {
+        self.status.update_database(&self.dbname, |database| {
+            if let Some(table) = database.table_mut(&row.name) {
+                table.state = state;
+                table.rows_copied = row.rows_copied.unsigned_abs();
+                table.bytes_copied = row.bytes_copied.unsigned_abs();
+            }
+        });
+    }
+}
+
+impl Shared {
+    fn with<T>(&self, name: &QualifiedName, change: impl FnOnce(&mut Ongoing) -> T) -> T {
+        let mut ongoing = self.ongoing.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        change(ongoing.get_mut(name).expect("every table has its row"))
+    }
+}
+
+/// COPY out of the source and into the target, in text. Generated columns are left out, identity columns kept.
+fn statements(table: &Table, piece: &Piece) -> (Sql, Sql) {
+    let columns = table.columns.iter().filter(|column| column.generated == Generated::No);
+    let columns: Vec<&str> = columns.map(|column| column.name.as_str()).collect();
+    let listed = |sql: Sql| {
+        if columns.is_empty() {
+            return sql;
+        }
+        sql.text(" (").list(&columns, ", ", |sql, column| sql.ident(column)).text(")")
+    };
+    let into = listed(Sql::new("COPY ").name(&table.name)).text(" FROM STDIN");
+    let Some((first, end)) = piece.pages else {
+        // For a table with children, COPY reads the table itself alone.
+        return (listed(Sql::new("COPY ").name(&table.name)).text(" TO STDOUT"), into);
+    };
+    let select = Sql::new("COPY (SELECT ").list(&columns, ", ", |sql, column| sql.ident(column));
+    let select =
+        select.text(" FROM ONLY ").name(&table.name).text(" WHERE ctid >= '(").page(first).text(",0)'::tid");
+    let select = match end {
+        Some(end) => select.text(" AND ctid < '(").page(end).text(",0)'::tid"),
+        None => select,
+    };
+    (select.text(") TO STDOUT"), into)
+}
+
+/// The largest first, so that no worker is left alone with it at the end.
+fn pieces(tables: &[Table], ranges: bool, jobs: usize) -> Vec<Piece> {
+    let mut pieces = Vec::new();
+    for (index, table) in tables.iter().enumerate() {
+        let wanted = (table.bytes / COPY_RANGE_BYTES_MIN).min((jobs * COPY_RANGES_PER_JOB) as u64);
+        let has_columns = table.columns.iter().any(|column| column.generated == Generated::No);
+        if !ranges || !has_columns || wanted < 2 || table.pages < wanted {
+            pieces.push(Piece { table: index, pages: None, bytes: table.bytes });
+            continue;
+        }
+        let step = table.pages.div_ceil(wanted);
+        let starts = (0..wanted).map(|n| n * step).filter(|start| *start < table.pages);
+        for start in starts {
+            let end = Some(start + step).filter(|end| *end < table.pages);
+            pieces.push(Piece { table: index, pages: Some((start, end)), bytes: table.bytes / wanted });
+        }
+    }
+    pieces.sort_by_key(|piece| std::cmp::Reverse(piece.bytes));
+    pieces
+}

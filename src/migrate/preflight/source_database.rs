@@ -1,0 +1,204 @@
+//! Findings about the database that data leaves.
+
+use std::collections::BTreeSet;
+
+use super::report::{counted, listed};
+use super::{Finding, PreflightInput, Report, Sides, hints, names};
+use crate::error::Side;
+use crate::pg::{QualifiedName, ReplicaIdentity, Sql};
+use crate::source::catalog::{self, OtherContents, Persistence, Sequence, ServerFacts, Table};
+
+pub(super) async fn check(report: &mut Report, sides: &Sides<'_>, tables: &[Table], input: &PreflightInput) {
+    let facts = &sides.source_facts;
+    report.push(publication_privilege(facts));
+    report.push(owners(facts, tables));
+    report.push(readable(facts, tables));
+    let found = catalog::sequences(sides.source).await;
+    report.add("source-sequences", Side::Source, found.map(|found| [sequences(facts, &found)]));
+    report.push(replica_identity(tables, input.replica_identity_full));
+    report.add("source-replica-identity-full", Side::Source, Ok(identity_full(tables)));
+    report.push(row_security(facts, tables));
+    report.add("source-unlogged-tables", Side::Source, Ok(unlogged(tables)));
+    let found = catalog::other_contents(sides.source).await;
+    report.add("source-other-contents", Side::Source, found.map(|found| others(&found)));
+}
+
+fn publication_privilege(facts: &ServerFacts) -> Finding {
+    let id = "source-publication-privilege";
+    let subject = format!("role {}", facts.user.name);
+    if facts.user.creates_in_database {
+        return Finding::ok(id, subject, format!("may create publications in {}", facts.database));
+    }
+    let grant =
+        Sql::new("GRANT CREATE ON DATABASE ").ident(&facts.database).text(" TO ").ident(&facts.user.name);
+    Finding::fail(id, subject, format!("may not create publications in {}", facts.database))
+        .hint(hints::command(grant))
+}
+
+fn owners(facts: &ServerFacts, tables: &[Table]) -> Finding {
+    let id = "source-table-owners";
+    let foreign = |table: &Table| published(table) && !table.owned_by_me;
+    let others = names(tables, foreign);
+    let subject = format!("role {}", facts.user.name);
+    if others.is_empty() {
+        return Finding::ok(id, subject, "has the privileges of every table's owner, as publications need");
+    }
+    let roles: BTreeSet<&str> = tables.iter().filter(|t| foreign(t)).map(|t| t.owner.as_str()).collect();
+    let roles: Vec<String> = roles.into_iter().map(str::to_owned).collect();
+    let cause = format!(
+        "lacks the privileges of the owner of {}, so cannot publish: {}",
+        counted(others.len(), "table"),
+        listed(&others)
+    );
+    Finding::fail(id, subject, cause).hint(hints::memberships(&roles, &facts.user.name))
+}
+
+fn readable(facts: &ServerFacts, tables: &[Table]) -> Finding {
+    let id = "source-select";
+    let refused = names(tables, |table| !table.readable);
+    let subject = format!("role {}", facts.user.name);
+    if refused.is_empty() {
+        return Finding::ok(id, subject, "may read every table");
+    }
+    let schemas: BTreeSet<&str> = refused.iter().map(|name| name.schema.as_str()).collect();
+    let grant = |schema: &str| {
+        let user = &facts.user.name;
+        let usage = Sql::new("GRANT USAGE ON SCHEMA ").ident(schema).text(" TO ").ident(user);
+        let select =
+            Sql::new(" GRANT SELECT ON ALL TABLES IN SCHEMA ").ident(schema).text(" TO ").ident(user);
+        format!("{}{}", hints::command(usage), hints::command(select))
+    };
+    let commands: Vec<String> = schemas.into_iter().map(grant).collect();
+    Finding::fail(
+        id,
+        subject,
+        format!("may not read {}: {}", counted(refused.len(), "table"), listed(&refused)),
+    )
+    .hint(commands.join("\n"))
+}
+
+fn sequences(facts: &ServerFacts, found: &[Sequence]) -> Finding {
+    let id = "source-sequences";
+    let refused: Vec<&QualifiedName> =
+        found.iter().filter(|found| !found.readable).map(|found| &found.name).collect();
+    let subject = format!("role {}", facts.user.name);
+    if refused.is_empty() {
+        return Finding::ok(id, subject, "may read every sequence");
+    }
+    let schemas: BTreeSet<&str> = refused.iter().map(|name| name.schema.as_str()).collect();
+    let grant = |schema: &str| {
+        let select = Sql::new("GRANT SELECT ON ALL SEQUENCES IN SCHEMA ").ident(schema);
+        hints::command(select.text(" TO ").ident(&facts.user.name))
+    };
+    let commands: Vec<String> = schemas.into_iter().map(grant).collect();
+    Finding::fail(
+        id,
+        subject,
+        format!("may not read {}: {}", counted(refused.len(), "sequence"), listed(&refused)),
+    )
+    .hint(commands.join("\n"))
+}
+
+/// Partitions have a replica identity each; partitioned tables have no rows.
+fn replica_identity(tables: &[Table], make_full: bool) -> Finding {
+    let id = "source-replica-identity";
+    let without: Vec<&Table> =
+        tables.iter().filter(|table| table.is_leaf() && published(table) && !table.has_identity()).collect();
+    if without.is_empty() {
+        return Finding::ok(id, "tables", "every one has a replica identity");
+    }
+    let described: Vec<String> = without.iter().map(|table| describe(table)).collect();
+    let subject = format!("{} without replica identity", counted(without.len(), "table"));
+    if make_full {
+        let cause = format!(
+            "will be given REPLICA IDENTITY FULL until the migration is removed: {}",
+            listed(&described)
+        );
+        return Finding::info(id, subject, cause);
+    }
+    let cause = format!(
+        "only inserts and truncates are replicated, and they are copied again at cutover: {}",
+        listed(&described)
+    );
+    let commands: Vec<String> = without.iter().map(|table| hints::replica_identity(table)).collect();
+    Finding::warning(id, subject, cause).hint(commands.join("\n"))
+}
+
+fn describe(table: &Table) -> String {
+    match (table.replica_identity, table.deferrable_primary_key) {
+        (ReplicaIdentity::Nothing, _) => format!("{} (REPLICA IDENTITY NOTHING)", table.name),
+        (ReplicaIdentity::Index, _) => format!("{} (its index is gone)", table.name),
+        (_, true) => format!("{} (its primary key is DEFERRABLE)", table.name),
+        (_, false) => table.name.to_string(),
+    }
+}
+
+fn identity_full(tables: &[Table]) -> Option<Finding> {
+    let full =
+        |table: &Table| table.replica_identity == ReplicaIdentity::Full && table.identity_index.is_none();
+    let found = names(tables, |table| table.is_leaf() && published(table) && full(table));
+    if found.is_empty() {
+        return None;
+    }
+    let cause = format!(
+        "no key, so each update and delete searches the whole table on the target: {}",
+        listed(&found)
+    );
+    let subject = format!("{} with REPLICA IDENTITY FULL", counted(found.len(), "table"));
+    Some(Finding::info("source-replica-identity-full", subject, cause))
+}
+
+fn row_security(facts: &ServerFacts, tables: &[Table]) -> Finding {
+    let id = "source-row-security";
+    let hidden = names(tables, |table| table.rls_applies);
+    let subject = format!("role {}", facts.user.name);
+    if hidden.is_empty() {
+        return Finding::ok(id, subject, "sees every row");
+    }
+    let cause = format!(
+        "row-level security may hide rows of {}: {}",
+        counted(hidden.len(), "table"),
+        listed(&hidden)
+    );
+    let bypass = Sql::new("ALTER ROLE ").ident(&facts.user.name).text(" BYPASSRLS");
+    Finding::fail(id, subject, cause).hint(hints::command(bypass))
+}
+
+fn unlogged(tables: &[Table]) -> Option<Finding> {
+    let found = names(tables, |table| table.persistence == Persistence::Unlogged);
+    let cause = "not in the WAL: copied at the start and again at cutover";
+    not_replicated("source-unlogged-tables", "unlogged table", &found, cause)
+}
+
+fn others(found: &OtherContents) -> Vec<Finding> {
+    let views = not_replicated(
+        "source-materialized-views",
+        "materialised view",
+        &found.materialized_views.iter().collect::<Vec<_>>(),
+        "not in the WAL: refreshed at the start and again at cutover",
+    );
+    let foreign = not_replicated(
+        "source-foreign-tables",
+        "foreign table",
+        &found.foreign_tables.iter().collect::<Vec<_>>(),
+        "their definition is carried, not the data behind it; the target must reach that server by itself",
+    );
+    let objects = (found.large_objects > 0).then(|| {
+        let subject = counted(usize::try_from(found.large_objects).unwrap_or(usize::MAX), "large object");
+        let cause = "not replicated: copied at the start, compared and brought up to date at cutover";
+        Finding::info("source-large-objects", subject, cause)
+    });
+    [views, foreign, objects].into_iter().flatten().collect()
+}
+
+fn not_replicated(id: &'static str, what: &str, found: &[&QualifiedName], cause: &str) -> Option<Finding> {
+    if found.is_empty() {
+        return None;
+    }
+    Some(Finding::info(id, counted(found.len(), what), format!("{cause}: {}", listed(found))))
+}
+
+/// Whether a publication can hold it.
+fn published(table: &Table) -> bool {
+    table.persistence == Persistence::Permanent
+}

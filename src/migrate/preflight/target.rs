@@ -1,0 +1,248 @@
+//! Findings about the database that data goes to.
+
+use super::report::{counted, listed};
+use super::{Finding, PreflightInput, Report, Severity, Sides, hints};
+use crate::error::Side;
+use crate::pg::Sql;
+use crate::source::Error;
+use crate::source::catalog::{
+    self, AvailableExtension, DatabaseLocale, Extension, Provider, ReplicaRole, SchemaPrivilege, ServerFacts,
+    Table,
+};
+
+pub(super) async fn check(report: &mut Report, sides: &Sides<'_>, tables: &[Table], input: &PreflightInput) {
+    if input.target_database_exists {
+        let found = catalog::tables(sides.target).await;
+        report.add(
+            "target-empty",
+            Side::Target,
+            found.map(|found| [empty(&found, tables, sides, input.resuming)]),
+        );
+        report.push(database_privilege(&sides.target_facts));
+        let found = catalog::schema_privilege(sides.target, "public").await;
+        report.add(
+            "target-schema-public",
+            Side::Target,
+            found.map(|found| [schema_public(found, sides, tables)]),
+        );
+        report.push(locale(sides));
+    }
+    let found = catalog::replica_role(sides.target).await;
+    report.add(
+        "target-replication-role",
+        Side::Target,
+        found.map(|found| [replica_role(found, sides, tables)]),
+    );
+    report.add("target-extensions", Side::Target, extensions(sides, input).await);
+}
+
+fn empty(found: &[Table], source: &[Table], sides: &Sides<'_>, resuming: bool) -> Finding {
+    let id = "target-empty";
+    let subject = format!("target database {}", sides.target_facts.database);
+    if resuming {
+        return Finding::ok(id, subject, "holds what the migration has made so far");
+    }
+    if found.is_empty() {
+        return Finding::ok(id, subject, "has no tables");
+    }
+    let filled: Vec<_> = found.iter().filter(|table| table.pages > 0).map(|table| &table.name).collect();
+    let clashing: Vec<_> = found
+        .iter()
+        .map(|table| &table.name)
+        .filter(|name| source.iter().any(|table| table.name == **name))
+        .collect();
+    let hint = "give --target an empty database, or drop these tables";
+    if !filled.is_empty() {
+        let cause = format!("has data in {}: {}", counted(filled.len(), "table"), listed(&filled));
+        Finding::fail(id, subject, cause).hint(hint)
+    } else if !clashing.is_empty() {
+        let cause =
+            format!("has {} of the source already: {}", counted(clashing.len(), "table"), listed(&clashing));
+        Finding::fail(id, subject, cause).hint(hint)
+    } else {
+        let names: Vec<_> = found.iter().map(|table| &table.name).collect();
+        Finding::warning(id, subject, format!("has tables of its own, all empty: {}", listed(&names)))
+            .hint(hint)
+    }
+}
+
+fn database_privilege(facts: &ServerFacts) -> Finding {
+    let id = "target-create";
+    let subject = format!("role {}", facts.user.name);
+    if facts.user.creates_in_database {
+        return Finding::ok(id, subject, format!("may create schemas in {}", facts.database));
+    }
+    let grant =
+        Sql::new("GRANT CREATE ON DATABASE ").ident(&facts.database).text(" TO ").ident(&facts.user.name);
+    Finding::fail(id, subject, format!("may not create schemas in {}", facts.database))
+        .hint(hints::command(grant))
+}
+
+/// Since 15, nobody but its owner may create objects in the schema public of a new database.
+fn schema_public(found: SchemaPrivilege, sides: &Sides<'_>, tables: &[Table]) -> Finding {
+    let id = "target-schema-public";
+    let user = &sides.target_facts.user.name;
+    let subject = format!("role {user}");
+    let severity = if tables.iter().any(|table| table.name.schema == "public") {
+        Severity::Fail
+    } else {
+        Severity::Warning
+    };
+    match found {
+        SchemaPrivilege::Create => Finding::ok(id, subject, "may create tables in schema public"),
+        SchemaPrivilege::Missing => {
+            Finding::info(id, subject, "there is no schema public; it will be created if needed")
+        }
+        SchemaPrivilege::Refused => {
+            let grant = Sql::new("GRANT USAGE, CREATE ON SCHEMA public TO ").ident(user);
+            Finding::new(id, severity, subject, "may not create tables in schema public")
+                .hint(hints::command(grant))
+        }
+    }
+}
+
+fn locale(sides: &Sides<'_>) -> Finding {
+    let id = "target-locale";
+    let (source, target) = (&sides.source_facts.locale, &sides.target_facts.locale);
+    let subject = "encoding and collation";
+    if source == target {
+        return Finding::ok(id, subject, format!("both have {}", describe(source)));
+    }
+    let cause = format!("the source has {}, the target {}", describe(source), describe(target));
+    let hint = "let walferry create the database (drop this empty one), or create it with the source's ENCODING, \
+                LC_COLLATE and LC_CTYPE from template0";
+    if source.encoding == target.encoding {
+        return Finding::warning(id, subject, format!("{cause}: text may sort otherwise")).hint(hint);
+    }
+    if source.encoding == "SQL_ASCII" {
+        return Finding::warning(
+            id,
+            subject,
+            format!("{cause}: text that is not valid there is refused when copied"),
+        )
+        .hint(hint);
+    }
+    if target.encoding == "UTF8" {
+        return Finding::warning(id, subject, format!("{cause}: text is converted")).hint(hint);
+    }
+    Finding::fail(id, subject, format!("{cause}, which cannot hold all of it")).hint(hint)
+}
+
+fn describe(locale: &DatabaseLocale) -> String {
+    let icu = locale.locale.as_deref().map(|name| format!(", locale {name}")).unwrap_or_default();
+    format!("{}, collate {}, ctype {}{icu}", locale.encoding, locale.collate, locale.ctype)
+}
+
+fn replica_role(found: ReplicaRole, sides: &Sides<'_>, tables: &[Table]) -> Finding {
+    let id = "target-replication-role";
+    let user = &sides.target_facts.user.name;
+    let subject = format!("role {user}");
+    let grant = hints::command(Sql::new("GRANT SET ON PARAMETER session_replication_role TO ").ident(user));
+    let hint = match found {
+        ReplicaRole::Set => return Finding::ok(id, subject, "may set session_replication_role"),
+        ReplicaRole::AivenExtras => {
+            return Finding::ok(id, subject, "may use aiven_extras.session_replication_role()");
+        }
+        ReplicaRole::AivenExtrasAvailable => {
+            format!("CREATE EXTENSION aiven_extras CASCADE;\nor as a superuser: {grant}")
+        }
+        ReplicaRole::Refused => {
+            format!(
+                "as a superuser: {grant}\nor install the extension aiven_extras, then: CREATE EXTENSION aiven_extras CASCADE;"
+            )
+        }
+    };
+    let triggered = super::names(tables, |table| table.has_triggers);
+    let cause = "may neither set session_replication_role nor use aiven_extras";
+    if triggered.is_empty() {
+        return Finding::warning(
+            id,
+            subject,
+            format!("{cause}; the source has no triggers and no foreign keys, so it works without"),
+        )
+        .hint(hint);
+    }
+    let cause = format!(
+        "{cause}, so triggers and foreign keys would fire again for {}",
+        counted(triggered.len(), "table")
+    );
+    Finding::fail(id, subject, format!("{cause}: {}", listed(&triggered))).hint(hint)
+}
+
+async fn extensions(sides: &Sides<'_>, input: &PreflightInput) -> Result<Vec<Finding>, Error> {
+    let available = catalog::available_extensions(sides.target).await?;
+    let installed = catalog::extensions(sides.target).await?;
+    let wanted = catalog::extensions(sides.source).await?;
+    let wanted: Vec<Extension> =
+        wanted.into_iter().filter(|found| !input.excluded_extensions.contains(&found.name)).collect();
+    let missing: Vec<&str> = wanted
+        .iter()
+        .filter(|wanted| !available.iter().any(|found| found.name == wanted.name))
+        .map(|wanted| wanted.name.as_str())
+        .collect();
+    let mut findings = Vec::new();
+    if missing.is_empty() {
+        findings.push(Finding::ok(
+            "target-extensions",
+            "extensions",
+            "the target has every one of the source's",
+        ));
+    } else {
+        let cause = "used on the source, and not available on the target";
+        let hint = format!(
+            "drop them on the source, or leave them out: --excluded-extensions {}",
+            missing.join(",")
+        );
+        findings.push(Finding::fail("target-extensions", listed(&missing), cause).hint(hint));
+    }
+    findings.extend(wanted.iter().filter_map(|wanted| {
+        let installed = installed.iter().find(|found| found.name == wanted.name);
+        let available = available.iter().find(|found| found.name == wanted.name)?;
+        version(wanted, installed, available)
+    }));
+    let refused: Vec<&str> = wanted
+        .iter()
+        .filter(|wanted| !installed.iter().any(|found| found.name == wanted.name))
+        .filter(|wanted| available.iter().any(|found| found.name == wanted.name && !found.trusted))
+        .map(|wanted| wanted.name.as_str())
+        .collect();
+    findings.extend(untrusted(&refused, &sides.target_facts));
+    Ok(findings)
+}
+
+fn version(
+    wanted: &Extension,
+    installed: Option<&Extension>,
+    available: &AvailableExtension,
+) -> Option<Finding> {
+    let found = installed.map_or(&available.default_version, |installed| &installed.version);
+    if *found == wanted.version {
+        return None;
+    }
+    let id = "target-extension-version";
+    let cause = format!("version {} on the source, {found} on the target", wanted.version);
+    let same = available.versions.contains(&wanted.version);
+    if installed.is_none() && same {
+        let create =
+            Sql::new("CREATE EXTENSION ").ident(&wanted.name).text(" WITH VERSION ").ident(&wanted.version);
+        let hint = format!("for the same version, beforehand: {}", hints::command(create));
+        return Some(Finding::info(id, &wanted.name, cause).hint(hint));
+    }
+    let severity = if same { Severity::Info } else { Severity::Warning };
+    let hint = format!("read the extension's notes on the difference; on the source, perhaps: {}", {
+        hints::command(Sql::new("ALTER EXTENSION ").ident(&wanted.name).text(" UPDATE"))
+    });
+    Some(Finding::new(id, severity, &wanted.name, cause).hint(hint))
+}
+
+/// Aiven lets its users create the extensions that it offers, trusted or not.
+fn untrusted(refused: &[&str], target: &ServerFacts) -> Option<Finding> {
+    if refused.is_empty() || target.user.superuser || target.provider == Provider::Aiven {
+        return None;
+    }
+    let create = |name: &&str| hints::command(Sql::new("CREATE EXTENSION ").ident(name));
+    let commands: Vec<String> = refused.iter().map(create).collect();
+    let cause = format!("role {} may not create them: they are not trusted extensions", target.user.name);
+    let hint = format!("as a superuser, beforehand:\n{}", commands.join("\n"));
+    Some(Finding::fail("target-extension-privilege", listed(refused), cause).hint(hint))
+}

@@ -1,0 +1,110 @@
+//! The slot, and the snapshots that copies are made on.
+//!
+//! The first snapshot comes with the migration's own slot: what commits from its consistent point on is streamed. A
+//! run that finds unfinished tables needs another snapshot, since the first died with its session: a temporary slot
+//! gives one, with a later point of its own, from which on those tables take part in the stream.
+
+use tokio_postgres::Client;
+
+use crate::error::{Definite, Failure, Result, Side, Transient};
+use crate::limits::{SLOT_LOCK_TIMEOUT, SLOT_TRIES_MAX};
+use crate::pg::{SlotName, SourceLsn};
+use crate::source::replication::{CreatedSlot, ReplicationSession};
+use crate::source::{self, catalog};
+use crate::wire::ConnInfo;
+
+/// An exported snapshot. It lives as long as this does.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// Transactions that commit at or after this point are not in the snapshot.
+    pub consistent_point: SourceLsn,
+    /// What SET TRANSACTION SNAPSHOT takes.
+    pub id: String,
+    /// Stays idle: any command would end the snapshot.
+    _session: ReplicationSession,
+}
+
+/// Creates the slot (a temporary one with `temporary`) and exports its snapshot.
+///
+/// The server waits until every transaction that has written so far is over. That wait is bounded, and tried again,
+/// so that nothing queues up behind it; meanwhile the log says who is waited for.
+///
+/// # Errors
+/// A definite failure when a transaction outlasts all tries, or no slot is free; a transient one when the connection
+/// fails.
+pub async fn create(
+    source: &ConnInfo,
+    control: &Client,
+    slot: &SlotName,
+    temporary: bool,
+) -> Result<Snapshot> {
+    let mut waited_for = String::new();
+    for _ in 0..SLOT_TRIES_MAX {
+        let connected = ReplicationSession::connect(source, "walferry slot").await;
+        let mut session = connected.map_err(|error| error.into_failure(Side::Source))?;
+        match session.create_slot(slot, temporary, SLOT_LOCK_TIMEOUT).await {
+            Ok(CreatedSlot { consistent_point, snapshot }) => {
+                return Ok(Snapshot { consistent_point, id: snapshot, _session: session });
+            }
+            Err(error) if error.state() == Some("55P03") => {
+                waited_for = oldest_writers(control).await?;
+                tracing::warn!(%waited_for, "the slot waits for transactions that have written");
+            }
+            Err(error) => return Err(not_created(error)),
+        }
+    }
+    Err(Definite::new("the replication slot cannot be created: older transactions do not end")
+        .detail(waited_for)
+        .hint("end them (COMMIT, ROLLBACK, or SELECT pg_terminate_backend(pid)), then run `walferry migrate` again")
+        .into())
+}
+
+/// Drops a slot that nobody uses; says whether there was one.
+///
+/// # Errors
+/// When it is in use, or the source does not let us.
+pub async fn drop_slot(control: &Client, slot: &SlotName) -> Result<bool> {
+    let found =
+        catalog::slot(control, slot.as_str()).await.map_err(|error| error.into_failure(Side::Source))?;
+    let Some(found) = found else { return Ok(false) };
+    if found.active {
+        return Err(in_use(slot, found.active_pid).into());
+    }
+    let dropped = control.execute("SELECT pg_drop_replication_slot($1)", &[&slot.as_str()]).await;
+    dropped.map_err(|error| source::Error::new("the end of a slot", error).into_failure(Side::Source))?;
+    Ok(true)
+}
+
+/// The failure of a slot that another connection uses. A walsender whose client died goes away within
+/// `wal_sender_timeout`, so this is tried again.
+pub fn in_use(slot: &SlotName, pid: Option<i32>) -> Transient {
+    let by = pid.map_or(String::new(), |pid| format!(" by server process {pid}"));
+    Transient::new(Side::Source, format!("replication slot {slot} is in use{by}"))
+        .detail("another engine, or one that died and whose connection the source has not given up yet")
+}
+
+fn not_created(error: source::Error) -> Failure {
+    match error.state() {
+        Some("53400") => Definite::new("the source has no free replication slot")
+            .detail(error.to_string())
+            .hint("drop an unused slot (SELECT * FROM pg_replication_slots), or raise max_replication_slots")
+            .into(),
+        _ => error.into_failure(Side::Source),
+    }
+}
+
+async fn oldest_writers(control: &Client) -> Result<String> {
+    let sql =
+        "SELECT format('server process %s of %s in %s, %s, transaction open since %s', pid, usename, datname,
+                             state, xact_start)
+               FROM pg_stat_activity WHERE backend_xid IS NOT NULL ORDER BY xact_start LIMIT 3";
+    let rows = control.query(sql, &[]).await;
+    let rows = rows
+        .map_err(|error| source::Error::new("the running transactions", error).into_failure(Side::Source))?;
+    let writers: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+    Ok(if writers.is_empty() {
+        "a transaction that is not visible to this role".to_owned()
+    } else {
+        writers.join("; ")
+    })
+}

@@ -1,0 +1,271 @@
+//! Transactions in, statements out.
+//!
+//! The [`Planner`] turns each change of a segment into a [`Step`]: a statement that is prepared once, and its
+//! parameters as the source's bytes. This is ordered mode: row by row, in the source's order, each step expected to
+//! touch exactly one row. What comes out depends on what goes in alone.
+//!
+//! Not here: sockets, clocks, transactions, and what to do when a step touches no row.
+//!
+//! Invariants: a change to a table whose copy already holds it (`commit_lsn < copy_lsn`) makes no step; an unchanged
+//! TOAST value is left out of SET, never written as NULL; generated columns are never written.
+
+mod statements;
+mod table;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+
+use crate::assemble::{Change, Segment};
+use crate::pg::{CommitLsn, EndLsn, QualifiedName, Relation, Sql};
+use crate::proto::{OldTuple, Tuple, TupleValue};
+
+pub use table::{Shape, ShapeError, TargetColumn, TargetTable};
+
+/// Whole transactions in commit order, or one segment of a large one: applied in one target transaction.
+#[derive(Debug)]
+pub struct Batch {
+    /// The segments.
+    pub segments: Vec<Segment>,
+    /// Where the source transaction before the first of them ended: what `walferry.progress` must hold.
+    pub previous: EndLsn,
+    /// The sum of their costs.
+    pub cost: usize,
+}
+
+/// A statement that is prepared once and executed for each change of its form.
+#[derive(Debug)]
+pub struct Statement {
+    /// Unique in this process: what a session calls the prepared statement.
+    pub id: u64,
+    /// The text, with `$1`… for the parameters. The server infers their types from where they stand.
+    pub sql: Sql,
+}
+
+/// One statement's execution.
+#[derive(Debug)]
+pub struct Step {
+    /// What to execute.
+    pub statement: Arc<Statement>,
+    /// Its parameters, in text format; `None` is NULL.
+    pub params: Vec<Option<Bytes>>,
+    /// What the step does to its table.
+    pub kind: Kind,
+    /// The table on the source; for TRUNCATE the first of them.
+    pub relation: Arc<Relation>,
+    /// The transaction that it belongs to.
+    pub commit_lsn: CommitLsn,
+}
+
+/// The kinds of change, as metrics and conflicts name them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// A new row.
+    Insert,
+    /// A changed row.
+    Update,
+    /// A row that is gone.
+    Delete,
+    /// Tables emptied.
+    Truncate,
+}
+
+/// A change for which there is no right statement.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PlanError {
+    /// The target's table is not known: see [`Planner::unknown`].
+    #[error("table {0} is not known")]
+    UnknownTable(QualifiedName),
+    /// The two tables do not fit.
+    #[error(transparent)]
+    Shape(#[from] ShapeError),
+    /// An update or delete of a table without replica identity.
+    #[error("{kind} of table {table}, which has no replica identity", kind = kind.as_str())]
+    NoIdentity {
+        /// The table.
+        table: QualifiedName,
+        /// What came.
+        kind: Kind,
+    },
+    /// A value is missing where none may be.
+    #[error("{kind} of table {table} at {commit_lsn} came without the value of column {column:?}", kind = kind.as_str())]
+    MissingValue {
+        /// The table.
+        table: QualifiedName,
+        /// What came.
+        kind: Kind,
+        /// The transaction.
+        commit_lsn: CommitLsn,
+        /// The column.
+        column: String,
+    },
+    /// A value in binary format, which was not asked for.
+    #[error("table {0} came in binary format, which was not asked for")]
+    Binary(QualifiedName),
+}
+
+/// Makes steps, and remembers each table's shape and statements.
+#[derive(Debug, Default)]
+pub struct Planner {
+    tables: HashMap<QualifiedName, Arc<TargetTable>>,
+    /// By the source's relation. The announced relation is kept to see whether it is still the one.
+    shapes: HashMap<crate::pg::RelationId, Shape>,
+}
+
+impl Batch {
+    /// The position that `walferry.progress` moves to with this batch; `None` in the middle of a large transaction.
+    pub fn end(&self) -> Option<EndLsn> {
+        self.segments.last().and_then(|segment| segment.end)
+    }
+}
+
+impl Kind {
+    /// All of them, in the order of the protocol's messages.
+    pub const ALL: [Self; 4] = [Self::Insert, Self::Update, Self::Delete, Self::Truncate];
+
+    /// `insert`, `update`, `delete` or `truncate`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Insert => "insert",
+            Self::Update => "update",
+            Self::Delete => "delete",
+            Self::Truncate => "truncate",
+        }
+    }
+}
+
+impl Statement {
+    fn new(sql: Sql) -> Arc<Self> {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Arc::new(Self { id: NEXT.fetch_add(1, Ordering::Relaxed), sql })
+    }
+}
+
+impl Change {
+    /// The tables that the change touches.
+    fn relations(&self) -> &[Arc<Relation>] {
+        match self {
+            Self::Insert { relation, .. } | Self::Update { relation, .. } | Self::Delete { relation, .. } => {
+                std::slice::from_ref(relation)
+            }
+            Self::Truncate { relations, .. } => relations,
+        }
+    }
+}
+
+impl Planner {
+    /// Starts with no table known.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The tables of `segment` that [`Planner::learn`] must be told of before it can be planned.
+    pub fn unknown(&self, segment: &Segment) -> Vec<QualifiedName> {
+        let mut unknown: Vec<QualifiedName> = Vec::new();
+        let mut previous: Option<&Arc<Relation>> = None;
+        for relation in segment.changes.iter().flat_map(Change::relations) {
+            if previous.is_some_and(|p| Arc::ptr_eq(p, relation)) {
+                continue;
+            }
+            previous = Some(relation);
+            let known = self.shapes.get(&relation.id).is_some_and(|shape| shape.serves(relation))
+                || self.tables.contains_key(&relation.name);
+            if !known && !unknown.contains(&relation.name) {
+                unknown.push(relation.name.clone());
+            }
+        }
+        unknown
+    }
+
+    /// Takes what the target says of a table.
+    pub fn learn(&mut self, table: TargetTable) {
+        self.tables.insert(table.name.clone(), Arc::new(table));
+    }
+
+    /// Makes the steps of `segment` and appends them to `steps`.
+    ///
+    /// # Errors
+    /// When a change has no right statement; `steps` then holds those before it.
+    pub fn plan(&mut self, segment: &Segment, steps: &mut Vec<Step>) -> Result<(), PlanError> {
+        for change in &segment.changes {
+            match change {
+                Change::Truncate { relations, restart_identity, .. } => {
+                    self.truncate(segment.commit_lsn, relations, *restart_identity, steps)?;
+                }
+                Change::Insert { relation, new } => {
+                    let Some(shape) = self.shape(relation, segment.commit_lsn)? else { continue };
+                    let statement = shape.insert();
+                    let params = shape.values(new, shape.written(), Kind::Insert, segment.commit_lsn)?;
+                    steps.push(step(segment, relation, Kind::Insert, statement, params));
+                }
+                Change::Update { relation, old, new } => {
+                    let Some(shape) = self.shape(relation, segment.commit_lsn)? else { continue };
+                    let (statement, params) = shape.update(old.as_ref(), new, segment.commit_lsn)?;
+                    steps.push(step(segment, relation, Kind::Update, statement, params));
+                }
+                Change::Delete { relation, old } => {
+                    let Some(shape) = self.shape(relation, segment.commit_lsn)? else { continue };
+                    let (statement, params) = shape.delete(old, segment.commit_lsn)?;
+                    steps.push(step(segment, relation, Kind::Delete, statement, params));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The table's shape, or `None` where its copy already holds what commits at `commit_lsn`.
+    fn shape(
+        &mut self,
+        relation: &Arc<Relation>,
+        commit_lsn: CommitLsn,
+    ) -> Result<Option<&mut Shape>, PlanError> {
+        let fits = self.shapes.get(&relation.id).is_some_and(|shape| shape.serves(relation));
+        if !fits {
+            let table = self.tables.get(&relation.name);
+            let table = table.ok_or_else(|| PlanError::UnknownTable(relation.name.clone()))?;
+            self.shapes.insert(relation.id, Shape::new(Arc::clone(relation), Arc::clone(table))?);
+        }
+        let shape = self.shapes.get_mut(&relation.id);
+        Ok(shape.filter(|shape| commit_lsn.position() >= shape.table().copy_lsn))
+    }
+
+    fn truncate(
+        &mut self,
+        commit_lsn: CommitLsn,
+        relations: &[Arc<Relation>],
+        restart_identity: bool,
+        steps: &mut Vec<Step>,
+    ) -> Result<(), PlanError> {
+        let mut names = Vec::with_capacity(relations.len());
+        for relation in relations {
+            if self.shape(relation, commit_lsn)?.is_some() {
+                names.push(&relation.name);
+            }
+        }
+        if let Some(relation) = relations.first().filter(|_| !names.is_empty()) {
+            steps.push(Step {
+                statement: Statement::new(statements::truncate(&names, restart_identity)),
+                params: Vec::new(),
+                kind: Kind::Truncate,
+                relation: Arc::clone(relation),
+                commit_lsn,
+            });
+        }
+        Ok(())
+    }
+}
+
+fn step(
+    segment: &Segment,
+    relation: &Arc<Relation>,
+    kind: Kind,
+    statement: Arc<Statement>,
+    params: Vec<Option<Bytes>>,
+) -> Step {
+    Step { statement, params, kind, relation: Arc::clone(relation), commit_lsn: segment.commit_lsn }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,106 @@
+//! The text of ordered mode's statements.
+//!
+//! Parameters carry no cast: the server infers each one's type from the column that it is assigned to or compared
+//! with, and applies the column's own modifier on assignment. (An explicit cast to `varchar(2)` would truncate
+//! without a word.) Operators are named with their schema, so that an index of an extension's type is used under the
+//! pinned `search_path`.
+
+use crate::pg::{QualifiedName, Sql};
+
+/// How one column of the row to change or delete is recognised.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Match {
+    /// By its type's equality operator, which is named.
+    Equal(QualifiedName),
+    /// By its text, NULL included: for whole rows, whose types need not have an equality, or one that is too wide
+    /// (1.0 = 1.00).
+    SameText,
+}
+
+/// `INSERT`, with values for identity columns as the source has them.
+pub(super) fn insert(table: &QualifiedName, columns: &[&str]) -> Sql {
+    if columns.is_empty() {
+        return Sql::new("INSERT INTO ").name(table).text(" DEFAULT VALUES");
+    }
+    Sql::new("INSERT INTO ")
+        .name(table)
+        .text(" (")
+        .list(columns, ", ", |sql, column| sql.ident(column))
+        .text(") OVERRIDING SYSTEM VALUE VALUES (")
+        .list(1..=columns.len(), ", ", param)
+        .text(")")
+}
+
+/// `UPDATE` of `set` to the first parameters, of the row that the next ones identify.
+pub(super) fn update(table: &QualifiedName, set: &[&str], key: &[(&str, Match)]) -> Sql {
+    let sql = Sql::new("UPDATE ONLY ").name(table).text(" SET ").list(
+        set.iter().zip(1..),
+        ", ",
+        |sql, (column, n)| param(sql.ident(column).text(" = "), n),
+    );
+    condition(sql, table, key, set.len() + 1)
+}
+
+/// An update of the row that exists and must not be changed: nothing to SET, and the row must still be there.
+pub(super) fn touch(table: &QualifiedName, key: &[(&str, Match)]) -> Sql {
+    condition(Sql::new("SELECT FROM ONLY ").name(table), table, key, 1)
+}
+
+/// `DELETE` of the row that the parameters identify.
+pub(super) fn delete(table: &QualifiedName, key: &[(&str, Match)]) -> Sql {
+    condition(Sql::new("DELETE FROM ONLY ").name(table), table, key, 1)
+}
+
+/// A row replaced: for columns that `UPDATE` refuses (GENERATED ALWAYS AS IDENTITY). `new` are the columns given
+/// anew, `kept` those that stay as they are.
+pub(super) fn replace(table: &QualifiedName, new: &[&str], kept: &[&str], key: &[(&str, Match)]) -> Sql {
+    let old = condition(Sql::new("WITH old AS (DELETE FROM ONLY ").name(table), table, key, new.len() + 1);
+    let columns = new.iter().chain(kept);
+    let old = old.text(" RETURNING ");
+    let old =
+        if kept.is_empty() { old.text("1") } else { old.list(kept, ", ", |sql, column| sql.ident(column)) };
+    let sql = old
+        .text(") INSERT INTO ")
+        .name(table)
+        .text(" (")
+        .list(columns, ", ", |sql, column| sql.ident(column))
+        .text(") OVERRIDING SYSTEM VALUE SELECT ")
+        .list(1..=new.len(), ", ", param);
+    let sql = kept.iter().fold(sql, |sql, column| sql.text(", old.").ident(column));
+    sql.text(" FROM old")
+}
+
+/// `TRUNCATE` of all tables at once. Never CASCADE: the source names every table that it reached.
+pub(super) fn truncate(tables: &[&QualifiedName], restart_identity: bool) -> Sql {
+    let sql = Sql::new("TRUNCATE ").list(tables, ", ", |sql, table| sql.text("ONLY ").name(table));
+    if restart_identity { sql.text(" RESTART IDENTITY") } else { sql }
+}
+
+fn condition(sql: Sql, table: &QualifiedName, key: &[(&str, Match)], first_param: usize) -> Sql {
+    let whole_row = key.iter().any(|(_, by)| *by == Match::SameText);
+    if !whole_row {
+        return conjunction(sql.text(" WHERE "), key, first_param);
+    }
+    // Of several equal rows exactly one is meant, whichever.
+    let inner = sql.text(" WHERE ctid = (SELECT ctid FROM ONLY ").name(table).text(" WHERE ");
+    conjunction(inner, key, first_param).text(" LIMIT 1)")
+}
+
+fn conjunction(sql: Sql, key: &[(&str, Match)], first_param: usize) -> Sql {
+    sql.list(key.iter().zip(first_param..), " AND ", |sql, ((column, by), n)| match by {
+        Match::Equal(operator) => {
+            let sql = sql.ident(column).text(" OPERATOR(").ident(&operator.schema).text(".");
+            param(sql.operator(&operator.name).text(") "), n)
+        }
+        // `format` prints a value by its type's output function, as the source does; a cast to text would not
+        // (boolean, char(n), inet).
+        Match::SameText => {
+            let sql = sql.text("CASE WHEN ").ident(column).text(" IS NULL THEN NULL ELSE format('%s', ");
+            param(sql.ident(column).text(") END COLLATE \"C\" IS NOT DISTINCT FROM "), n).text("::text")
+        }
+    })
+}
+
+fn param(sql: Sql, n: usize) -> Sql {
+    sql.param(n)
+}

@@ -1,0 +1,322 @@
+//! A table of the source held against its namesake on the target.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::statements::{self, Match};
+use super::{Kind, OldTuple, PlanError, Statement, Tuple, TupleValue};
+use crate::limits::UPDATE_FORMS_MAX;
+use crate::pg::{CommitLsn, QualifiedName, Relation, ReplicaIdentity, SourceLsn};
+
+/// What the target says of one of its tables.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TargetTable {
+    /// Schema and name, the same as on the source.
+    pub name: QualifiedName,
+    /// Its columns, in the target's order.
+    pub columns: Vec<TargetColumn>,
+    /// The columns of its primary key, or else of a unique index that may serve as one; empty without.
+    pub key: Vec<String>,
+    /// The snapshot that the table was copied on: what commits before it is in the copy.
+    pub copy_lsn: SourceLsn,
+}
+
+/// One column of a [`TargetTable`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TargetColumn {
+    /// Its name, not quoted.
+    pub name: String,
+    /// GENERATED ALWAYS AS (expression): computed here, never written.
+    pub generated: bool,
+    /// GENERATED ALWAYS AS IDENTITY: `INSERT` can be told to take a value, `UPDATE` cannot.
+    pub identity_always: bool,
+    /// The equality operator to find it by: that of its key's index, else its type's own; `None` where there is none.
+    pub equality: Option<QualifiedName>,
+}
+
+/// The two tables do not fit.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ShapeError {
+    /// The source sends a column that the target lacks.
+    #[error("table {table} has no column {column:?} on the target")]
+    NoColumn {
+        /// The table.
+        table: QualifiedName,
+        /// The column.
+        column: String,
+    },
+    /// A column of the replica identity cannot be compared.
+    #[error(
+        "column {column:?} of the replica identity of table {table} has a type without equality on the target"
+    )]
+    NoEquality {
+        /// The table.
+        table: QualifiedName,
+        /// The column.
+        column: String,
+    },
+}
+
+/// How changes to one announced relation are written to its table.
+#[derive(Debug)]
+pub struct Shape {
+    relation: Arc<Relation>,
+    table: Arc<TargetTable>,
+    /// By the source's column: whether it is written.
+    writes: Vec<Write>,
+    /// The columns that are written, as indexes into the relation's.
+    written: Vec<usize>,
+    /// The columns that identify a row, as indexes into the relation's, and how.
+    key: Vec<(usize, Match)>,
+    insert: Option<Arc<Statement>>,
+    delete: Option<Arc<Statement>>,
+    /// By the columns that are given (those neither unchanged nor left out), and whether the row is replaced.
+    updates: HashMap<Vec<usize>, Arc<Statement>>,
+}
+
+/// What is done with a value of one of the source's columns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Write {
+    /// The target computes it.
+    Never,
+    /// `INSERT` and `UPDATE` write it.
+    Always,
+    /// Only `INSERT` can write it.
+    InsertOnly,
+}
+
+impl Shape {
+    /// Holds the two against each other.
+    ///
+    /// # Errors
+    /// When a column is missing on the target, or one that identifies rows cannot be compared there.
+    pub fn new(relation: Arc<Relation>, table: Arc<TargetTable>) -> Result<Self, ShapeError> {
+        let mut writes = Vec::with_capacity(relation.columns.len());
+        for column in &relation.columns {
+            writes.push(match table.column(&column.name) {
+                None => {
+                    let (table, column) = (table.name.clone(), column.name.clone());
+                    return Err(ShapeError::NoColumn { table, column });
+                }
+                Some(target) if target.generated => Write::Never,
+                Some(target) if target.identity_always => Write::InsertOnly,
+                Some(_) => Write::Always,
+            });
+        }
+        let written = (0..writes.len()).filter(|&i| writes[i] != Write::Never).collect();
+        let key = key(&relation, &table)?;
+        let updates = HashMap::new();
+        Ok(Self { relation, table, writes, written, key, insert: None, delete: None, updates })
+    }
+
+    /// Whether this was made for `relation` as it is announced now.
+    pub fn serves(&self, relation: &Arc<Relation>) -> bool {
+        Arc::ptr_eq(&self.relation, relation) || self.relation == *relation
+    }
+
+    /// The table on the target.
+    pub fn table(&self) -> &TargetTable {
+        &self.table
+    }
+
+    pub(super) fn written(&self) -> &[usize] {
+        &self.written
+    }
+
+    pub(super) fn insert(&mut self) -> Arc<Statement> {
+        let columns = names(&self.relation, &self.written);
+        let insert =
+            self.insert.get_or_insert_with(|| Statement::new(statements::insert(&self.table.name, &columns)));
+        Arc::clone(insert)
+    }
+
+    pub(super) fn delete(
+        &mut self,
+        old: &OldTuple,
+        commit_lsn: CommitLsn,
+    ) -> Result<(Arc<Statement>, Vec<Option<Bytes>>), PlanError> {
+        let mut params = Vec::with_capacity(self.key.len());
+        self.push_key(old.tuple(), Kind::Delete, commit_lsn, &mut params)?;
+        if self.delete.is_none() {
+            self.delete = Some(Statement::new(statements::delete(&self.table.name, &self.named_key())));
+        }
+        let statement = self.delete.clone().ok_or_else(|| self.no_identity(Kind::Delete))?;
+        Ok((statement, params))
+    }
+
+    pub(super) fn update(
+        &mut self,
+        old: Option<&OldTuple>,
+        new: &Tuple,
+        commit_lsn: CommitLsn,
+    ) -> Result<(Arc<Statement>, Vec<Option<Bytes>>), PlanError> {
+        let given = self.given(old.is_some(), new);
+        let mut params = self.values(new, &given, Kind::Update, commit_lsn)?;
+        let identifying = old.map_or(new, OldTuple::tuple);
+        self.push_key(identifying, Kind::Update, commit_lsn, &mut params)?;
+        if let Some(statement) = self.updates.get(&given) {
+            return Ok((Arc::clone(statement), params));
+        }
+        let statement = Statement::new(self.update_text(&given));
+        if self.updates.len() >= UPDATE_FORMS_MAX {
+            self.updates.clear();
+        }
+        self.updates.insert(given, Arc::clone(&statement));
+        Ok((statement, params))
+    }
+
+    /// The values of `columns`, which are indexes into the relation's, ascending.
+    pub(super) fn values(
+        &self,
+        tuple: &Tuple,
+        columns: &[usize],
+        kind: Kind,
+        commit_lsn: CommitLsn,
+    ) -> Result<Vec<Option<Bytes>>, PlanError> {
+        let mut params = Vec::with_capacity(columns.len() + self.key.len());
+        let mut wanted = columns.iter().copied().peekable();
+        for (index, value) in tuple.columns().enumerate() {
+            if wanted.peek() != Some(&index) {
+                continue;
+            }
+            wanted.next();
+            params.push(match value {
+                TupleValue::Null => None,
+                TupleValue::Text(_) => tuple.value_bytes(value),
+                TupleValue::Binary(_) => return Err(PlanError::Binary(self.table.name.clone())),
+                TupleValue::Unchanged => {
+                    let (table, column) =
+                        (self.table.name.clone(), self.relation.columns[index].name.clone());
+                    return Err(PlanError::MissingValue { table, kind, commit_lsn, column });
+                }
+            });
+        }
+        Ok(params)
+    }
+
+    /// The columns that an update gives: all that came, less those that the target computes, and less the key where
+    /// it did not change.
+    fn given(&self, key_may_change: bool, new: &Tuple) -> Vec<usize> {
+        let replaces = self.replaces(key_may_change);
+        let came = new.columns().map(|value| !matches!(value, TupleValue::Unchanged));
+        let mut given = Vec::with_capacity(self.writes.len());
+        for (index, came) in came.enumerate() {
+            let wanted = match self.writes[index] {
+                Write::Never => false,
+                Write::Always => replaces || key_may_change || !self.in_key(index),
+                Write::InsertOnly => replaces,
+            };
+            if came && wanted {
+                given.push(index);
+            }
+        }
+        given
+    }
+
+    /// Whether an update must be a delete and an insert, since a column may change that `UPDATE` cannot set. One in
+    /// the key changes only where the old key came along; one outside the key may change at any update.
+    fn replaces(&self, key_may_change: bool) -> bool {
+        (0..self.writes.len())
+            .any(|index| self.writes[index] == Write::InsertOnly && (key_may_change || !self.in_key(index)))
+    }
+
+    fn in_key(&self, index: usize) -> bool {
+        self.key.iter().any(|(key, _)| *key == index)
+    }
+
+    fn update_text(&self, given: &[usize]) -> crate::pg::Sql {
+        let (table, key) = (&self.table.name, self.named_key());
+        let new = names(&self.relation, given);
+        if given.is_empty() {
+            return statements::touch(table, &key);
+        }
+        if !given.iter().any(|&index| self.writes[index] == Write::InsertOnly) {
+            return statements::update(table, &new, &key);
+        }
+        // Also columns that only the target has are kept.
+        let announced = |name: &str| self.relation.columns.iter().position(|column| column.name == name);
+        let kept = self.table.columns.iter().filter(|column| !column.generated);
+        let kept = kept.filter(|column| announced(&column.name).is_none_or(|index| !given.contains(&index)));
+        let kept: Vec<&str> = kept.map(|column| column.name.as_str()).collect();
+        statements::replace(table, &new, &kept, &key)
+    }
+
+    fn push_key(
+        &self,
+        tuple: &Tuple,
+        kind: Kind,
+        commit_lsn: CommitLsn,
+        params: &mut Vec<Option<Bytes>>,
+    ) -> Result<(), PlanError> {
+        if self.key.is_empty() {
+            return Err(self.no_identity(kind));
+        }
+        let mut wanted = self.key.iter().peekable();
+        for (index, value) in tuple.columns().enumerate() {
+            let Some((_, by)) = wanted.next_if(|(key, _)| *key == index) else { continue };
+            params.push(match value {
+                TupleValue::Text(_) => tuple.value_bytes(value),
+                TupleValue::Null if *by == Match::SameText => None,
+                TupleValue::Binary(_) => return Err(PlanError::Binary(self.table.name.clone())),
+                TupleValue::Null | TupleValue::Unchanged => {
+                    let (table, column) =
+                        (self.table.name.clone(), self.relation.columns[index].name.clone());
+                    return Err(PlanError::MissingValue { table, kind, commit_lsn, column });
+                }
+            });
+        }
+        Ok(())
+    }
+
+    fn named_key(&self) -> Vec<(&str, Match)> {
+        let name = |index: usize| self.relation.columns[index].name.as_str();
+        self.key.iter().map(|(index, by)| (name(*index), by.clone())).collect()
+    }
+
+    fn no_identity(&self, kind: Kind) -> PlanError {
+        PlanError::NoIdentity { table: self.table.name.clone(), kind }
+    }
+}
+
+impl TargetTable {
+    fn column(&self, name: &str) -> Option<&TargetColumn> {
+        self.columns.iter().find(|column| column.name == name)
+    }
+}
+
+/// What identifies a row. With REPLICA IDENTITY FULL the whole old row comes along, so the target's own key serves
+/// if the source sends it, and else the text of every column.
+fn key(relation: &Relation, table: &TargetTable) -> Result<Vec<(usize, Match)>, ShapeError> {
+    let position = |name: &String| relation.columns.iter().position(|column| column.name == *name);
+    let identity: Vec<usize> = if relation.identity == ReplicaIdentity::Full {
+        let own: Option<Vec<usize>> = table.key.iter().map(position).collect();
+        let mut own = own.unwrap_or_default();
+        own.sort_unstable();
+        own
+    } else {
+        (0..relation.columns.len()).filter(|&index| relation.columns[index].key).collect()
+    };
+    if identity.is_empty() && relation.identity == ReplicaIdentity::Full {
+        let stored = |index: &usize| {
+            let column = table.column(&relation.columns[*index].name);
+            column.is_some_and(|column| !column.generated)
+        };
+        return Ok((0..relation.columns.len())
+            .filter(stored)
+            .map(|index| (index, Match::SameText))
+            .collect());
+    }
+    let by_equality = |index: usize| {
+        let name = &relation.columns[index].name;
+        let equality = table.column(name).and_then(|column| column.equality.clone());
+        let missing = || ShapeError::NoEquality { table: table.name.clone(), column: name.clone() };
+        equality.map(|operator| (index, Match::Equal(operator))).ok_or_else(missing)
+    };
+    identity.into_iter().map(by_equality).collect()
+}
+
+fn names<'a>(relation: &'a Relation, indexes: &[usize]) -> Vec<&'a str> {
+    indexes.iter().map(|&index| relation.columns[index].name.as_str()).collect()
+}

@@ -1,0 +1,123 @@
+//! What a cluster and a database hold besides tables, and what the current user may do with it.
+
+use tokio_postgres::Client;
+
+use crate::pg::{QualifiedName, Sql};
+use crate::source::{Error, ask};
+
+/// What a database holds that replication does not carry; members of extensions aside.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct OtherContents {
+    /// Large objects.
+    pub large_objects: u64,
+    /// Materialised views, by schema and name.
+    pub materialized_views: Vec<QualifiedName>,
+    /// Foreign tables, by schema and name.
+    pub foreign_tables: Vec<QualifiedName>,
+}
+
+/// What the current user may do with a schema.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SchemaPrivilege {
+    /// There is no such schema.
+    Missing,
+    /// It may not create objects in it, or not use them.
+    Refused,
+    /// It may use the schema and create objects in it.
+    Create,
+}
+
+/// How a session can get to apply changes as a replica: without firing triggers and foreign keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReplicaRole {
+    /// `SET session_replication_role = replica` works.
+    Set,
+    /// `aiven_extras.session_replication_role('replica')` can be called.
+    AivenExtras,
+    /// Neither, but the extension `aiven_extras` could be created.
+    AivenExtrasAvailable,
+    /// Not at all.
+    Refused,
+}
+
+/// What the current database holds besides tables.
+///
+/// # Errors
+/// When the server does not answer.
+pub async fn other_contents(client: &Client) -> Result<OtherContents, Error> {
+    let sql = Sql::new("SELECT count(*) AS large_objects FROM pg_largeobject_metadata");
+    let large_objects = ask::row(client, "the large objects", &sql, &[]).await?.count("large_objects")?;
+    let mut found = OtherContents { large_objects, ..OtherContents::default() };
+    let sql = Sql::new(
+        "SELECT c.relkind::text AS kind, n.nspname::text AS schema, c.relname::text AS name FROM pg_class c \
+         JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind IN ('m', 'f') \
+         AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'walferry', 'aiven_extras') \
+         AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid \
+         AND d.deptype = 'e') ORDER BY 2, 3",
+    );
+    for row in ask::rows(client, "the materialised views and foreign tables", &sql, &[]).await? {
+        let list =
+            if row.byte("kind")? == b'm' { &mut found.materialized_views } else { &mut found.foreign_tables };
+        list.push(row.name()?);
+    }
+    Ok(found)
+}
+
+/// The cluster's databases that can be connected to, templates aside, by name.
+///
+/// # Errors
+/// When the server does not answer.
+pub async fn databases(client: &Client) -> Result<Vec<String>, Error> {
+    let sql = Sql::new(
+        "SELECT datname::text AS name FROM pg_database WHERE datallowconn AND NOT datistemplate ORDER BY datname",
+    );
+    ask::rows(client, "the databases", &sql, &[]).await?.iter().map(|row| row.get("name")).collect()
+}
+
+/// What the current user may do with the schema `name`.
+///
+/// # Errors
+/// When the server does not answer.
+pub async fn schema_privilege(client: &Client, name: &str) -> Result<SchemaPrivilege, Error> {
+    let sql = Sql::new(
+        "SELECT has_schema_privilege(oid, 'CREATE') AND has_schema_privilege(oid, 'USAGE') AS granted \
+         FROM pg_namespace WHERE nspname = $1::text",
+    );
+    match ask::rows(client, "the privileges on a schema", &sql, &[&name]).await?.first() {
+        None => Ok(SchemaPrivilege::Missing),
+        Some(row) if row.get("granted")? => Ok(SchemaPrivilege::Create),
+        Some(_) => Ok(SchemaPrivilege::Refused),
+    }
+}
+
+/// How a session of the current user can get to apply changes as a replica. The setting is tried out in a transaction
+/// that is rolled back, so the session must not be in one.
+///
+/// # Errors
+/// When the server does not answer.
+pub async fn replica_role(client: &Client) -> Result<ReplicaRole, Error> {
+    let question = "the right to set session_replication_role";
+    let tried = client.batch_execute("BEGIN; SET LOCAL session_replication_role = replica").await;
+    client.batch_execute("ROLLBACK").await.map_err(|cause| Error::new(question, cause))?;
+    match tried.map_err(|cause| Error::new(question, cause)) {
+        Ok(()) => return Ok(ReplicaRole::Set),
+        Err(error) if error.state() == Some("42501") => {}
+        Err(error) => return Err(error),
+    }
+    let sql = Sql::new(
+        "SELECT EXISTS (SELECT FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace \
+         WHERE n.nspname = 'aiven_extras' AND p.proname = 'session_replication_role' AND p.pronargs = 1 \
+         AND p.proargtypes[0] = 'text'::regtype AND has_function_privilege(p.oid, 'EXECUTE') \
+         AND has_schema_privilege(n.oid, 'USAGE')) AS callable, \
+         EXISTS (SELECT FROM pg_available_extensions WHERE name = 'aiven_extras' AND installed_version IS NULL) \
+         AS available",
+    );
+    let row = ask::row(client, question, &sql, &[]).await?;
+    if row.get("callable")? {
+        Ok(ReplicaRole::AivenExtras)
+    } else if row.get("available")? {
+        Ok(ReplicaRole::AivenExtrasAvailable)
+    } else {
+        Ok(ReplicaRole::Refused)
+    }
+}

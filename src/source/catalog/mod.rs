@@ -1,0 +1,32 @@
+//! What the catalogs of a server say: facts, slots, tables, sequences, extensions.
+//!
+//! Works on servers 10 to 18, source or target; what differs between versions is in `dialect`. Every question is
+//! independent: inside a transaction with a snapshot the answers agree with each other, outside they are each true
+//! at their own moment. A table that goes away in between is left out.
+//!
+//! Sizes are asked of the storage, which takes an ACCESS SHARE lock on each table for a moment: a session that holds
+//! ACCESS EXCLUSIVE on one of them keeps the answer waiting, for as long as `lock_timeout` allows.
+
+mod activity;
+mod contents;
+mod dialect;
+mod extensions;
+mod operators;
+mod sequences;
+mod server;
+mod slots;
+mod tables;
+mod target;
+
+pub use activity::{PreparedTransaction, WritingTransaction, prepared_transactions, writing_transactions};
+pub use contents::{
+    OtherContents, ReplicaRole, SchemaPrivilege, databases, other_contents, replica_role, schema_privilege,
+};
+pub use extensions::{AvailableExtension, Extension, available_extensions, extensions};
+pub use sequences::{Sequence, SequenceOwner, SequenceValue, SequenceValues, sequence_values, sequences};
+pub use server::{
+    DatabaseLocale, Provider, ServerFacts, UserFacts, clock, server_facts, server_version, system_id,
+};
+pub use slots::{SlotInfo, current_wal, slot, slots, wal_senders_used};
+pub use tables::{Generated, Identity, Persistence, Table, TableColumn, TableKind, tables};
+pub use target::{KeyColumn, TargetColumn, TargetTable, target_table, target_tables};

@@ -1,0 +1,118 @@
+//! Replication slots, WAL positions and walsenders.
+//!
+//! All of it comes from views that show the same to every user: `pg_replication_slots`, and of `pg_stat_replication`
+//! only which processes there are (its positions are hidden from the unprivileged).
+
+use tokio_postgres::Client;
+
+use super::dialect::Dialect;
+use crate::pg::{SourceLsn, Sql};
+use crate::source::{Error, ask};
+
+/// A replication slot, physical or logical: a row of `pg_replication_slots`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SlotInfo {
+    /// The slot's name.
+    pub name: String,
+    /// The output plugin of a logical slot.
+    pub plugin: Option<String>,
+    /// `physical` or `logical`.
+    pub slot_type: String,
+    /// The database of a logical slot.
+    pub database: Option<String>,
+    /// Whether it goes away with its session.
+    pub temporary: bool,
+    /// Whether a session streams from it.
+    pub active: bool,
+    /// That session's process.
+    pub active_pid: Option<i32>,
+    /// The oldest WAL that is kept for it; `None` where nothing is (any more).
+    pub restart_lsn: Option<SourceLsn>,
+    /// What its reader confirmed; a logical slot's only.
+    pub confirmed_flush_lsn: Option<SourceLsn>,
+    /// `reserved`, `extended`, `unreserved` or `lost` (13).
+    pub wal_status: Option<String>,
+    /// WAL in bytes that can still be written before the slot is in danger (13); `None` where there is no limit.
+    pub safe_wal_size: Option<i64>,
+    /// Why the slot cannot be used any more (17).
+    pub invalidation_reason: Option<String>,
+    /// WAL in bytes that is kept for it now.
+    pub retained_bytes: Option<u64>,
+}
+
+/// Every slot of the cluster.
+///
+/// # Errors
+/// When the server does not answer.
+pub async fn slots(client: &Client) -> Result<Vec<SlotInfo>, Error> {
+    read(client, "", &[]).await
+}
+
+/// The slot `name`, if there is one.
+///
+/// # Errors
+/// When the server does not answer.
+pub async fn slot(client: &Client, name: &str) -> Result<Option<SlotInfo>, Error> {
+    Ok(read(client, " WHERE s.slot_name = $1::text", &[&name]).await?.pop())
+}
+
+/// How far the source's WAL is flushed; on a standby, replayed.
+///
+/// # Errors
+/// When the server does not answer.
+pub async fn current_wal(client: &Client) -> Result<SourceLsn, Error> {
+    let sql = Sql::new(
+        "SELECT coalesce(CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() \
+         ELSE pg_current_wal_flush_lsn() END, '0/0')::text AS lsn",
+    );
+    ask::row(client, "the WAL position", &sql, &[]).await?.parse("lsn")
+}
+
+/// How many walsenders there are, of any user.
+///
+/// # Errors
+/// When the server does not answer.
+pub async fn wal_senders_used(client: &Client) -> Result<u64, Error> {
+    let sql = Sql::new("SELECT count(*) AS used FROM pg_stat_replication");
+    ask::row(client, "the walsenders", &sql, &[]).await?.count("used")
+}
+
+async fn read(
+    client: &Client,
+    filter: &'static str,
+    params: &[ask::Param<'_>],
+) -> Result<Vec<SlotInfo>, Error> {
+    let sql = Sql::new(
+        "SELECT s.slot_name::text AS name, s.plugin::text AS plugin, s.slot_type, s.database::text AS database, \
+         s.temporary, s.active, s.active_pid, s.restart_lsn::text AS restart_lsn, \
+         s.confirmed_flush_lsn::text AS confirmed_flush_lsn, \
+         greatest(0, pg_wal_lsn_diff(CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() \
+         ELSE pg_current_wal_lsn() END, s.restart_lsn))::text AS retained, s.restart_lsn IS NULL AS unreserved, ",
+    )
+    .text(Dialect::of(client).await?.slot_state())
+    .text(" FROM pg_replication_slots s")
+    .text(filter)
+    .text(" ORDER BY s.slot_name");
+    let rows = ask::rows(client, "the replication slots", &sql, params).await?;
+    rows.iter().map(info).collect()
+}
+
+fn info(row: &ask::Answer) -> Result<SlotInfo, Error> {
+    // greatest() passes over the NULL that an unreserved slot has.
+    let retained = if row.get("unreserved")? { None } else { row.parse_opt("retained")? };
+    Ok(SlotInfo {
+        name: row.get("name")?,
+        plugin: row.get("plugin")?,
+        slot_type: row.get("slot_type")?,
+        database: row.get("database")?,
+        temporary: row.get("temporary")?,
+        active: row.get("active")?,
+        active_pid: row.get("active_pid")?,
+        restart_lsn: row.parse_opt("restart_lsn")?,
+        confirmed_flush_lsn: row.parse_opt("confirmed_flush_lsn")?,
+        wal_status: row.get("wal_status")?,
+        safe_wal_size: row.get("safe_wal_size")?,
+        invalidation_reason: row.get("invalidation_reason")?,
+        retained_bytes: retained,
+    })
+}

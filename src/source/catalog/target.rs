@@ -1,0 +1,138 @@
+//! Tables as the one who writes to them needs to know them: keys, operators, triggers.
+
+use std::collections::{HashMap, HashSet};
+
+use tokio_postgres::Client;
+
+use super::dialect::Dialect;
+use super::operators::Operators;
+use super::tables::{self, Index, Scope, TableColumn, TableKind};
+use crate::pg::{Oid, QualifiedName, Sql};
+use crate::source::{Error, ask};
+
+/// A table to write to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TargetTable {
+    /// `pg_class.oid` on this server.
+    pub oid: Oid,
+    /// Schema and name.
+    pub name: QualifiedName,
+    /// Whether rows are in it or in its partitions.
+    pub kind: TableKind,
+    /// Columns in order, without dropped ones.
+    pub columns: Vec<TargetColumn>,
+    /// What identifies a row: the primary key; else the narrowest unique index over NOT NULL columns that is neither
+    /// deferrable nor partial nor over expressions; else a deferrable primary key; else empty.
+    pub key: Vec<KeyColumn>,
+    /// The key is a DEFERRABLE primary key: good to find rows by, but ON CONFLICT refuses it.
+    pub key_deferrable: bool,
+    /// Has a trigger that fires under `session_replication_role = replica`: ENABLE REPLICA or ALWAYS. A partitioned
+    /// table's partitions may have more of them.
+    pub has_replica_triggers: bool,
+    /// Has a trigger that fires otherwise, a foreign key's included (on either side of it).
+    pub has_origin_triggers: bool,
+}
+
+/// A column of a table to write to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TargetColumn {
+    /// The column.
+    pub column: TableColumn,
+    /// Its type's default btree equality, if there is one (json, xml, point have none).
+    pub equality_operator: Option<QualifiedName>,
+}
+
+/// A column of a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyColumn {
+    /// Its name, not quoted.
+    pub name: String,
+    /// Equality as the key's index has it: `OPERATOR(schema.=)` with it can use the index.
+    pub equality_operator: QualifiedName,
+}
+
+impl TargetTable {
+    /// The column of that name.
+    pub fn column(&self, name: &str) -> Option<&TargetColumn> {
+        self.columns.iter().find(|column| column.column.name == name)
+    }
+}
+
+/// The table of that name, if there is one: a view or foreign table is none.
+///
+/// # Errors
+/// When the server does not answer.
+pub async fn target_table(client: &Client, name: &QualifiedName) -> Result<Option<TargetTable>, Error> {
+    Ok(read(client, Scope::Named(name)).await?.pop())
+}
+
+/// Every user table of the current database, by schema and name.
+///
+/// # Errors
+/// When the server does not answer.
+pub async fn target_tables(client: &Client) -> Result<Vec<TargetTable>, Error> {
+    read(client, Scope::User).await
+}
+
+async fn read(client: &Client, scope: Scope<'_>) -> Result<Vec<TargetTable>, Error> {
+    let dialect = Dialect::of(client).await?;
+    let sql = Sql::new(
+        "SELECT c.oid, n.nspname::text AS schema, c.relname::text AS name, c.relkind::text AS kind, \
+         EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = c.oid AND g.tgenabled IN ('R', 'A')) AS replica_triggers, \
+         EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = c.oid AND g.tgenabled IN ('O', 'A') AND ",
+    )
+    .text(tables::FIRES_ON_CHANGES)
+    .text(
+        ") AS origin_triggers FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE ",
+    )
+    .text(scope.filter())
+    .text(" ORDER BY 2, 3");
+    let rows = ask::rows(client, "the target's tables", &sql, &scope.params()).await?;
+    if rows.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut columns = tables::columns(client, dialect, scope).await?;
+    let mut indexes = tables::indexes(client, dialect, scope).await?;
+    let operators = Operators::read(client, types_of(&columns)).await?;
+    let mut tables = Vec::with_capacity(rows.len());
+    for row in &rows {
+        let oid: u32 = row.get("oid")?;
+        let columns = columns.remove(&oid).unwrap_or_default();
+        let indexes = indexes.remove(&oid).unwrap_or_default();
+        let (key, key_deferrable) = key(&indexes, &columns, &operators);
+        let with_operator = |column: TableColumn| {
+            let equality_operator = operators.of_type(column.type_oid.get()).cloned();
+            TargetColumn { column, equality_operator }
+        };
+        tables.push(TargetTable {
+            oid: Oid::new(oid),
+            name: row.name()?,
+            kind: tables::kind(row)?,
+            columns: columns.into_iter().map(with_operator).collect(),
+            key,
+            key_deferrable,
+            has_replica_triggers: row.get("replica_triggers")?,
+            has_origin_triggers: row.get("origin_triggers")?,
+        });
+    }
+    Ok(tables)
+}
+
+fn types_of(columns: &HashMap<u32, Vec<TableColumn>>) -> Vec<u32> {
+    let distinct: HashSet<u32> = columns.values().flatten().map(|column| column.type_oid.get()).collect();
+    distinct.into_iter().collect()
+}
+
+/// The key, and whether it is a deferrable one. `indexes` come with the primary key first.
+fn key(indexes: &[Index], columns: &[TableColumn], operators: &Operators) -> (Vec<KeyColumn>, bool) {
+    let unique = indexes.iter().find(|index| index.identifies() && index.not_null(columns));
+    let deferrable = || indexes.iter().find(|index| index.primary && index.covers_all());
+    let Some(index) = unique.or_else(deferrable) else { return (Vec::new(), false) };
+    let named = index.column_names(columns);
+    let with_operator = |(name, class): (String, &u32)| {
+        let equality_operator = operators.of_class(*class)?.clone();
+        Some(KeyColumn { name, equality_operator })
+    };
+    let key: Option<Vec<_>> = named.into_iter().zip(&index.operator_classes).map(with_operator).collect();
+    (key.unwrap_or_default(), !index.immediate)
+}

@@ -1,0 +1,17 @@
+//! What is asked of the source, and the stream of its changes.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | [`catalog`] | questions over plain SQL sessions; many are asked of the target too |
+//! | [`replication`] | the walsender session: slot, snapshot, stream |
+//! | [`gap`] | whether the stream can go on without losing a change |
+//!
+//! Questions change nothing and rely on `search_path = pg_catalog` alone. Who connects, and when, is decided elsewhere.
+
+mod ask;
+pub mod catalog;
+mod error;
+pub mod gap;
+pub mod replication;
+
+pub use error::{Error, state_is_transient};

@@ -1,0 +1,134 @@
+//! The replication session: a real walsender connection (`replication=database`). Manual: "Streaming Replication
+//! Protocol".
+//!
+//! What surprises: START_REPLICATION from behind the slot's `confirmed_flush_lsn` silently skips what lies between,
+//! and from beyond the end of WAL it is accepted. So [`super::gap`] decides before this is called.
+//!
+//! The session that exported a snapshot must stay idle for as long as the snapshot is wanted: any command ends it.
+
+use super::Error;
+use crate::pg::{EndLsn, ServerVersion, SlotName, SourceLsn, Sql, SystemId, TimelineId};
+use crate::wire::{self, ConnInfo, CopyBothReader, CopyBothWriter, Session, SessionOptions};
+
+/// A walsender connection that does nothing yet.
+#[derive(Debug)]
+pub struct ReplicationSession {
+    session: Session,
+}
+
+/// What IDENTIFY_SYSTEM says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Identity {
+    /// The cluster.
+    pub system_id: SystemId,
+    /// Its timeline.
+    pub timeline: TimelineId,
+    /// How far its WAL is flushed.
+    pub flushed: SourceLsn,
+}
+
+/// What CREATE_REPLICATION_SLOT says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CreatedSlot {
+    /// Transactions that commit at or after this point are streamed; all before it are in the snapshot.
+    pub consistent_point: SourceLsn,
+    /// The exported snapshot's identifier, for SET TRANSACTION SNAPSHOT.
+    pub snapshot: String,
+}
+
+impl ReplicationSession {
+    /// Opens the connection.
+    ///
+    /// # Errors
+    /// As any connection; also when the role lacks REPLICATION.
+    pub async fn connect(info: &ConnInfo, application_name: &str) -> Result<Self, wire::Error> {
+        let options = SessionOptions { replication: true, ..SessionOptions::new(application_name) };
+        Ok(Self { session: Session::connect(info, &options).await? })
+    }
+
+    /// The server's version.
+    pub fn server_version(&self) -> ServerVersion {
+        self.session.server_version()
+    }
+
+    /// Asks which cluster this is.
+    ///
+    /// # Errors
+    /// When the server does not answer as documented.
+    pub async fn identify(&mut self) -> Result<Identity, Error> {
+        const QUESTION: &str = "the system's identity";
+        let rows = self
+            .session
+            .query(&Sql::new("IDENTIFY_SYSTEM"))
+            .await
+            .map_err(|cause| Error::Wire { question: QUESTION, cause })?;
+        let column = |index| rows.first().and_then(|row| row.text(index));
+        let identity = || {
+            Some(Identity {
+                system_id: SystemId::new(column(0)?.parse().ok()?),
+                timeline: TimelineId::new(column(1)?.parse().ok()?),
+                flushed: column(2)?.parse().ok()?,
+            })
+        };
+        identity().ok_or_else(|| undocumented(QUESTION))
+    }
+
+    /// Creates a pgoutput slot and exports its snapshot, which lives until this session's next command or end.
+    ///
+    /// The server first waits for every transaction of the cluster that has written, for `lock_timeout` at most.
+    ///
+    /// # Errors
+    /// SQLSTATE 55P03 when that took too long; 53400 when all slots are in use; 42710 when the slot exists.
+    pub async fn create_slot(
+        &mut self,
+        slot: &SlotName,
+        temporary: bool,
+        lock_timeout: std::time::Duration,
+    ) -> Result<CreatedSlot, Error> {
+        const QUESTION: &str = "the new replication slot";
+        let millis = i64::try_from(lock_timeout.as_millis()).unwrap_or(i64::MAX);
+        let timeout = Sql::new("SET lock_timeout = ").number(millis);
+        self.session.execute(&timeout).await.map_err(|cause| Error::Wire { question: QUESTION, cause })?;
+        let temporary = if temporary { " TEMPORARY" } else { "" };
+        let create = Sql::new("CREATE_REPLICATION_SLOT ")
+            .ident(slot.as_str())
+            .text(temporary)
+            .text(" LOGICAL pgoutput EXPORT_SNAPSHOT");
+        let rows =
+            self.session.query(&create).await.map_err(|cause| Error::Wire { question: QUESTION, cause })?;
+        let column = |index| rows.first().and_then(|row| row.text(index));
+        let created = || {
+            Some(CreatedSlot { consistent_point: column(1)?.parse().ok()?, snapshot: column(2)?.to_owned() })
+        };
+        created().ok_or_else(|| undocumented(QUESTION))
+    }
+
+    /// Starts streaming what commits at or after `from`.
+    ///
+    /// # Errors
+    /// SQLSTATE 55006 while another connection uses the slot.
+    pub async fn start(
+        self,
+        slot: &SlotName,
+        from: EndLsn,
+        publications: &[String],
+    ) -> Result<(CopyBothReader, CopyBothWriter), Error> {
+        // A list of quoted names inside one quoted option.
+        let names = Sql::default().list(publications, ",", |sql, name| sql.ident(name));
+        let start = Sql::new("START_REPLICATION SLOT ")
+            .ident(slot.as_str())
+            .text(" LOGICAL ")
+            .position(from)
+            .text(" (proto_version '1', publication_names ")
+            .replication_literal(names.as_str())
+            .text(")");
+        self.session
+            .copy_both(&start)
+            .await
+            .map_err(|cause| Error::Wire { question: "the stream of changes", cause })
+    }
+}
+
+fn undocumented(question: &'static str) -> Error {
+    Error::Answer { question, what: "its row is not as documented".to_owned() }
+}

@@ -1,0 +1,24 @@
+//! What a running migration shows of itself: a snapshot, the lag, metrics, HTTP, and the terminal.
+//!
+//! The pipelines write to one [`StatusHandle`]; all the rest reads from it. Nothing here talks to a database, and
+//! nothing here can stop a migration.
+
+mod http;
+pub mod json;
+mod lag;
+mod metrics;
+mod page;
+mod snapshot;
+mod table;
+mod terminal;
+mod units;
+
+pub use http::{HttpServer, Observed, not_ready};
+pub use lag::{Lag, LagClock};
+pub use metrics::{Metrics, MetricsError, MetricsRegistry};
+pub use snapshot::{
+    ChangeCounts, DatabaseStatus, Method, PhaseName, ServiceStatus, SlotStatus, StatusHandle, StatusSnapshot,
+    TableState, TableStatus,
+};
+pub use table::text;
+pub use terminal::{Screen, ScreenWriter, show};

@@ -1,0 +1,335 @@
+//! Each finding of `walferry check`, caused for real.
+
+#![allow(clippy::unwrap_used)]
+
+mod server;
+
+use server::Server;
+use walferry::migrate::preflight::{self, PreflightInput, Report, Severity};
+use walferry::pg::SlotName;
+
+/// The finding `id` has this severity, and its text and hint hold these words.
+fn check(report: &Report, id: &str, severity: Severity, words: &[&str]) {
+    let finding = report.get(id).unwrap_or_else(|| panic!("no finding {id}: {report:#?}"));
+    assert_eq!(finding.severity, severity, "{finding:#?}");
+    let text = format!("{} {} {}", finding.subject, finding.cause, finding.hint);
+    for word in words {
+        assert!(text.contains(word), "no {word:?} in {finding:#?}");
+    }
+}
+
+const NOT_GOOD: [Severity; 2] = [Severity::Warning, Severity::Fail];
+
+fn not_good(report: &Report) -> Vec<&'static str> {
+    report.findings.iter().filter(|f| NOT_GOOD.contains(&f.severity)).map(|f| f.id).collect()
+}
+
+async fn report(
+    source: (&Server, &str, &str),
+    target: (&Server, &str, &str),
+    input: &PreflightInput,
+) -> Report {
+    let source = source.0.connect(source.1, source.2).await;
+    let target = target.0.connect(target.1, target.2).await;
+    preflight::run(&source, &target, input).await
+}
+
+#[tokio::test]
+async fn a_source_made_for_it() {
+    let source = Server::start(&["wal_level=logical", "max_prepared_transactions=2"]);
+    let target = Server::start(&[]);
+    let input = PreflightInput { databases: vec!["app".to_owned()], ..PreflightInput::default() };
+    for server in [&source, &target] {
+        server.script("postgres", "CREATE ROLE mover LOGIN REPLICATION").await;
+        server.script("postgres", "CREATE DATABASE app OWNER mover").await;
+    }
+    target.script("app", "GRANT SET ON PARAMETER session_replication_role TO mover").await;
+    source
+        .session("mover", "app", "")
+        .await
+        .batch_execute("CREATE TABLE t (a int PRIMARY KEY)")
+        .await
+        .unwrap();
+
+    let run = || report((&source, "mover", "app"), (&target, "mover", "app"), &input);
+    let found = run().await;
+    assert_eq!(not_good(&found), [""; 0], "{found:#?}");
+    assert!(!found.failed());
+    assert!(found.render_table(100).contains("checks passed: ok"));
+    check(&found, "source-reachable", Severity::Ok, &["PostgreSQL", "database app"]);
+    check(&found, "target-replication-role", Severity::Ok, &["may set"]);
+
+    slots(&source, &target).await;
+    transactions(&source, &target).await;
+    awkward_tables(&source, &target).await;
+    target_side(&source, &target).await;
+    lost_connection(&source, &target).await;
+    same_server(&source).await;
+}
+
+async fn slots(source: &Server, target: &Server) {
+    source.script("app", "SELECT pg_create_logical_replication_slot('walferry_app', 'pgoutput')").await;
+    let slot = SlotName::new("walferry_app").unwrap();
+    let input = PreflightInput { slots: vec![slot], ..PreflightInput::default() };
+    let found = report((source, "mover", "app"), (target, "mover", "app"), &input).await;
+    check(&found, "source-slot-name", Severity::Fail, &["pg_drop_replication_slot('walferry_app')"]);
+    let input = PreflightInput { resuming: true, ..input };
+    let found = report((source, "mover", "app"), (target, "mover", "app"), &input).await;
+    assert_eq!(not_good(&found), [""; 0]);
+    check(&found, "source-slots", Severity::Ok, &["1 of 10 in use, 0 more needed"]);
+    source.script("app", "SELECT pg_drop_replication_slot('walferry_app')").await;
+}
+
+async fn transactions(source: &Server, target: &Server) {
+    source.script("postgres", "BEGIN; CREATE TABLE p (a int); PREPARE TRANSACTION 'it''s'").await;
+    let writer = source.session("postgres", "postgres", "").await;
+    writer.batch_execute("BEGIN; CREATE TABLE w (a int)").await.unwrap();
+    let found = report((source, "mover", "app"), (target, "mover", "app"), &PreflightInput::default()).await;
+    check(
+        &found,
+        "source-prepared-transactions",
+        Severity::Warning,
+        &["ROLLBACK PREPARED 'it''s'; -- in postgres"],
+    );
+    check(&found, "source-long-transactions", Severity::Info, &["1 session of other roles"]);
+    let found =
+        report((source, "postgres", "app"), (target, "mover", "app"), &PreflightInput::default()).await;
+    check(&found, "source-long-transactions", Severity::Ok, &["none older than 30 s"]);
+    writer.batch_execute("ROLLBACK").await.unwrap();
+    source.script("postgres", "ROLLBACK PREPARED 'it''s'").await;
+}
+
+async fn awkward_tables(source: &Server, target: &Server) {
+    let script = r#"
+        CREATE TABLE keyless (a int); CREATE TABLE deferred (a int PRIMARY KEY DEFERRABLE);
+        CREATE TABLE "Uni" (a int NOT NULL UNIQUE); CREATE TABLE nothing (a int PRIMARY KEY);
+        ALTER TABLE nothing REPLICA IDENTITY NOTHING;
+        CREATE TABLE whole (a int); ALTER TABLE whole REPLICA IDENTITY FULL;
+        CREATE UNLOGGED TABLE unlogged (a int); CREATE MATERIALIZED VIEW mv AS SELECT 1 AS a;
+        CREATE TABLE parted (a int) PARTITION BY LIST (a); CREATE TABLE part PARTITION OF parted DEFAULT;
+        SELECT lo_create(0);"#;
+    source.session("mover", "app", "").await.batch_execute(script).await.unwrap();
+    source
+        .script(
+            "app",
+            "CREATE ROLE other; CREATE TABLE theirs (a int PRIMARY KEY); CREATE SEQUENCE hidden; ALTER TABLE theirs OWNER TO other",
+        )
+        .await;
+    source.script("app", "ALTER TABLE theirs ENABLE ROW LEVEL SECURITY").await;
+    let found = report((source, "mover", "app"), (target, "mover", "app"), &PreflightInput::default()).await;
+    let words = [
+        "5 tables without",
+        "public.keyless, public.nothing (REPLICA IDENTITY NOTHING)",
+        "public.deferred (its primary key is DEFERRABLE)",
+        "public.part",
+        "only inserts and truncates are replicated, and they are copied again at cutover",
+        "ALTER TABLE \"public\".\"keyless\" REPLICA IDENTITY FULL;",
+        "ALTER TABLE \"public\".\"Uni\" REPLICA IDENTITY USING INDEX \"Uni_a_key\";",
+        "ALTER TABLE \"public\".\"nothing\" REPLICA IDENTITY USING INDEX \"nothing_pkey\";",
+    ];
+    check(&found, "source-replica-identity", Severity::Warning, &words);
+    let finding = found.get("source-replica-identity").unwrap();
+    assert!(!finding.cause.contains("unlogged") && !finding.cause.contains("parted"));
+    let identities = finding.hint.clone();
+    check(&found, "source-replica-identity-full", Severity::Info, &["public.whole"]);
+    check(&found, "source-table-owners", Severity::Fail, &["public.theirs", "GRANT \"other\" TO \"mover\";"]);
+    check(
+        &found,
+        "source-select",
+        Severity::Fail,
+        &["public.theirs", "GRANT SELECT ON ALL TABLES IN SCHEMA \"public\""],
+    );
+    check(
+        &found,
+        "source-row-security",
+        Severity::Fail,
+        &["public.theirs", "ALTER ROLE \"mover\" BYPASSRLS;"],
+    );
+    let hint = "GRANT SELECT ON ALL SEQUENCES IN SCHEMA \"public\" TO \"mover\";";
+    check(&found, "source-sequences", Severity::Fail, &["public.hidden", hint]);
+    check(&found, "source-unlogged-tables", Severity::Info, &["1 unlogged table", "public.unlogged"]);
+    check(&found, "source-materialized-views", Severity::Info, &["public.mv"]);
+    check(&found, "source-large-objects", Severity::Info, &["1 large object"]);
+    let input = PreflightInput { replica_identity_full: true, ..PreflightInput::default() };
+    let full = report((source, "mover", "app"), (target, "mover", "app"), &input).await;
+    check(&full, "source-replica-identity", Severity::Info, &["until the migration is removed"]);
+
+    // What the hints say, done, leaves nothing to say.
+    source.script("app", &identities).await;
+    for id in ["source-table-owners", "source-select", "source-sequences", "source-row-security"] {
+        source.script("app", &found.get(id).unwrap().hint).await;
+    }
+    let found = report((source, "mover", "app"), (target, "mover", "app"), &PreflightInput::default()).await;
+    assert_eq!(not_good(&found), [""; 0]);
+}
+
+async fn target_side(source: &Server, target: &Server) {
+    let input = PreflightInput { databases: vec!["app".to_owned()], ..PreflightInput::default() };
+    target.script("postgres", "CREATE ROLE poor LOGIN").await;
+    let run = || report((source, "mover", "app"), (target, "poor", "app"), &input);
+    let found = run().await;
+    check(&found, "target-create", Severity::Fail, &["GRANT CREATE ON DATABASE \"app\" TO \"poor\";"]);
+    check(
+        &found,
+        "target-schema-public",
+        Severity::Fail,
+        &["GRANT USAGE, CREATE ON SCHEMA public TO \"poor\";"],
+    );
+    let grant = "GRANT SET ON PARAMETER session_replication_role TO \"poor\";";
+    check(&found, "target-replication-role", Severity::Warning, &[grant, "no triggers"]);
+    source
+        .script(
+            "app",
+            "CREATE TABLE child (a int PRIMARY KEY REFERENCES t); ALTER TABLE child OWNER TO mover",
+        )
+        .await;
+    let found = run().await;
+    check(&found, "target-replication-role", Severity::Fail, &[grant, "aiven_extras", "public.child"]);
+    assert!(!found.only_replication_fails());
+    let extras = "CREATE SCHEMA aiven_extras;
+        CREATE FUNCTION aiven_extras.session_replication_role(arg text) RETURNS text LANGUAGE sql AS 'SELECT $1'";
+    target.script("app", extras).await;
+    check(&run().await, "target-replication-role", Severity::Fail, &[grant]);
+    target.script("app", "GRANT USAGE ON SCHEMA aiven_extras TO poor").await;
+    check(&run().await, "target-replication-role", Severity::Ok, &["aiven_extras"]);
+    target.script("app", "ALTER ROLE poor SET default_transaction_read_only = on").await;
+    check(&run().await, "target-read-only", Severity::Fail, &["default_transaction_read_only = off;"]);
+    target.script("app", "ALTER ROLE poor RESET ALL").await;
+
+    target.script("app", "CREATE TABLE mine (a int)").await;
+    check(&run().await, "target-empty", Severity::Warning, &["public.mine", "all empty"]);
+    target.script("app", "CREATE TABLE t (a int)").await;
+    check(&run().await, "target-empty", Severity::Fail, &["1 table of the source already: public.t"]);
+    target.script("app", "INSERT INTO mine VALUES (1)").await;
+    check(&run().await, "target-empty", Severity::Fail, &["has data in 1 table: public.mine"]);
+
+    source.script("app", "CREATE EXTENSION citext; CREATE EXTENSION pageinspect").await;
+    let found = run().await;
+    check(
+        &found,
+        "target-extension-privilege",
+        Severity::Fail,
+        &["pageinspect", "CREATE EXTENSION \"pageinspect\";"],
+    );
+    source.script("app", "UPDATE pg_extension SET extversion = '99.1' WHERE extname = 'citext'").await;
+    source.script("app", "UPDATE pg_extension SET extname = 'secret' WHERE extname = 'pageinspect'").await;
+    let found = run().await;
+    check(&found, "target-extensions", Severity::Fail, &["secret", "--excluded-extensions secret"]);
+    check(&found, "target-extension-version", Severity::Warning, &["citext", "version 99.1 on the source"]);
+    let without = PreflightInput { excluded_extensions: vec!["secret".to_owned()], ..input.clone() };
+    let found = report((source, "mover", "app"), (target, "poor", "app"), &without).await;
+    check(&found, "target-extensions", Severity::Ok, &[]);
+
+    let two = PreflightInput { databases: vec!["app".to_owned(), "extra".to_owned()], ..input.clone() };
+    let found = report((source, "mover", "app"), (target, "poor", "app"), &two).await;
+    check(&found, "source-databases", Severity::Fail, &["extra", "it has app, postgres"]);
+    check(
+        &found,
+        "target-databases",
+        Severity::Fail,
+        &["ALTER ROLE \"poor\" CREATEDB;", "CREATE DATABASE \"extra\";"],
+    );
+    let found = report((source, "mover", "app"), (target, "postgres", "app"), &two).await;
+    check(&found, "target-databases", Severity::Ok, &["extra will be created"]);
+
+    target.script("postgres", "CREATE DATABASE turkish TEMPLATE template0 LC_COLLATE 'C'").await;
+    target.script("postgres", "CREATE DATABASE latin TEMPLATE template0 ENCODING LATIN1 LOCALE 'C'").await;
+    let found = report((source, "mover", "app"), (target, "postgres", "turkish"), &input).await;
+    check(&found, "target-locale", Severity::Warning, &["collate C,", "may sort otherwise"]);
+    let found = report((source, "mover", "app"), (target, "postgres", "latin"), &input).await;
+    check(&found, "target-locale", Severity::Fail, &["LATIN1", "cannot hold all of it"]);
+    let elsewhere = PreflightInput { target_database_exists: false, ..input };
+    let found = report((source, "mover", "app"), (target, "postgres", "latin"), &elsewhere).await;
+    assert!(found.get("target-locale").is_none() && found.get("target-empty").is_none());
+}
+
+async fn lost_connection(source: &Server, target: &Server) {
+    let (client, other) = (source.connect("mover", "app").await, target.connect("postgres", "app").await);
+    source
+        .script("app", "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'mover'")
+        .await;
+    tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    let found = preflight::run(&client, &other, &PreflightInput::default()).await;
+    check(&found, "source-reachable", Severity::Fail, &["the connection was lost"]);
+    check(&found, "target-reachable", Severity::Ok, &[]);
+    assert_eq!(found.findings.len(), 2);
+}
+
+#[tokio::test]
+async fn a_standby() {
+    let standby = Server::start_standby(&["wal_level=logical"]);
+    let target = Server::start(&[]);
+    let input = PreflightInput::default();
+    let found = report((&standby, "postgres", "postgres"), (&target, "postgres", "postgres"), &input).await;
+    check(&found, "source-recovery", Severity::Fail, &["is a standby", "connect to the primary"]);
+    check(&found, "target-recovery", Severity::Ok, &[]);
+    let found = report((&target, "postgres", "postgres"), (&standby, "postgres", "postgres"), &input).await;
+    check(&found, "target-recovery", Severity::Fail, &["is a standby"]);
+}
+
+async fn same_server(source: &Server) {
+    let input = PreflightInput::default();
+    let found = report((source, "mover", "app"), (source, "mover", "app"), &input).await;
+    check(&found, "same-cluster", Severity::Fail, &["both are database app of one server"]);
+    let found = report((source, "mover", "app"), (source, "postgres", "postgres"), &input).await;
+    check(&found, "same-cluster", Severity::Warning, &["both are databases of one server"]);
+}
+
+#[tokio::test]
+async fn a_source_not_made_for_it() {
+    let settings = [
+        "wal_level=replica",
+        "max_replication_slots=1",
+        "max_wal_senders=1",
+        "max_slot_wal_keep_size=64MB",
+        "synchronous_standby_names=walferry",
+        "synchronous_commit=local",
+    ];
+    let source = Server::start(&settings);
+    let target = Server::start(&[]);
+    source
+        .script("postgres", "CREATE ROLE poor LOGIN; SELECT pg_create_physical_replication_slot('taken')")
+        .await;
+    let input = PreflightInput { slots_needed: 2, ..PreflightInput::default() };
+    let run = || report((&source, "poor", "postgres"), (&target, "postgres", "postgres"), &input);
+    let found = run().await;
+    let hint = "ALTER SYSTEM SET wal_level = 'logical';";
+    check(
+        &found,
+        "source-wal-level",
+        Severity::Fail,
+        &["replica, but logical is needed", hint, "restart the server"],
+    );
+    let hint = "ALTER SYSTEM SET max_replication_slots = '10';";
+    check(&found, "source-slots", Severity::Fail, &["1 of 1 in use, 2 more needed", hint]);
+    check(&found, "source-wal-senders", Severity::Fail, &["0 of 1 in use, 2 more needed", "max_wal_senders"]);
+    check(&found, "source-replication-privilege", Severity::Fail, &["ALTER ROLE \"poor\" REPLICATION;"]);
+    let hint = "GRANT CREATE ON DATABASE \"postgres\" TO \"poor\";";
+    check(&found, "source-publication-privilege", Severity::Fail, &[hint]);
+    check(&found, "source-slot-retention", Severity::Warning, &["64.0 MiB", "max_slot_wal_keep_size = '-1'"]);
+    check(&found, "source-synchronous-standbys", Severity::Warning, &["walferry matches walferry"]);
+    assert!(found.failed() && found.only_replication_fails(), "{:?}", not_good(&found));
+    let json = serde_json::to_value(&found).unwrap();
+    assert_eq!(json["result"], "fail");
+    assert_eq!(json["findings"][0]["id"], "source-reachable");
+    let table = found.render_table(100);
+    assert!(table.lines().count() < 50 && table.contains("source-wal-level"), "{table}");
+
+    // Each provider's roles give it away, and its own way is told.
+    for (role, words) in [
+        ("rds_replication", ["rds.logical_replication", "GRANT rds_replication TO \"poor\";"]),
+        ("cloudsqlsuperuser", ["cloudsql.logical_decoding=on", "ALTER USER \"poor\" WITH REPLICATION;"]),
+        ("azure_pg_admin", ["azure.replication_support = logical", "ALTER ROLE \"poor\" REPLICATION;"]),
+        ("avnadmin", ["ask Aiven's support", "use avnadmin"]),
+    ] {
+        source.script("postgres", &format!("CREATE ROLE {role}")).await;
+        let found = run().await;
+        check(&found, "source-wal-level", Severity::Fail, &words[..1]);
+        check(&found, "source-replication-privilege", Severity::Fail, &words[1..]);
+        if role == "rds_replication" {
+            source.script("postgres", "GRANT rds_replication TO poor").await;
+            check(&run().await, "source-replication-privilege", Severity::Ok, &[]);
+        }
+        source.script("postgres", &format!("DROP ROLE {role}")).await;
+    }
+}
