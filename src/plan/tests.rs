@@ -561,7 +561,7 @@ fn a_relation_in_another_shape() {
     // The new column was added on the target first. What is known of it is old, so it is asked for.
     let name = QualifiedName::new("public", "t");
     let both = || segment(vec![insert(&narrow, "1 x"), insert(&wide, "1 x y"), update(&wide, None, "1 x y")]);
-    assert_eq!(planner.unknown(&both()), [name.clone()]);
+    assert_eq!(planner.unknown(&both()), std::slice::from_ref(&name));
     planner.learn(target("id* a b"));
     assert_eq!(planner.unknown(&both()), []);
     let steps: Vec<String> = plan(&mut planner, &both()).unwrap().iter().map(text).collect();
@@ -578,7 +578,7 @@ fn a_relation_in_another_shape() {
     let wider = relation(ReplicaIdentity::Default, "id* a b c");
     let next = || segment(vec![insert(&wider, "1 x y z")]);
     for columns in ["id* a b", "id* a b other"] {
-        assert_eq!(planner.unknown(&next()), [name.clone()]);
+        assert_eq!(planner.unknown(&next()), std::slice::from_ref(&name));
         planner.learn(target(columns));
         let error = plan(&mut planner, &next()).unwrap_err();
         assert_eq!(error, ShapeError::NoColumn { table: name.clone(), column: "c".to_owned() }.into());
