@@ -6,6 +6,8 @@
 use std::collections::HashSet;
 
 use bytes::{Bytes, BytesMut};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 use tokio_postgres::types::{Format, IsNull, ToSql, Type};
 use tokio_postgres::{Client, SimpleQueryMessage};
 use walferry::assemble::{Assembler, Segment};
@@ -338,6 +340,65 @@ async fn tables_of_every_kind() {
     inheritance_and_names(&world).await;
     truncates(&world).await;
     extension(&world).await;
+    deferrable(&world).await;
+    collation(&world).await;
+}
+
+/// Random statements over a table with a key and one whose rows are not even different. `SEED` replays one.
+#[tokio::test]
+async fn random_histories() {
+    let seed = std::env::var("SEED").ok().map_or_else(rand::random, |seed| seed.parse().unwrap());
+    eprintln!("SEED={seed}");
+    let mut rng = StdRng::seed_from_u64(seed);
+    let world = World::start().await;
+    world
+        .both(
+            "CREATE TABLE public.keyed (id int GENERATED ALWAYS AS IDENTITY, k int, a text, b text, n int, PRIMARY KEY (id, k));
+             CREATE TABLE public.loose (id int, k int, a text, b text, n int);
+             ALTER TABLE public.loose REPLICA IDENTITY FULL;
+             ALTER TABLE public.keyed ALTER a SET STORAGE EXTERNAL; ALTER TABLE public.loose ALTER a SET STORAGE EXTERNAL",
+        )
+        .await;
+    for _ in 0..25 {
+        let transactions: Vec<String> = (0..rng.random_range(1..6))
+            .map(|_| {
+                let statements: Vec<String> =
+                    (0..rng.random_range(1..5)).map(|_| random_statement(&mut rng)).collect();
+                format!("BEGIN; {}; COMMIT", statements.join("; "))
+            })
+            .collect();
+        let transactions: Vec<&str> = transactions.iter().map(String::as_str).collect();
+        world.check("public.keyed", &transactions).await;
+        world.same("SELECT t FROM public.loose t ORDER BY t::text").await;
+    }
+}
+
+fn random_statement(rng: &mut StdRng) -> String {
+    let table = ["keyed", "loose"][rng.random_range(0..2)];
+    let value = |rng: &mut StdRng| match rng.random_range(0..5) {
+        0 => "NULL".to_owned(),
+        1 => "''".to_owned(),
+        2 => format!("repeat('{}', 5000)", rng.random_range(0..3)),
+        n => format!("'{n}'"),
+    };
+    let condition = format!("k % {} = {}", rng.random_range(1..4), rng.random_range(0..2));
+    let (a, b, n) = (value(rng), value(rng), rng.random_range(0..3));
+    match rng.random_range(0..20) {
+        0 => format!("TRUNCATE public.{table}"),
+        1..=6 => format!(
+            "INSERT INTO public.{table} (k, a, b, n) SELECT g % 3, {a}, {b}, {n} FROM generate_series(1, {}) g",
+            rng.random_range(1..5)
+        ),
+        7..=8 => format!("DELETE FROM public.{table} WHERE {condition} AND n = {n}"),
+        9 => format!(
+            "DELETE FROM public.{table} WHERE ctid IN (SELECT ctid FROM public.{table} WHERE {condition} LIMIT 1)"
+        ),
+        10..=12 => format!("UPDATE public.{table} SET a = {a} WHERE {condition}"),
+        13..=14 => format!("UPDATE public.{table} SET b = {b}, n = {n} WHERE {condition}"),
+        15 => format!("UPDATE public.{table} SET id = DEFAULT, b = {b} WHERE {condition}"),
+        16..=17 => format!("UPDATE public.{table} SET k = k + 1 WHERE {condition}"),
+        _ => format!("UPDATE public.{table} SET n = n + 1"),
+    }
 }
 
 const INSERT: &str = "INSERT INTO";
@@ -379,7 +440,7 @@ async fn identities(world: &World) {
         assert_eq!(answer(&world.target, only_here).await, ["5"]);
         // What only the target has is kept when the row is replaced.
         run(&world.target, "UPDATE public.t SET only_here = 7").await;
-        world.follow(&["UPDATE public.t SET id = DEFAULT WHERE k = 'b'"]).await;
+        world.follow(&["UPDATE public.t SET id = DEFAULT, k = 'c' WHERE k = 'b'"]).await;
         world.same(rows).await;
         assert_eq!(answer(&world.target, only_here).await, ["7"]);
         world.both("DROP TABLE public.t").await;
@@ -555,4 +616,36 @@ async fn extension(world: &World) {
     let followed = world.check("public.t", &["DELETE FROM public.t"]).await;
     assert!(followed.steps[0].statement.sql.as_str().contains(r#"OPERATOR("ext".=)"#));
     world.both("DROP TABLE public.t").await;
+}
+
+/// Two rows swap what must be unique by the end of the statement: row by row it is not, in between.
+async fn deferrable(world: &World) {
+    world.both("CREATE TABLE public.t (id int PRIMARY KEY, u int UNIQUE DEFERRABLE)").await;
+    let swap = "UPDATE public.t SET u = 3 - u";
+    world.check("public.t", &["INSERT INTO public.t VALUES (1, 1), (2, 2)", swap]).await;
+    world.both("DROP TABLE public.t").await;
+}
+
+/// Rows that are equal only to a collation are not the same, and a key that is equal only to its collation is.
+async fn collation(world: &World) {
+    let available = "SELECT count(*) > 0 FROM pg_collation WHERE collprovider = 'i'";
+    if answer(&world.source, available).await != ["t"] {
+        eprintln!("ICU is not available here");
+        return;
+    }
+    world
+        .both(
+            "CREATE COLLATION public.ci (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
+             CREATE TABLE public.loose (v text COLLATE public.ci); ALTER TABLE public.loose REPLICA IDENTITY FULL;
+             CREATE TABLE public.keyed (k text COLLATE public.ci PRIMARY KEY, n int)",
+        )
+        .await;
+    let delete = "DELETE FROM public.loose WHERE v COLLATE \"C\" = 'A'";
+    world.check("public.loose", &["INSERT INTO public.loose VALUES ('a'), ('A'), ('a')", delete]).await;
+    world.check("public.keyed", &["INSERT INTO public.keyed VALUES ('a', 1)"]).await;
+    run(&world.target, "UPDATE public.keyed SET k = 'A'").await;
+    world
+        .check("public.keyed", &["UPDATE public.keyed SET k = 'Á', n = 2", "DELETE FROM public.keyed"])
+        .await;
+    world.both("DROP TABLE public.loose, public.keyed").await;
 }
