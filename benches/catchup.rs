@@ -46,12 +46,19 @@ async fn run() -> Result<()> {
     let wanted = std::env::var("WALFERRY_BENCH_ONLY").unwrap_or_else(|_| "abc".to_owned());
     let binaries = PgBinaries::find(None).await?;
     let path = std::env::join_paths(
-        binaries.program("pg_dump").parent().map(std::path::Path::to_owned).into_iter().chain(
-            std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()),
-        ),
+        binaries
+            .program("pg_dump")
+            .parent()
+            .map(std::path::Path::to_owned)
+            .into_iter()
+            .chain(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())),
     )?;
     let tuned = |options: ServerOptions| {
-        options.fsync(true).setting("shared_buffers", "1GB").setting("max_wal_size", "8GB").setting("autovacuum", "on")
+        options
+            .fsync(true)
+            .setting("shared_buffers", "1GB")
+            .setting("max_wal_size", "8GB")
+            .setting("autovacuum", "on")
     };
     let mut options = ClusterOptions::new(binaries.clone(), binaries);
     options.source_options = tuned(options.source_options);
@@ -111,8 +118,11 @@ impl Bench {
         let source = &self.sides.source;
         walferry::demo::load_pgbench(source, DB, 10).await?;
         source
-            .sql(DB, "SET ROLE app_owner; CREATE TABLE wide (id bigint PRIMARY KEY, n int, t text); \
-                      CREATE TABLE narrow (id bigint PRIMARY KEY, n int)")
+            .sql(
+                DB,
+                "SET ROLE app_owner; CREATE TABLE wide (id bigint PRIMARY KEY, n int, t text); \
+                      CREATE TABLE narrow (id bigint PRIMARY KEY, n int)",
+            )
             .await?;
         let status = self.engine(&["--until", "synced"])?.wait()?;
         if !status.success() {
@@ -126,8 +136,24 @@ impl Bench {
         for step in (backlog.write)(self, changes) {
             match step.strip_prefix("pgbench ") {
                 Some(transactions) => {
-                    source.sql("postgres", "ALTER SYSTEM SET synchronous_commit = off; SELECT pg_reload_conf()").await.ok();
-                    source.pgbench(DB, &["-n", "-c", "4", "-j", "2", "-t", &(transactions.parse::<u64>()? / 4).to_string()]).await?;
+                    source
+                        .sql("postgres", "ALTER SYSTEM SET synchronous_commit = off; SELECT pg_reload_conf()")
+                        .await
+                        .ok();
+                    source
+                        .pgbench(
+                            DB,
+                            &[
+                                "-n",
+                                "-c",
+                                "4",
+                                "-j",
+                                "2",
+                                "-t",
+                                &(transactions.parse::<u64>()? / 4).to_string(),
+                            ],
+                        )
+                        .await?;
                 }
                 None => {
                     source.sql(DB, &format!("SET synchronous_commit = off; {step}")).await.map(|_| ())?;
@@ -135,7 +161,9 @@ impl Bench {
             }
         }
         source.sql(DB, "CHECKPOINT").await?;
-        let slot = source.sql(DB, "SELECT slot_name FROM pg_replication_slots").await?[0][0].clone().unwrap_or_default();
+        let slot = source.sql(DB, "SELECT slot_name FROM pg_replication_slots").await?[0][0]
+            .clone()
+            .unwrap_or_default();
         let publications = format!("{slot},{slot}_ins");
         let began = Instant::now();
         source
@@ -145,7 +173,8 @@ impl Bench {
             ))
             .await?;
         let decoding = began.elapsed().as_secs_f64();
-        let end = source.sql(DB, "SELECT pg_current_wal_flush_lsn()").await?[0][0].clone().unwrap_or_default();
+        let end =
+            source.sql(DB, "SELECT pg_current_wal_flush_lsn()").await?[0][0].clone().unwrap_or_default();
         let mut engine = self.engine(&[])?;
         let began = Instant::now();
         let reached = format!("SELECT end_lsn >= '{end}' FROM walferry.progress");
@@ -160,7 +189,8 @@ impl Bench {
         }
         let took = began.elapsed().as_secs_f64();
         let rss = std::fs::read_to_string(format!("/proc/{}/status", engine.id())).unwrap_or_default();
-        let rss = rss.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap_or("unknown").trim().to_owned();
+        let rss =
+            rss.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap_or("unknown").trim().to_owned();
         Command::new("kill").args(["-TERM", &engine.id().to_string()]).status()?;
         engine.wait()?;
         let comparison = compare_servers(&self.sides.source, &self.sides.target, DB).await?;

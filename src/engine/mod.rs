@@ -177,7 +177,10 @@ impl Shell {
         Ok(None)
     }
 
-    fn done(&mut self, done: Result<(Box<Applier>, Work), tokio::task::JoinError>) -> Result<Event, ApplyError> {
+    fn done(
+        &mut self,
+        done: Result<(Box<Applier>, Work), tokio::task::JoinError>,
+    ) -> Result<Event, ApplyError> {
         // The task is never cancelled while it is waited for: a panic there is a panic here.
         let (applier, work) = done.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
         self.applier = Some(applier);
