@@ -116,7 +116,7 @@ const BACKLOGS: [Backlog; 3] = [
 impl Bench {
     async fn prepare(&self) -> Result<()> {
         let source = &self.sides.source;
-        walferry::demo::load_pgbench(source, DB, 10).await?;
+        walferry::demo::load_pgbench(source, DB, 50).await?;
         source
             .sql(
                 DB,

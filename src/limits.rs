@@ -221,6 +221,9 @@ pub const RETRY_FOR: Duration = Duration::from_secs(3_600);
 /// The same before both sides were reached for the first time: what never worked is most likely a mistake.
 pub const RETRY_FOR_AT_START: Duration = Duration::from_secs(5);
 
+/// An attempt that lasted this long was of use, whatever ended it: a copy, for example.
+pub const STEADY_AFTER: Duration = Duration::from_secs(60);
+
 const _: () = assert!(RETRY_PAUSE_MAX.as_secs() < RETRY_FOR.as_secs());
 
 /// How often sequences are carried over while following. They are set exactly when the stream is stopped.

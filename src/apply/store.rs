@@ -29,6 +29,7 @@ CREATE TABLE IF NOT EXISTS walferry.migration (
     phase         text NOT NULL,
     method        text NOT NULL,
     ended         text NOT NULL DEFAULT '',
+    attempt       bigint NOT NULL DEFAULT 0,
     error         text NOT NULL DEFAULT '',
     system_id     text NOT NULL,
     slot_name     text NOT NULL,
@@ -192,10 +193,19 @@ impl<'a> Store<'a> {
         self.execute(sql, &params).await
     }
 
-    /// Records the phase, and that a run is at work.
+    /// Records that a run is at work, and numbers it: what an earlier one still has under way is void from now on.
+    ///
+    /// This waits for copies that have looked at the number and are about to commit.
+    pub async fn begin_attempt(&self) -> Result<i64> {
+        let sql = "UPDATE walferry.migration SET attempt = attempt + 1, ended = '', error = '',
+                       updated_at = pg_catalog.clock_timestamp()
+                   WHERE name = $1 RETURNING attempt";
+        Ok(self.one(sql, &[&self.name]).await?.get(0))
+    }
+
+    /// Records the phase.
     pub async fn set_phase(&self, phase: &str) -> Result<()> {
-        let sql = "UPDATE walferry.migration SET phase = $2, ended = '', error = '', updated_at = pg_catalog.clock_timestamp()
-                   WHERE name = $1";
+        let sql = "UPDATE walferry.migration SET phase = $2, updated_at = pg_catalog.clock_timestamp() WHERE name = $1";
         self.execute(sql, &[&self.name, &phase]).await
     }
 

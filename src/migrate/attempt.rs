@@ -9,7 +9,7 @@ use crate::apply::store::{MigrationRow, RelationRow, RelationState, Store};
 use crate::config::Until;
 use crate::engine::{Monitor, MonitorInput};
 use crate::error::{Definite, Result, Side};
-use crate::pg::{EndLsn, SlotName};
+use crate::pg::{EndLsn, SlotName, SystemId};
 use crate::source::catalog::{self, Table, TableKind};
 use crate::source::replication::ReplicationSession;
 use crate::status::{Metrics, TableState, TableStatus};
@@ -34,6 +34,7 @@ pub(super) enum Ended {
 #[derive(Debug)]
 pub(super) struct Attempt<'a> {
     pub(super) migration: &'a Migration,
+    number: i64,
     pub(super) source: Client,
     pub(super) target: Arc<Client>,
     pub(super) row: MigrationRow,
@@ -52,17 +53,19 @@ impl Migration {
         }
         // From here on nobody else works at this migration.
         let session = TargetSession::connect(&sides.target, &sides.name).await?;
-        context.established = true;
+        (context.established, context.locked) = (true, true);
         let store = Store::new(&target, &sides.name);
         store.create().await?;
         let row = match store.migration().await? {
             Some(row) => row,
             None => self.begin(&store).await?,
         };
-        self.fits(&row)?;
+        self.fits(&row).await?;
+        let number = store.begin_attempt().await?;
         let phase = Phase::from_name(&row.phase).ok_or_else(|| unknown_phase(&row.phase))?;
         let metrics = self.metrics.database(sides.source.dbname());
-        let mut attempt = Attempt { migration: self, source, target: Arc::new(target), row, phase, metrics };
+        let target = Arc::new(target);
+        let mut attempt = Attempt { migration: self, number, source, target, row, phase, metrics };
         attempt.go_on(session, context).await
     }
 
@@ -77,9 +80,6 @@ impl Migration {
 
     /// Gives the migration its row, with names of its own for what it will make on the source.
     async fn begin(&self, store: &Store<'_>) -> Result<MigrationRow> {
-        let connected = ReplicationSession::connect(&self.sides.source, "walferry").await;
-        let mut session = connected.map_err(|error| error.into_failure(Side::Source))?;
-        let identity = session.identify().await.map_err(|error| error.into_failure(Side::Source))?;
         let unique = format!("walferry_{}_{:08x}", self.sides.name, rand::random::<u32>());
         let slot = SlotName::new(&unique).map_err(|error| Definite::usage(error.to_string()))?;
         let row = MigrationRow {
@@ -89,7 +89,7 @@ impl Migration {
             ended: String::new(),
             method: "replication".to_owned(),
             error: String::new(),
-            system_id: identity.system_id,
+            system_id: self.source_system().await?,
             slot,
             publications: vec![unique.clone(), format!("{unique}_ins")],
             post_data: Vec::new(),
@@ -98,16 +98,30 @@ impl Migration {
         Ok(row)
     }
 
-    fn fits(&self, row: &MigrationRow) -> Result<(), Definite> {
+    /// Refuses to go on with another database, or another cluster, than the migration was begun with.
+    async fn fits(&self, row: &MigrationRow) -> Result<()> {
+        let hint = "give the same source as when it was begun, or another --name";
         let dbname = self.sides.source.dbname();
-        if row.dbname == dbname {
+        if row.dbname != dbname {
+            let cause =
+                format!("migration {:?} is one of database {:?}, not of {dbname:?}", row.name, row.dbname);
+            return Err(Definite::usage(cause).hint(hint).into());
+        }
+        let system_id = self.source_system().await?;
+        if row.system_id == system_id {
             return Ok(());
         }
-        Err(Definite::usage(format!(
-            "migration {:?} is one of database {:?}, not of {dbname:?}",
-            row.name, row.dbname
-        ))
-        .hint("give the same source as when it was begun, or another --name"))
+        Err(Definite::new("the source is another cluster than the migration was begun on")
+            .detail(format!("begun on system {}, this is system {system_id}", row.system_id))
+            .hint(hint)
+            .into())
+    }
+
+    async fn source_system(&self) -> Result<SystemId> {
+        let connected = ReplicationSession::connect(&self.sides.source, "walferry").await;
+        let mut session = connected.map_err(|error| error.into_failure(Side::Source))?;
+        let identity = session.identify().await.map_err(|error| error.into_failure(Side::Source))?;
+        Ok(identity.system_id)
     }
 
     pub(super) fn show(&self, phase: Phase) {
@@ -200,6 +214,7 @@ impl Attempt<'_> {
             target: self.migration.sides.target.clone(),
             control: Arc::clone(&self.target),
             migration: self.row.name.clone(),
+            attempt: self.number,
             dbname: self.row.dbname.clone(),
             snapshot: snapshot.id.clone(),
             copy_lsn: snapshot.consistent_point,

@@ -12,12 +12,12 @@ use tokio::task::JoinSet;
 use tokio_postgres::Client;
 
 use crate::apply::store::{RelationRow, RelationState, Store};
-use crate::error::{Definite, Result, Side};
+use crate::error::{Definite, Result, Side, Transient};
 use crate::limits::{COPY_RANGE_BYTES_MIN, COPY_RANGES_PER_JOB};
 use crate::pg::{QualifiedName, SourceLsn, Sql};
 use crate::source::catalog::{Generated, Table};
 use crate::status::{Metrics, StatusHandle, TableState};
-use crate::wire::{ConnInfo, RelayError, Session, SessionOptions, relay};
+use crate::wire::{self, ConnInfo, RelayError, Session, SessionOptions, relay};
 
 use super::joined;
 
@@ -32,6 +32,8 @@ pub struct Copy {
     pub control: Arc<Client>,
     /// The migration's name.
     pub migration: String,
+    /// The run's number: see [`Store::begin_attempt`].
+    pub attempt: i64,
     /// The database, by its name on the source.
     pub dbname: String,
     /// The exported snapshot to read. Whoever made it keeps it alive.
@@ -140,6 +142,7 @@ impl Copy {
     ) -> Result<u64> {
         let table = &shared.tables[piece.table];
         let (from, to) = statements(table, piece);
+        target.execute(&Sql::new("BEGIN")).await.map_err(|error| error.into_failure(Side::Target))?;
         let to = target.copy_in(&to).await.map_err(|error| error.into_failure(Side::Target))?;
         let from = source.copy_out(&from).await.map_err(|error| error.into_failure(Side::Source))?;
         let relayed = relay(from, to, |bytes| self.progressed(shared, &table.name, bytes)).await;
@@ -153,7 +156,23 @@ impl Copy {
                 .hint("a trigger or rule on the target drops rows: remove it, then run `walferry migrate` again")
                 .into());
         }
+        self.commit(target).await?;
         Ok(relayed.rows_written)
+    }
+
+    /// Commits, if this run is still the migration's. Another one, which took the lock over, empties half-copied tables:
+    /// rows that arrive afterwards would be there twice.
+    async fn commit(&self, target: &mut Session) -> Result<()> {
+        let failed = |error: wire::Error| error.into_failure(Side::Target);
+        let ours = Sql::new("SELECT FROM walferry.migration WHERE name = ")
+            .literal(&self.migration)
+            .text(" AND attempt = ")
+            .number(self.attempt)
+            .text(" FOR SHARE");
+        if target.query(&ours).await.map_err(failed)?.is_empty() {
+            return Err(Transient::new(Side::Target, "the migration's lock was lost during the copy").into());
+        }
+        target.execute(&Sql::new("COMMIT")).await.map_err(failed)
     }
 
     async fn begin(&self, shared: &Shared, piece: &Piece) -> Result<()> {

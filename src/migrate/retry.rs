@@ -12,8 +12,7 @@ use tokio::time::Instant;
 use crate::apply::store::Store;
 use crate::engine::{Clocks, Monitor};
 use crate::error::{Exit, Failure, Result};
-use crate::limits::{RETRY_FOR, RETRY_FOR_AT_START, RETRY_PAUSE_MAX, RETRY_PAUSE_MIN};
-use crate::pg::SourceLsn;
+use crate::limits::{RETRY_FOR, RETRY_FOR_AT_START, RETRY_PAUSE_MAX, RETRY_PAUSE_MIN, STEADY_AFTER};
 
 use super::attempt::Ended;
 use super::{Migration, Phase};
@@ -27,6 +26,8 @@ pub(super) struct Context {
     pub clocks: Clocks,
     /// Both sides were reached, so what fails from here on worked before.
     pub established: bool,
+    /// The attempt held the migration's lock: how it ends is how the migration ended.
+    pub locked: bool,
 }
 
 /// Attempts, until one ends as it should or nothing helps any more.
@@ -35,25 +36,28 @@ pub(super) async fn run(migration: &Migration) -> Result<Exit> {
     let metrics = migration.metrics.database(dbname);
     let mut context = Context::default();
     let mut pause = RETRY_PAUSE_MIN;
-    let mut achieved = (SourceLsn::ZERO, Instant::now());
+    let mut applied = None;
+    let mut fruitless_since = Instant::now();
     loop {
+        context.locked = false;
+        let began = Instant::now();
         let failure = match migration.attempt(&mut context).await {
-            Ok(Ended::Stopped) => return ended(migration, Phase::Stopped, "").await,
+            Ok(Ended::Stopped) => return Ok(ended(migration, &context, Phase::Stopped, "").await),
             Ok(Ended::CheckFailed) => return Ok(Exit::Check),
             Err(failure) => failure,
         };
         metrics.error(&failure);
         migration.status.update_database(dbname, |database| database.set_error(&failure));
-        let applied = migration.status.snapshot().database(dbname).and_then(|database| database.applied);
-        if applied.is_some_and(|applied| applied > achieved.0) {
-            achieved = (applied.unwrap_or_default(), Instant::now());
-            pause = RETRY_PAUSE_MIN;
+        let before = applied;
+        applied = migration.status.snapshot().database(dbname).and_then(|database| database.applied);
+        if applied > before || began.elapsed() >= STEADY_AFTER {
+            (fruitless_since, pause) = (Instant::now(), RETRY_PAUSE_MIN);
         }
         let bound = if context.established { RETRY_FOR } else { RETRY_FOR_AT_START };
         let transient = match &failure {
-            Failure::Transient(transient) if achieved.1.elapsed() < bound => transient,
+            Failure::Transient(transient) if fruitless_since.elapsed() < bound => transient,
             Failure::Transient(_) | Failure::Definite(_) => {
-                let _ = ended(migration, Phase::Failed, &failure.to_string()).await;
+                ended(migration, &context, Phase::Failed, &failure.to_string()).await;
                 return Err(failure);
             }
         };
@@ -62,28 +66,27 @@ pub(super) async fn run(migration: &Migration) -> Result<Exit> {
         let mut stop = migration.stop.clone();
         tokio::select! {
             () = tokio::time::sleep(jittered(pause)) => {}
-            _ = stop.wait_for(|stop| *stop) => return ended(migration, Phase::Stopped, "").await,
+            _ = stop.wait_for(|stop| *stop) => return Ok(ended(migration, &context, Phase::Stopped, "").await),
         }
         pause = (pause * 2).min(RETRY_PAUSE_MAX);
     }
 }
 
-/// Shows and records how the run ended. What cannot be recorded now does not change how it ended.
-async fn ended(migration: &Migration, phase: Phase, error: &str) -> Result<Exit> {
+/// Shows and records how the run ended. What cannot be recorded now does not change how it ended; and where the lock
+/// was not held, somebody else's run is at work.
+async fn ended(migration: &Migration, context: &Context, phase: Phase, error: &str) -> Exit {
     let sides = &migration.sides;
     migration.status.update_database(sides.source.dbname(), |database| database.phase = phase);
     let recorded = async {
         let client = sides.target_client().await?;
-        let store = Store::new(&client, &sides.name);
-        if store.exists().await? {
-            store.set_ended(phase.as_str(), error).await?;
-        }
-        Ok::<(), Failure>(())
+        Store::new(&client, &sides.name).set_ended(phase.as_str(), error).await
     };
-    if let Err(failure) = recorded.await {
+    if context.locked
+        && let Err(failure) = recorded.await
+    {
         tracing::debug!(%failure, "how the run ended could not be recorded");
     }
-    Ok(Exit::Fine)
+    Exit::Fine
 }
 
 /// Between half and all of `pause`.
