@@ -244,7 +244,7 @@ pub const DEMO_STATUS_TIMEOUT: Duration = Duration::from_secs(2);
 pub const DEMO_STATUS_BYTES_MAX: u64 = 1 << 20;
 
 /// How often the changing line is written where it cannot be redrawn.
-pub const DEMO_LINE_EVERY: Duration = Duration::from_secs(3);
+pub const DEMO_LINE_EVERY: Duration = Duration::from_secs(2);
 
 /// The time over which the rate of transactions is measured.
 pub const DEMO_RATE_WINDOW: Duration = Duration::from_secs(2);

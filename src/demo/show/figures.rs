@@ -23,10 +23,30 @@ pub(super) struct Figures {
     pub written_for: Duration,
     /// What was applied while following.
     pub applied: Rate,
-    pub lag_bytes_max: u64,
-    pub lag_seconds_max: f64,
+    /// The part of the show that is on.
+    pub part: Part,
+    lags: [Lag; 3],
     /// The engine's peak, where the system tells.
     pub memory_max: Option<u64>,
+}
+
+/// Parts of the show that are behind for reasons of their own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Part {
+    /// What happened during the copy has to be applied.
+    #[default]
+    AfterCopy,
+    /// Nothing but the stream.
+    InSync,
+    /// What happened while there was no engine has to be applied.
+    AfterKill,
+}
+
+/// The greatest lag that was seen.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+struct Lag {
+    bytes: u64,
+    seconds: f64,
 }
 
 /// How fast a count grows: now, and at most.
@@ -43,8 +63,9 @@ impl Figures {
         if !follows(progress) {
             return;
         }
-        self.lag_bytes_max = self.lag_bytes_max.max(progress.lag_bytes.unwrap_or(0));
-        self.lag_seconds_max = self.lag_seconds_max.max(progress.lag_seconds.unwrap_or(0.0));
+        let lag = &mut self.lags[self.part as usize];
+        lag.bytes = lag.bytes.max(progress.lag_bytes.unwrap_or(0));
+        lag.seconds = lag.seconds.max(progress.lag_seconds.unwrap_or(0.0));
         self.applied.add(now, progress.transactions_applied);
     }
 
@@ -73,7 +94,10 @@ impl Figures {
         let per_second = writers.transactions() as f64 / self.written_for.as_secs_f64().max(0.1);
         let parts: Vec<_> =
             self.parts.iter().map(|(name, took)| format!("{name} {:.1} s", took.as_secs_f64())).collect();
-        let lag = (units::bytes(self.lag_bytes_max), self.lag_seconds_max);
+        let lag = |part: Part| {
+            let Lag { bytes, seconds } = self.lags[part as usize];
+            format!("{}, {seconds:.1} s", units::bytes(bytes))
+        };
         let shop: u64 = writers.shop.values().sum();
         let mut lines = vec![
             ("compared", format!("{} rows, every column", units::count(comparison.rows_source()))),
@@ -88,7 +112,8 @@ impl Figures {
                 ),
             ),
             ("applied", format!("up to {} transactions/s", units::count(self.applied.max))),
-            ("greatest lag", format!("{}, {:.1} s (with the outage)", lag.0, lag.1)),
+            ("greatest lag", format!("{} while in sync", lag(Part::InSync))),
+            ("", format!("{} after the copy; {} after the kill", lag(Part::AfterCopy), lag(Part::AfterKill))),
             ("after kill", format!("caught up in {:.1} s", self.caught_up.as_secs_f64())),
             ("times", parts.join(", ")),
             ("versions", format!("walferry {}, {}", env!("CARGO_PKG_VERSION"), self.versions)),
@@ -180,7 +205,7 @@ mod tests {
             let now = start + Duration::from_secs(second);
             figures.observe(&following(applied, lag), Some(second), now);
         }
-        assert_eq!((figures.lag_bytes_max, figures.memory_max, figures.applied.max), (4096, Some(3), 1000));
+        assert_eq!((figures.lags[0].bytes, figures.memory_max, figures.applied.max), (4096, Some(3), 1000));
         let line = figures.line(&following(5, 1024));
         assert_eq!(line, "syncing: lag 1.0 kB, 0.2 s; 0 transactions/s, 5 applied");
 

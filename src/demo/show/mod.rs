@@ -16,12 +16,12 @@ use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use engine::{Engine, Progress};
-use figures::{Figures, verdict};
+use figures::{Figures, Part, verdict};
 pub use stage::Stage;
 
 use super::{
-    ClusterOptions, DemoError, PgBinaries, Result, SourceAndTarget, WriterCounts, WriterOptions, Writers,
-    compare_servers, load_pgbench, load_shop,
+    ClusterOptions, DemoError, PgBinaries, Result, SourceAndTarget, StopMode, WriterCounts, WriterOptions,
+    Writers, compare_servers, load_pgbench, load_shop,
 };
 use crate::error::{Definite, Exit, Failure};
 use crate::limits::{DEMO_BURST_FOR, DEMO_KILL_AFTER, DEMO_LOOK_INTERVAL, DEMO_STEP_TIMEOUT, DEMO_SYNC_FOR};
@@ -107,6 +107,7 @@ async fn perform(options: &ShowOptions, stage: &mut Stage, stop: watch::Receiver
     } else {
         show.remove().await?;
     }
+    show.end().await?;
     Ok(exit)
 }
 
@@ -158,7 +159,7 @@ impl Performance<'_> {
         }
         let count = |severity: &str| findings.iter().filter(|it| it["severity"] == severity).count();
         let (all, warnings) = (findings.len(), count("warning"));
-        self.stage.step(&format!("walferry check: {all} checks, {warnings} warnings, 0 failures"));
+        self.stage.step(&format!("walferry check: of {all} findings {warnings} to look at, none in the way"));
         self.figures.parts.push(("check", started.elapsed()));
         Ok(())
     }
@@ -170,7 +171,8 @@ impl Performance<'_> {
         let page = self.engine.address();
         self.stage.step(&format!("walferry migrate: started, status at http://{page}/"));
         self.follow("the copy", |progress| progress.phase == "syncing").await?;
-        self.figures.parts.push(("copy", started.elapsed()));
+        self.figures.parts.push(("copy and catch up", started.elapsed()));
+        self.figures.part = Part::InSync;
         Ok(())
     }
 
@@ -197,9 +199,12 @@ impl Performance<'_> {
         let (written, dead) = (units::count(written), killed.elapsed().as_secs_f64());
         let there = self.source_position().await?;
         let restarted = Instant::now();
+        self.figures.part = Part::AfterKill;
         self.engine.start()?;
         self.stage.step(&format!("started again after {dead:.1} s and {written} transactions without it"));
-        self.follow("the way back after the kill", |progress| applied(progress) >= there).await?;
+        let caught_up = |it: &Progress| it.phase == "syncing" && applied(it) >= there;
+        self.follow("the way back after the kill", caught_up).await?;
+        self.figures.part = Part::InSync;
         self.figures.caught_up = restarted.elapsed();
         let seconds = restarted.elapsed().as_secs_f64();
         self.stage.step(&format!("caught up from its position in {seconds:.1} s"));
@@ -265,6 +270,13 @@ impl Performance<'_> {
         let _ = stop.wait_for(|stop| *stop).await;
     }
 
+    /// Stops both servers in order, which is faster than to have them removed while they run.
+    async fn end(self) -> Result<()> {
+        let (source, target) = (&self.cluster.source, &self.cluster.target);
+        tokio::try_join!(source.stop(StopMode::Fast), target.stop(StopMode::Fast))?;
+        Ok(())
+    }
+
     async fn follow_for(&mut self, time: Duration) -> Result<()> {
         let until = Instant::now() + time;
         self.follow("following", |_| Instant::now() >= until).await
@@ -313,7 +325,7 @@ fn news(phase: &str) -> Option<&'static str> {
     match phase {
         "schema" => Some("snapshot, replication slot, tables"),
         "copying" => Some("copying every table on one snapshot, while the source is written to"),
-        "indexing" => Some("making indexes and constraints"),
+        "indexing" => Some("copied; making indexes and constraints"),
         "catching_up" => Some("applying what happened meanwhile"),
         "syncing" => Some("in sync: every commit of the source follows at once"),
         _ => None,

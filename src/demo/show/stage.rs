@@ -11,8 +11,10 @@ pub struct Stage {
     /// Columns of the terminal; none where there is none, and lines cannot be redrawn.
     columns: Option<usize>,
     started: Instant,
-    /// When the changing line was last written.
-    line_at: Option<Instant>,
+    /// When the changing line, or a step instead of it, was last written.
+    line_at: Instant,
+    /// What it said then.
+    line_said: String,
     /// Whether the changing line stands on the terminal.
     line_stands: bool,
 }
@@ -21,15 +23,16 @@ impl Stage {
     /// A stage whose clock starts now; `columns` where `out` is a terminal.
     pub fn new(out: impl Write + Send + 'static, columns: Option<u16>) -> Self {
         let columns = columns.map(usize::from);
-        Self { out: Box::new(out), columns, started: Instant::now(), line_at: None, line_stands: false }
+        let now = Instant::now();
+        let line_said = String::new();
+        Self { out: Box::new(out), columns, started: now, line_at: now, line_said, line_stands: false }
     }
 
     /// One thing that has happened, with the time since the start.
     pub(super) fn step(&mut self, text: &str) {
         let seconds = self.started.elapsed().as_secs_f64();
         self.say(&format!("{seconds:5.1} s  {text}"));
-        // What follows is news.
-        self.line_at = None;
+        self.line_at = Instant::now();
     }
 
     /// Lines as they are.
@@ -49,9 +52,10 @@ impl Stage {
                 self.write(&format!("{clear}{cut}"));
                 self.line_stands = true;
             }
-            None if self.line_at.is_none_or(|at| at.elapsed() >= DEMO_LINE_EVERY) => {
+            None if self.line_at.elapsed() >= DEMO_LINE_EVERY && self.line_said != text => {
                 self.write(&format!("{text}\n"));
-                self.line_at = Some(Instant::now());
+                self.line_at = Instant::now();
+                self.line_said = text;
             }
             None => {}
         }
@@ -97,6 +101,7 @@ mod tests {
     fn shown(columns: Option<u16>) -> String {
         let page = Page::default();
         let mut stage = Stage::new(page.clone(), columns);
+        stage.line_at = stage.line_at.checked_sub(DEMO_LINE_EVERY).expect("the machine is up for longer");
         stage.line("one, and it is long");
         stage.line("two");
         stage.say("said");
