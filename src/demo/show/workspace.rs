@@ -64,7 +64,7 @@ const WATCHDOG: &str = r#"
 trap '' INT TERM HUP
 engine=
 while read -r line; do engine=$line; done
-[ -n "$engine" ] && kill -9 -- "-$engine"
+[ -n "$engine" ] && kill -s KILL -- "-$engine"
 for _ in 1 2 3 4 5 6 7 8 9 10; do
     rm -rf "$1" && exit
     sleep 1
