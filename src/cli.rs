@@ -6,13 +6,14 @@
 
 use std::env::{self, VarError};
 use std::ffi::OsString;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 
 use clap::{Args, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::config::{Config, Environment, LogFormat, Output, RawConfig, Secret, has_password};
+use crate::demo::{self, ShowOptions, Stage};
 use crate::error::{Definite, Exit, Failure};
 use crate::migrate::{self, Migration, Sides};
 use crate::status::{self, HttpServer, MetricsRegistry, Observed, Screen, StatusHandle, StatusSnapshot};
@@ -52,8 +53,12 @@ pub enum Command {
         Run it when you give a migration up, too: a slot left on the source keeps its WAL until the disk is full.")]
     Remove(RemoveArgs),
     /// Start two temporary servers on this machine and move a small shop from one to the other
-    #[command(after_help = "Example:\n  walferry demo\n\n\
-        It needs PostgreSQL's programs (initdb, postgres) on this machine, and leaves nothing behind.")]
+    #[command(
+        after_help = "Examples:\n  walferry demo\n  walferry demo --source-version 16 --target-version 18 --keep\n\n\
+        It takes about a minute, touches no server but its own, and leaves nothing behind, however it ends. Without\n\
+        PostgreSQL on this machine it downloads it (x86_64 Linux, with python3 and pip).\n\
+        Exit code 4: the two sides differ."
+    )]
     Demo(DemoArgs),
 }
 
@@ -112,8 +117,18 @@ pub struct RemoveArgs {
 /// Options of `demo`.
 #[derive(Debug, Args)]
 pub struct DemoArgs {
-    #[command(flatten)]
-    engine: EngineArgs,
+    /// Tables copied at the same time, 1 to 32 [default: the number of cores, 2 to 8]
+    #[arg(short, long, value_name = "N")]
+    jobs: Option<String>,
+    /// Leave both servers up, and say how to reach them, until Ctrl-C
+    #[arg(long)]
+    keep: bool,
+    /// PostgreSQL's major version on the source, 14 to 18 [default: the newest on this machine]
+    #[arg(long, value_name = "N")]
+    source_version: Option<u32>,
+    /// PostgreSQL's major version on the target [default: the newest on this machine]
+    #[arg(long, value_name = "N")]
+    target_version: Option<u32>,
 }
 
 #[derive(Debug, Args)]
@@ -208,7 +223,7 @@ impl Cli {
             Command::Demo(args) => {
                 // The demo has servers of its own: what the environment names is not to be touched.
                 raw.environment = Environment::default();
-                args.engine.put(&mut raw);
+                raw.jobs.clone_from(&args.jobs);
             }
         }
         raw
@@ -259,7 +274,7 @@ pub async fn run(command: &Command, config: &Config, screen: &Screen) -> Result<
         Command::Migrate(_) => migrate(config, screen).await,
         Command::Status(_) => show_status(config).await,
         Command::Remove(_) => remove(config).await,
-        Command::Demo(_) => demo(config, screen).await,
+        Command::Demo(args) => show_demo(args, config).await,
     }
 }
 
@@ -327,7 +342,7 @@ async fn check(config: &Config) -> Result<Exit, Failure> {
 async fn migrate(config: &Config, screen: &Screen) -> Result<Exit, Failure> {
     // A mistake in it is told before anything is begun.
     Sides::new(config)?;
-    let stop = stop_on_signals()?;
+    let stop = stop_on_signals("stopping after the batch at hand; once more to stop at once")?;
     observed(config, screen, async |status, metrics| {
         Migration::new(config, status, metrics, stop)?.run().await
     })
@@ -352,9 +367,21 @@ async fn remove(config: &Config) -> Result<Exit, Failure> {
     Ok(Exit::Fine)
 }
 
-async fn demo(config: &Config, screen: &Screen) -> Result<Exit, Failure> {
-    let _ = (config, screen);
-    Err(Definite::new("not yet").into())
+async fn show_demo(args: &DemoArgs, config: &Config) -> Result<Exit, Failure> {
+    let options = ShowOptions {
+        source_version: args.source_version,
+        target_version: args.target_version,
+        jobs: config.jobs,
+        keep: args.keep,
+    };
+    let out = io::stdout();
+    let columns = out.is_terminal().then(terminal_width);
+    demo::show(
+        &options,
+        Stage::new(out, columns),
+        stop_on_signals("stopping: servers and files are removed")?,
+    )
+    .await
 }
 
 /// Runs `work` while HTTP and the terminal show what it writes to its status.
@@ -394,7 +421,7 @@ pub async fn told(mut signal: watch::Receiver<bool>) {
 }
 
 /// Becomes true with the first SIGINT or SIGTERM. The second one ends the process at once.
-fn stop_on_signals() -> Result<watch::Receiver<bool>, Failure> {
+fn stop_on_signals(said: &'static str) -> Result<watch::Receiver<bool>, Failure> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| unexpected(&error))?;
     let mut terminate = signal(SignalKind::terminate()).map_err(|error| unexpected(&error))?;
     let (stop, stopped) = watch::channel(false);
@@ -407,7 +434,7 @@ fn stop_on_signals() -> Result<watch::Receiver<bool>, Failure> {
             if !first {
                 std::process::exit(i32::from(Exit::Unexpected.code()));
             }
-            tracing::info!("stopping after the batch at hand; once more to stop at once");
+            tracing::info!("{said}");
             stop.send_replace(true);
         }
     });
@@ -499,7 +526,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_first_signal_asks_to_stop() {
-        let stopped = stop_on_signals().expect("signals can be caught");
+        let stopped = stop_on_signals("stopping").expect("signals can be caught");
         assert!(!*stopped.borrow());
         let me = std::process::id().to_string();
         let sent = std::process::Command::new("kill").args(["-TERM", &me]).status().expect("kill runs");

@@ -237,3 +237,32 @@ pub const DEMO_WRITERS_STOP_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Rows that a comparison of two servers of one's own holds of each side: rows of some kB make a few MB.
 pub const DEMO_COMPARE_BATCH_ROWS: u32 = 500;
+
+/// Any one step of the demo: its longest takes a few seconds on a machine with nothing else to do.
+pub const DEMO_STEP_TIMEOUT: Duration = Duration::from_secs(180);
+
+/// How often the demo asks its engine how far it is: often enough to look alive.
+pub const DEMO_LOOK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// One such question, over loopback.
+pub const DEMO_STATUS_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Bytes of one answer: some 200 for each of the demo's tables.
+pub const DEMO_STATUS_BYTES_MAX: u64 = 1 << 20;
+
+/// How often the changing line is written where it cannot be redrawn.
+pub const DEMO_LINE_EVERY: Duration = Duration::from_secs(2);
+
+/// The time over which the rate of transactions is measured.
+pub const DEMO_RATE_WINDOW: Duration = Duration::from_secs(2);
+
+/// How long the demo shows a migration that is in sync.
+pub const DEMO_SYNC_FOR: Duration = Duration::from_secs(6);
+
+/// How long the demo's burst of writes lasts: the engine misses the second half of it.
+pub const DEMO_BURST_FOR: Duration = Duration::from_secs(5);
+
+/// When in the burst the engine is killed: pgbench needs a moment to connect.
+pub const DEMO_KILL_AFTER: Duration = Duration::from_millis(2_500);
+
+const _: () = assert!(DEMO_KILL_AFTER.as_millis() < DEMO_BURST_FOR.as_millis());

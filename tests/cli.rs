@@ -124,5 +124,5 @@ fn help_answers_on_standard_output() {
     check(&["check", "--help"], &["Example", "--json"]);
     check(&["status", "--help"], &["Example", "--json", "--avn"]);
     check(&["remove", "--help"], &["Example", "--force", "--name"]);
-    check(&["demo", "--help"], &["Example", "--listen"]);
+    check(&["demo", "--help"], &["Example", "--keep"]);
 }

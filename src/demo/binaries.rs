@@ -111,6 +111,11 @@ impl PgBinaries {
         self.bin.join(tool)
     }
 
+    /// Where all of them are.
+    pub(super) fn directory(&self) -> &Path {
+        &self.bin
+    }
+
     /// One of the programs, ready for its arguments.
     pub fn command(&self, tool: &str) -> Command {
         Command::from(self.blocking_command(tool))

@@ -28,6 +28,8 @@ impl Endpoint {
     pub async fn client(&self, database: &str) -> Result<Client> {
         let mut config = tokio_postgres::Config::new();
         config.host_path(&self.socket_dir).port(self.port).user("postgres").dbname(database);
+        // Notices of servers of one's own are noise in whatever log there is.
+        config.options("-c client_min_messages=error");
         let (client, connection) = config.connect(NoTls).await?;
         tokio::spawn(async move {
             if let Err(error) = connection.await {

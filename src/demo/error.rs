@@ -2,6 +2,8 @@
 
 use std::io;
 
+use crate::error::{Definite, Failure};
+
 /// Result of whatever starts, fills or compares servers.
 pub type Result<T, E = DemoError> = std::result::Result<T, E>;
 
@@ -52,6 +54,14 @@ pub enum DemoError {
         /// The end of its log.
         log: String,
     },
+    /// The engine that the demo runs does not do what it should.
+    #[error("{what}\n  detail: the end of what it said:\n{log}")]
+    Engine {
+        /// What it did.
+        what: String,
+        /// The end of what it said.
+        log: String,
+    },
     /// A certificate could not be made.
     #[error("cannot make a certificate: {0}")]
     Certificate(#[from] rcgen::Error),
@@ -68,6 +78,15 @@ impl DemoError {
     pub fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let what = what.into();
         move |source| Self::Io { what, source }
+    }
+}
+
+impl From<DemoError> for Failure {
+    fn from(error: DemoError) -> Self {
+        let text = error.to_string();
+        let (text, hint) = text.split_once("\n  hint: ").unwrap_or((&text, ""));
+        let (cause, detail) = text.split_once("\n  detail: ").unwrap_or((text, ""));
+        Definite::new(cause).detail(detail).hint(hint).into()
     }
 }
 

@@ -13,6 +13,7 @@ mod options;
 mod sample;
 mod server;
 mod shop_writes;
+mod show;
 mod tls;
 mod watchdog;
 mod writers;
@@ -31,6 +32,7 @@ pub use options::ServerOptions;
 pub use sample::{SHOP_KEYLESS, load_pgbench, load_shop};
 pub use server::{Server, StopMode};
 pub use shop_writes::{SHOP_WRITES, ShopWrite};
+pub use show::{ShowOptions, Stage, show};
 pub use writers::{WriterCounts, WriterOptions, Writers};
 
 /// The last `lines` lines of `text`.

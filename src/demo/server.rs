@@ -313,7 +313,7 @@ impl Drop for Server {
 }
 
 /// Below the range that outgoing connections get their ports from, so that a stopped server's port stays free.
-fn free_port() -> Result<u16> {
+pub(super) fn free_port() -> Result<u16> {
     let mut refused = None;
     for _ in 0..DEMO_PORT_ATTEMPTS {
         let port = rand::rng().random_range(DEMO_PORT_RANGE);

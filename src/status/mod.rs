@@ -11,7 +11,7 @@ mod page;
 mod snapshot;
 mod table;
 mod terminal;
-mod units;
+pub mod units;
 
 pub use http::{HttpServer, Observed, not_ready};
 pub use lag::{Lag, LagClock};
