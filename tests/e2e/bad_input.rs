@@ -37,9 +37,7 @@ async fn connections() {
     pair.source("SET ROLE app_owner; CREATE TABLE t (a int PRIMARY KEY); INSERT INTO t VALUES (1)").await;
     let launch = pair.migrate();
     let (good_source, good_target) = (launch.source.clone(), launch.target.clone());
-    let host = |host: &str| {
-        good_source.replace("@localhost:", &format!("@{host}:")) + "&hostaddr=127.0.0.1"
-    };
+    let host = |host: &str| good_source.replace("@localhost:", &format!("@{host}:")) + "&hostaddr=127.0.0.1";
 
     let secret = "hunter2 wrong";
     for (side, wrong) in [
@@ -165,13 +163,23 @@ async fn others_in_the_way() {
 
     let slot = pair.slot().await;
     let mut other = pair.cluster.source.superuser_tool("pg_recvlogical", DATABASE);
-    other.args(["--dbname", DATABASE, "--start", "--slot", &slot, "--file=/dev/null", "--status-interval=0", "--fsync-interval=0"]);
+    other.args([
+        "--dbname",
+        DATABASE,
+        "--start",
+        "--slot",
+        &slot,
+        "--file=/dev/null",
+        "--status-interval=0",
+        "--fsync-interval=0",
+    ]);
     other.args(["-o", "proto_version=1", "-o"]);
     other.arg(format!("publication_names={slot}")).stdout(Stdio::null());
     let mut other = other.spawn().unwrap();
     let active = "SELECT FROM pg_replication_slots WHERE active";
     wait_for("the slot is in use", PATIENCE, async || !pair.source(active).await.is_empty()).await;
-    refused(&pair.migrate(), 5, &["in use by another program", "pg_recvlogical", "pg_terminate_backend"]).await;
+    refused(&pair.migrate(), 5, &["in use by another program", "pg_recvlogical", "pg_terminate_backend"])
+        .await;
     other.kill().await.unwrap();
     pair.source("SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE active").await;
 
@@ -239,11 +247,8 @@ async fn a_full_disk_on_the_target() {
     let pair = Pair::start().await;
     // A directory of the server's account, inside the file system.
     let place = disk.directory.path().join("space");
-    std::fs::set_permissions(
-        disk.directory.path(),
-        std::os::unix::fs::PermissionsExt::from_mode(0o777),
-    )
-    .unwrap();
+    std::fs::set_permissions(disk.directory.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777))
+        .unwrap();
     let copy = format!("COPY (SELECT 1) TO PROGRAM 'mkdir -m 700 {}'", place.display());
     pair.target(&copy).await;
     let client = pair.cluster.target.client("postgres").await.unwrap();

@@ -74,13 +74,13 @@ impl Scribe {
 
 /// Loads as the owner, who may not give anything to another role, nor switch the triggers of foreign keys.
 async fn load(pair: &Pair, text: &str) {
-    let superusers = |line: &&str| {
-        line.ends_with(" OWNER TO postgres;") || line.ends_with("ABLE TRIGGER ALL;")
-    };
+    let superusers =
+        |line: &&str| line.ends_with(" OWNER TO postgres;") || line.ends_with("ABLE TRIGGER ALL;");
     let kept = text.lines().filter(|line| !superusers(line));
     let text = kept.collect::<Vec<_>>().join("\n") + "\n";
     let mut psql = pair.cluster.source.superuser_tool("psql", DATABASE);
-    psql.args(["-X", "-q", "-v", "ON_ERROR_STOP=1"]).env("PGOPTIONS", format!("-c session_replication_role=replica -c role={APP_OWNER}"));
+    psql.args(["-X", "-q", "-v", "ON_ERROR_STOP=1"])
+        .env("PGOPTIONS", format!("-c session_replication_role=replica -c role={APP_OWNER}"));
     psql.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
     let mut psql = psql.spawn().unwrap();
     let mut stdin = psql.stdin.take().unwrap();

@@ -160,8 +160,10 @@ async fn refuses(pair: &Pair, parts: &[&str]) {
 
 async fn small() -> Pair {
     let pair = Pair::start().await;
-    pair.source("SET ROLE app_owner; CREATE TABLE t (a int PRIMARY KEY, b text); INSERT INTO t VALUES (1, 'x')")
-        .await;
+    pair.source(
+        "SET ROLE app_owner; CREATE TABLE t (a int PRIMARY KEY, b text); INSERT INTO t VALUES (1, 'x')",
+    )
+    .await;
     let mut engine = pair.migrate().start();
     engine.wait_phase("syncing").await;
     pair.source("INSERT INTO t VALUES (2, 'y')").await;
@@ -238,10 +240,30 @@ async fn conflicts() {
     // (done on the target by hand, then on the source, the kind, how it is mended)
     let secret = "nobody may see this";
     let cases = [
-        ("DELETE FROM t WHERE a = 2", "UPDATE t SET b = 'S' WHERE a = 2", "update_missing", "INSERT INTO t VALUES (2, 'y')"),
-        ("DELETE FROM t WHERE a = 1", "DELETE FROM t WHERE a = 1", "delete_missing", "INSERT INTO t VALUES (1, 'q')"),
-        ("INSERT INTO t VALUES (9, 'S')", "INSERT INTO t VALUES (9, 'T')", "insert_exists", "DELETE FROM t WHERE a = 9"),
-        ("ALTER TABLE t ADD CHECK (b <> 'S')", "INSERT INTO t VALUES (10, 'S')", "refused", "ALTER TABLE t DROP CONSTRAINT t_b_check"),
+        (
+            "DELETE FROM t WHERE a = 2",
+            "UPDATE t SET b = 'S' WHERE a = 2",
+            "update_missing",
+            "INSERT INTO t VALUES (2, 'y')",
+        ),
+        (
+            "DELETE FROM t WHERE a = 1",
+            "DELETE FROM t WHERE a = 1",
+            "delete_missing",
+            "INSERT INTO t VALUES (1, 'q')",
+        ),
+        (
+            "INSERT INTO t VALUES (9, 'S')",
+            "INSERT INTO t VALUES (9, 'T')",
+            "insert_exists",
+            "DELETE FROM t WHERE a = 9",
+        ),
+        (
+            "ALTER TABLE t ADD CHECK (b <> 'S')",
+            "INSERT INTO t VALUES (10, 'S')",
+            "refused",
+            "ALTER TABLE t DROP CONSTRAINT t_b_check",
+        ),
     ];
     for (number, (by_hand, change, kind, mend)) in (1..).zip(cases) {
         let with_secret = |sql: &str| sql.replace("'S'", &format!("'{secret}'"));

@@ -120,8 +120,7 @@ impl Pair {
     pub fn command(&self, command: &str) -> Launch {
         let passwords = [&self.cluster.source_login.password, &self.cluster.target_login.password];
         let mut environment = vec![("PATH".to_owned(), self.path.clone())];
-        environment
-            .extend(self.library_path.iter().map(|path| ("LD_LIBRARY_PATH".to_owned(), path.into())));
+        environment.extend(self.library_path.iter().map(|path| ("LD_LIBRARY_PATH".to_owned(), path.into())));
         Launch {
             source: self.cluster.source_uri(DATABASE),
             target: self.cluster.target_uri(DATABASE),
@@ -193,7 +192,8 @@ impl Pair {
     pub async fn assert_removes(&self) {
         let ended = self.command("remove").run().await;
         ended.assert(0, &["dropped replication slot"]);
-        let left = "SELECT (SELECT count(*) FROM pg_replication_slots) + (SELECT count(*) FROM pg_publication)";
+        let left =
+            "SELECT (SELECT count(*) FROM pg_replication_slots) + (SELECT count(*) FROM pg_publication)";
         assert_eq!(self.source_value(left).await, "0", "slots and publications are left");
         assert_eq!(
             self.target_value("SELECT count(*) FROM pg_namespace WHERE nspname = 'walferry'").await,
@@ -273,8 +273,7 @@ impl Launch {
         let output = timeout(bound, command.output()).await;
         let output = output.unwrap_or_else(|_| panic!("{:?} does not end", self.arguments)).unwrap();
         let text = |bytes| String::from_utf8(bytes).unwrap();
-        let ended =
-            Ended { status: output.status, stdout: text(output.stdout), stderr: text(output.stderr) };
+        let ended = Ended { status: output.status, stdout: text(output.stdout), stderr: text(output.stderr) };
         assert_clean(&ended.stdout, &self.secrets);
         assert_clean(&ended.stderr, &self.secrets);
         ended
@@ -555,4 +554,3 @@ pub fn data(path: &str) -> Option<String> {
     let root = root.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data"));
     std::fs::read_to_string(root.join(path)).ok()
 }
-

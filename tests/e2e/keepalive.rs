@@ -218,7 +218,8 @@ async fn nothing_that_commits_before_a_keepalive_comes_after_it() {
             assert!(seen.keepalives > round, "no keepalive");
         }
         let last = busy.stop().await;
-        let end = lsn(&server.sql("here", "SELECT pg_current_wal_lsn()").await.unwrap()[0][0].clone().unwrap());
+        let end =
+            lsn(&server.sql("here", "SELECT pg_current_wal_lsn()").await.unwrap()[0][0].clone().unwrap());
         let (mut reader, writer) = stream(&server, &slot, seen.stored).await;
         let (_stored, told) = watch::channel(seen.stored);
         let asker = tokio::spawn(ask(writer, told, Duration::from_millis(5)));
@@ -267,7 +268,8 @@ async fn a_transaction_is_in_the_snapshot_or_in_the_stream() {
             checked.push((slot, created.consistent_point.get(), copied));
         }
         busy.stop().await;
-        let end = lsn(&server.sql("here", "SELECT pg_current_wal_lsn()").await.unwrap()[0][0].clone().unwrap());
+        let end =
+            lsn(&server.sql("here", "SELECT pg_current_wal_lsn()").await.unwrap()[0][0].clone().unwrap());
         let all: BTreeSet<(i32, i32)> = {
             let client = server.client("here").await.unwrap();
             let rows = client.query("SELECT writer, n FROM t", &[]).await.unwrap();

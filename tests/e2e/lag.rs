@@ -47,7 +47,9 @@ fn position(detail: &Value, name: &str) -> u64 {
 
 async fn wait_idle(engine: &mut Engine) {
     let idle = |detail: &Value| bytes(detail) == 0 && seconds(detail) == 0.0;
+    let began = Instant::now();
     engine.wait_until("no lag", idle).await;
+    eprintln!("no lag after {:.1} s", began.elapsed().as_secs_f64());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -76,7 +78,7 @@ async fn lag_is_what_it_is() {
     for _ in 0..5 {
         let fill = "INSERT INTO filler SELECT g, repeat('x', 200) FROM generate_series(1, 40000) g";
         source.sql("other", fill).await.unwrap();
-        let detail = engine.detail().await.unwrap();
+        let detail = engine.wait_until("its status", |_| true).await;
         assert!(seconds(&detail) < 5.0 && filled.elapsed() < PATIENCE, "{}", seconds(&detail));
     }
     let end = pair.source_wal().await;
@@ -109,11 +111,14 @@ async fn busy(pair: &Pair, engine: &mut Engine) {
     let mut last = [0; 4];
     let until = Instant::now() + Duration::from_secs(4);
     while Instant::now() < until {
-        let detail = engine.detail().await.unwrap();
+        let detail = engine.wait_until("its status", |_| true).await;
         let names = ["received_lsn", "applied_lsn", "durable_lsn", "confirmed_lsn"];
         let positions = names.map(|name| position(&detail, name));
         assert!(positions.is_sorted_by(|a, b| a >= b), "{positions:?}");
-        assert!(positions.iter().zip(last).all(|(now, before)| *now >= before), "{positions:?} after {last:?}");
+        assert!(
+            positions.iter().zip(last).all(|(now, before)| *now >= before),
+            "{positions:?} after {last:?}"
+        );
         last = positions;
         assert!(bytes(&detail) < 16 << 20 && seconds(&detail) < 10.0, "{detail:#}");
         sleep(Duration::from_millis(50)).await;
@@ -125,7 +130,7 @@ async fn busy(pair: &Pair, engine: &mut Engine) {
 /// The target stops, the source writes: the lag grows with the time and the bytes, and is gone when the target is back.
 async fn without_target(pair: &Pair, engine: &mut Engine) {
     pair.cluster.target.stop(StopMode::Fast).await.unwrap();
-    let before = engine.detail().await.unwrap();
+    let before = engine.wait_until("its status", |_| true).await;
     let applied = position(&before, "applied_lsn");
     let owner = pair.owner().await;
     let began = Instant::now();
@@ -135,14 +140,13 @@ async fn without_target(pair: &Pair, engine: &mut Engine) {
             .await
             .unwrap();
         sleep(Duration::from_millis(200)).await;
-        let detail = engine.detail().await.unwrap();
+        let detail = engine.wait_until("its status", |_| true).await;
         assert!(bytes(&detail) >= last, "{} after {last}", bytes(&detail));
         last = bytes(&detail);
     }
     let wal = pair.source_wal().await;
-    let detail = engine
-        .wait_until("a look at the source", |detail| position(detail, "source_wal_lsn") >= wal)
-        .await;
+    let detail =
+        engine.wait_until("a look at the source", |detail| position(detail, "source_wal_lsn") >= wal).await;
     let passed = began.elapsed().as_secs_f64();
     assert_eq!(position(&detail, "applied_lsn"), applied);
     assert_eq!(bytes(&detail), position(&detail, "source_wal_lsn") - applied);
@@ -157,7 +161,7 @@ async fn without_target(pair: &Pair, engine: &mut Engine) {
     wait_idle(engine).await;
     let ready = async || engine.get("/readyz").await.is_some_and(|(code, _)| code == 200);
     wait_for("ready again", PATIENCE, ready).await;
-    let detail = engine.detail().await.unwrap();
+    let detail = engine.wait_until("its status", |_| true).await;
     assert_eq!(detail["error"], "", "what is mended is not shown any more");
     assert_eq!(detail["phase"], "syncing");
 }

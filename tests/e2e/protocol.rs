@@ -336,7 +336,10 @@ async fn a_transaction_of_300_000_rows() {
     const ROWS: u64 = 300_000;
     let pair = Pair::start().await;
     let owner = pair.owner().await;
-    owner.batch_execute("CREATE TABLE big (a int PRIMARY KEY, b text); CREATE TABLE fat (a int PRIMARY KEY, b bytea)")
+    owner
+        .batch_execute(
+            "CREATE TABLE big (a int PRIMARY KEY, b text); CREATE TABLE fat (a int PRIMARY KEY, b bytea)",
+        )
         .await
         .unwrap();
     let mut engine = pair.migrate().start();
