@@ -72,6 +72,8 @@ async fn drive<T>(
             Err(error) => {
                 let error = Error::from(error);
                 tracing::warn!(application_name, %error, "control connection failed");
+                // Asked again, it would say so again, at once and for ever.
+                return;
             }
         }
     }

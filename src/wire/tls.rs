@@ -105,12 +105,17 @@ impl TlsError {
             Self::NotOffered(_) => {
                 format!("switch ssl on at the server, or set a lower sslmode in {conninfo}")
             }
-            Self::NoRoot { .. } | Self::Session(rustls::Error::InvalidCertificate(C::UnknownIssuer)) => {
+            // Another authority of the same name shows as a bad signature.
+            Self::NoRoot { .. }
+            | Self::Session(rustls::Error::InvalidCertificate(C::UnknownIssuer | C::BadSignature)) => {
                 format!("set sslrootcert in {conninfo} to the file of the server's certificate authority")
             }
             Self::Session(rustls::Error::InvalidCertificate(
                 C::NotValidForName | C::NotValidForNameContext { .. },
             )) => format!("use a host name that the certificate has, or sslmode=verify-ca, in {conninfo}"),
+            Self::Session(rustls::Error::InvalidCertificate(_)) => {
+                format!("renew the server's certificate, or set a lower sslmode in {conninfo}")
+            }
             Self::Session(rustls::Error::AlertReceived(_)) => {
                 format!("check sslcert and sslkey in {conninfo}: the server may want a client certificate")
             }

@@ -185,6 +185,17 @@ async fn notifications() {
     assert!(heard.recv().await.is_none());
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_control_connection_that_the_server_ends_is_over() {
+    let server = Server::start(&PKCS_ECDSA_P256_SHA256);
+    let (client, mut heard) = control_listening(&server.scram(""), "a listener").await.expect("connect");
+    let row = client.query_one("SELECT pg_backend_pid()", &[]).await.expect("query");
+    let other = control(&server.scram(""), "another").await.expect("connect");
+    other.execute("SELECT pg_terminate_backend($1)", &[&row.get::<_, i32>(0)]).await.expect("terminate");
+    let ended = tokio::time::timeout(std::time::Duration::from_secs(20), heard.recv()).await;
+    assert!(ended.expect("the connection is over").is_none() && client.is_closed());
+}
+
 /// Servers that are none: each answers the first message with some bytes, and then closes, or waits.
 #[tokio::test]
 async fn no_real_server() {

@@ -1,0 +1,304 @@
+//! What the engine relies on and the manual does not say: what a keepalive's WAL end means, and which transactions an
+//! exported snapshot holds. Runs on every version that `WALFERRY_TEST_VERSIONS` names as a source.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use rand::Rng;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+use walferry::demo::{PgBinaries, Server, ServerOptions};
+use walferry::pg::{EndLsn, SlotName, SourceLsn};
+use walferry::proto::{Message, ReplicationFrame, StandbyStatusUpdate, TupleValue};
+use walferry::source::replication::ReplicationSession;
+use walferry::wire::{ConnInfo, CopyBothReader, CopyBothWriter, Environment};
+
+use super::harness::{lsn, random};
+use super::versions;
+
+/// A server with databases `here` and `elsewhere`, each with a table `t (writer int, n int)`.
+async fn server(binaries: &PgBinaries) -> Server {
+    // A short timeout makes the server ask by itself, too.
+    let options = ServerOptions::default().setting("wal_sender_timeout", "1s");
+    let server = Server::start(binaries, options).await.unwrap();
+    for database in ["here", "elsewhere"] {
+        let client = server.client("postgres").await.unwrap();
+        client.batch_execute(&format!("CREATE DATABASE {database}")).await.unwrap();
+        server
+            .sql(database, "CREATE TABLE t (writer int, n int); CREATE PUBLICATION p FOR TABLE t")
+            .await
+            .unwrap();
+    }
+    server
+}
+
+fn conninfo(server: &Server) -> ConnInfo {
+    let none: [(&str, &str); 0] = [];
+    ConnInfo::parse(&server.superuser_uri("here"), &Environment::from_map(none)).unwrap()
+}
+
+/// Sessions that write without pause, large and small transactions, some rolled back.
+struct Busy {
+    stop: watch::Sender<bool>,
+    tasks: Vec<JoinHandle<i32>>,
+}
+
+impl Busy {
+    async fn start(server: &Server, writers: i32, seed: u64) -> Self {
+        let (stop, stopped) = watch::channel(false);
+        let mut tasks = Vec::new();
+        for writer in 0..writers {
+            let database = if writer % 3 == 2 { "elsewhere" } else { "here" };
+            let client = server.client(database).await.unwrap();
+            let stopped = stopped.clone();
+            tasks.push(tokio::spawn(async move {
+                let mut random: rand::rngs::StdRng =
+                    rand::SeedableRng::seed_from_u64(seed.wrapping_add(writer as u64));
+                let mut last = 0;
+                while !*stopped.borrow() {
+                    let rows = if random.random_range(0..20) == 0 { 2_000 } else { random.random_range(1..4) };
+                    let insert =
+                        format!("INSERT INTO t SELECT {writer}, {last} + g FROM generate_series(1, {rows}) g");
+                    match random.random_range(0..6) {
+                        0 => client.batch_execute(&format!("BEGIN; {insert}; ROLLBACK")).await.unwrap(),
+                        1 => {
+                            let begin = format!("BEGIN; {insert}; SAVEPOINT s; INSERT INTO t VALUES (-1, 0)");
+                            client.batch_execute(&begin).await.unwrap();
+                            sleep(Duration::from_millis(random.random_range(0..5))).await;
+                            client.batch_execute("ROLLBACK TO s; COMMIT").await.unwrap();
+                            last += rows;
+                        }
+                        2 => client
+                            .batch_execute("SELECT pg_logical_emit_message(false, 'x', 'y'); CREATE TEMP TABLE x (); DROP TABLE x")
+                            .await
+                            .unwrap(),
+                        _ => {
+                            client.batch_execute(&insert).await.unwrap();
+                            last += rows;
+                        }
+                    }
+                    if random.random_range(0..30) == 0 {
+                        sleep(Duration::from_millis(random.random_range(0..60))).await;
+                    }
+                }
+                last
+            }));
+        }
+        Self { stop, tasks }
+    }
+
+    /// The last number of each writer.
+    async fn stop(self) -> Vec<i32> {
+        self.stop.send_replace(true);
+        let mut last = Vec::new();
+        for task in self.tasks {
+            last.push(task.await.unwrap());
+        }
+        last
+    }
+}
+
+/// What one connection has seen.
+#[derive(Debug, Default)]
+struct Seen {
+    /// Numbers received, in order, by writer.
+    numbers: BTreeMap<i32, Vec<i32>>,
+    /// Of the transaction at hand.
+    open: Option<Vec<(i32, i32)>>,
+    /// Everything that ends before is applied: what a migration would have stored.
+    stored: u64,
+    keepalives: u32,
+    in_transaction: u32,
+    transactions: u32,
+}
+
+impl Seen {
+    fn take(&mut self, payload: bytes::Bytes) {
+        match ReplicationFrame::decode(payload).unwrap() {
+            ReplicationFrame::PrimaryKeepalive(keepalive) => {
+                if self.open.is_some() {
+                    self.in_transaction += 1;
+                } else {
+                    self.keepalives += 1;
+                    self.stored = self.stored.max(keepalive.wal_end.get());
+                }
+            }
+            ReplicationFrame::XLogData(data) => match Message::decode(data.payload).unwrap() {
+                Message::Begin(begin) => {
+                    let commit = begin.final_lsn.get();
+                    assert!(
+                        commit >= self.stored,
+                        "a transaction that committed at {commit} came after the end of WAL was said to be {}",
+                        self.stored
+                    );
+                    self.open = Some(Vec::new());
+                }
+                Message::Insert(insert) => {
+                    let number = |value: TupleValue<'_>| match value {
+                        TupleValue::Text(text) => std::str::from_utf8(text).unwrap().parse::<i32>().unwrap(),
+                        other => panic!("{other:?}"),
+                    };
+                    let values: Vec<i32> = insert.new.columns().map(number).collect();
+                    self.open.as_mut().unwrap().push((values[0], values[1]));
+                }
+                Message::Commit(commit) => {
+                    for (writer, number) in self.open.take().unwrap() {
+                        self.numbers.entry(writer).or_default().push(number);
+                    }
+                    self.transactions += 1;
+                    self.stored = self.stored.max(commit.end_lsn.get());
+                }
+                _ => {}
+            },
+        }
+    }
+}
+
+/// Asks for a keepalive again and again, and confirms what is stored.
+async fn ask(mut writer: CopyBothWriter, stored: watch::Receiver<u64>, every: Duration) {
+    loop {
+        let position = SourceLsn::new(*stored.borrow());
+        let update = StandbyStatusUpdate {
+            written: position,
+            flushed: position,
+            applied: position,
+            sent_at: walferry::pg::PgTimestamp::default(),
+            reply_requested: true,
+        };
+        let mut message = BytesMut::new();
+        update.encode(&mut message);
+        if writer.send(&message).await.is_err() {
+            return;
+        }
+        sleep(every).await;
+    }
+}
+
+async fn stream(server: &Server, slot: &SlotName, from: u64) -> (CopyBothReader, CopyBothWriter) {
+    // The walsender of the connection before may still be at it.
+    for _ in 0..500 {
+        let session = ReplicationSession::connect(&conninfo(server), "keepalive").await.unwrap();
+        match session.start(slot, EndLsn::new(from), &["p".to_owned()]).await {
+            Ok(stream) => return stream,
+            Err(error) if error.state() == Some("55006") => sleep(Duration::from_millis(20)).await,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    panic!("the slot stays in use");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_that_commits_before_a_keepalive_comes_after_it() {
+    let mut random = random("keepalive");
+    for binaries in versions::sources().await {
+        let server = server(&binaries).await;
+        let slot = SlotName::new("keepalive").unwrap();
+        let mut session = ReplicationSession::connect(&conninfo(&server), "keepalive").await.unwrap();
+        let created = session.create_slot(&slot, false, Duration::from_secs(10)).await.unwrap();
+        drop(session);
+        let mut seen = Seen { stored: created.consistent_point.get(), ..Seen::default() };
+        let busy = Busy::start(&server, 6, random.random()).await;
+        for round in 0..8 {
+            let (mut reader, writer) = stream(&server, &slot, seen.stored).await;
+            let (stored, told) = watch::channel(seen.stored);
+            let asker = tokio::spawn(ask(writer, told, Duration::from_millis(random.random_range(1..6))));
+            let until = Duration::from_millis(random.random_range(200..1_500));
+            let read = async {
+                loop {
+                    seen.take(reader.next().await.unwrap().expect("the stream goes on"));
+                    stored.send_replace(seen.stored);
+                }
+            };
+            // Cut off wherever it is, in the middle of a transaction, say: the next round goes on from what is stored.
+            let _ = timeout(until, read).await;
+            seen.open = None;
+            asker.abort();
+            assert!(seen.keepalives > round, "no keepalive");
+        }
+        let last = busy.stop().await;
+        let end =
+            lsn(&server.sql("here", "SELECT pg_current_wal_lsn()").await.unwrap()[0][0].clone().unwrap());
+        let (mut reader, writer) = stream(&server, &slot, seen.stored).await;
+        let (_stored, told) = watch::channel(seen.stored);
+        let asker = tokio::spawn(ask(writer, told, Duration::from_millis(5)));
+        while seen.stored < end {
+            let next = timeout(Duration::from_secs(60), reader.next()).await.expect("it ends");
+            seen.take(next.unwrap().unwrap());
+        }
+        asker.abort();
+        let version = binaries.version();
+        eprintln!(
+            "PostgreSQL {version}: {} transactions, {} keepalives between them, {} inside",
+            seen.transactions, seen.keepalives, seen.in_transaction
+        );
+        for (writer, last) in (0..).zip(last) {
+            let numbers = seen.numbers.remove(&writer).unwrap_or_default();
+            let expected: Vec<i32> = if writer % 3 == 2 { Vec::new() } else { (1..=last).collect() };
+            assert!(numbers == expected, "PostgreSQL {version}: lost or doubled of writer {writer}");
+        }
+        assert_eq!(seen.numbers.len(), 0, "{:?}", seen.numbers.keys());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_is_in_the_snapshot_or_in_the_stream() {
+    let mut random = random("snapshot");
+    for binaries in versions::sources().await {
+        let server = server(&binaries).await;
+        let busy = Busy::start(&server, 6, random.random()).await;
+        let mut checked = Vec::new();
+        for round in 0..6 {
+            let slot = SlotName::new(&format!("round_{round}")).unwrap();
+            let mut session = ReplicationSession::connect(&conninfo(&server), "snapshot").await.unwrap();
+            let created = session.create_slot(&slot, false, Duration::from_secs(30)).await.unwrap();
+            let client = server.client("here").await.unwrap();
+            let begin = format!(
+                "BEGIN ISOLATION LEVEL REPEATABLE READ; SET TRANSACTION SNAPSHOT '{}'",
+                created.snapshot
+            );
+            client.batch_execute(&begin).await.unwrap();
+            let rows = client.query("SELECT writer, n FROM t", &[]).await.unwrap();
+            let copied: BTreeSet<(i32, i32)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+            assert_eq!(copied.len(), rows.len());
+            client.batch_execute("COMMIT").await.unwrap();
+            drop(session);
+            sleep(Duration::from_millis(random.random_range(0..300))).await;
+            checked.push((slot, created.consistent_point.get(), copied));
+        }
+        busy.stop().await;
+        let end =
+            lsn(&server.sql("here", "SELECT pg_current_wal_lsn()").await.unwrap()[0][0].clone().unwrap());
+        let all: BTreeSet<(i32, i32)> = {
+            let client = server.client("here").await.unwrap();
+            let rows = client.query("SELECT writer, n FROM t", &[]).await.unwrap();
+            rows.iter().map(|row| (row.get(0), row.get(1))).collect()
+        };
+        for (slot, consistent_point, copied) in checked {
+            // `stored` starts at the consistent point: a transaction that committed before it fails there.
+            let mut seen = Seen { stored: consistent_point, ..Seen::default() };
+            let (mut reader, writer) = stream(&server, &slot, consistent_point).await;
+            let (_stored, told) = watch::channel(0);
+            let asker = tokio::spawn(ask(writer, told, Duration::from_millis(5)));
+            while seen.stored < end {
+                let next = timeout(Duration::from_secs(60), reader.next()).await.expect("it ends");
+                seen.take(next.unwrap().unwrap());
+            }
+            asker.abort();
+            let streamed: BTreeSet<(i32, i32)> = seen
+                .numbers
+                .iter()
+                .flat_map(|(writer, numbers)| numbers.iter().map(move |number| (*writer, *number)))
+                .collect();
+            eprintln!(
+                "PostgreSQL {}: {} rows in the snapshot, {} in the stream",
+                binaries.version(),
+                copied.len(),
+                streamed.len()
+            );
+            assert_eq!(copied.intersection(&streamed).next(), None, "both copied and streamed");
+            assert!(copied.union(&streamed).eq(all.iter()), "neither copied nor streamed");
+        }
+    }
+}
