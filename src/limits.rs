@@ -41,6 +41,10 @@ pub const SEGMENT_COST_MAX: usize = 8 << 20;
 /// Memory that one batch may hold. Large enough that a target commit's cost does not show.
 pub const BATCH_COST_MAX: usize = 16 << 20;
 
+/// Changes that one batch may hold. Versions of a row that one transaction makes cannot be pruned before it commits, so
+/// rows that are updated all the time (a counter) cost more the larger the batch is.
+pub const BATCH_CHANGES_MAX: usize = 4_000;
+
 /// Memory of everything received and not yet applied. The reader stops reading beyond it, and the source waits.
 pub const QUEUE_COST_MAX: usize = 64 << 20;
 

@@ -13,23 +13,26 @@
 mod conflict;
 mod session;
 pub mod store;
+mod tables;
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
 
 use crate::error::{Definite, Failure, Result, Side};
 use crate::limits::{PIPELINE_EXECUTES_MAX, PREPARED_STATEMENTS_MAX};
-use crate::pg::{EndLsn, PgTimestamp, QualifiedName, Sql};
-use crate::plan::{Batch, Kind, PlanError, Planner, Step, TargetTable};
+use crate::pg::{EndLsn, PgTimestamp, Sql};
+use crate::plan::{Batch, Kind, PlanError, Planner, Step};
 use crate::wire::{self, Pipeline, PipelineError};
 
 pub use conflict::Conflict;
 pub use session::TargetSession;
+pub use tables::Tables;
 
 /// Applies batches, one at a time.
 #[derive(Debug)]
 pub struct Applier {
     target: TargetSession,
+    tables: Tables,
     planner: Planner,
     pipeline: Pipeline,
     steps: Vec<Step>,
@@ -69,14 +72,17 @@ impl From<Definite> for ApplyError {
 }
 
 impl Applier {
-    /// Takes the session over, and all tables of the migration.
-    pub fn new(target: TargetSession, tables: impl IntoIterator<Item = TargetTable>) -> Self {
+    /// Takes the session over, and learns all tables of the migration.
+    ///
+    /// # Errors
+    /// When the target does not answer.
+    pub async fn new(target: TargetSession, tables: Tables) -> Result<Self> {
         let mut planner = Planner::new();
-        for table in tables {
+        for table in tables.all().await? {
             planner.learn(table);
         }
-        let prepared = HashSet::new();
-        Self { target, planner, pipeline: Pipeline::new(), steps: Vec::new(), prepared, open: false }
+        let (pipeline, steps, prepared) = (Pipeline::new(), Vec::new(), HashSet::new());
+        Ok(Self { target, tables, planner, pipeline, steps, prepared, open: false })
     }
 
     /// Gives the session back, its unfinished transaction rolled back.
@@ -89,7 +95,7 @@ impl Applier {
     /// # Errors
     /// When anything fails; the session is of no use then, and its transaction is rolled back.
     pub async fn apply(&mut self, batch: &Batch) -> Result<Applied, ApplyError> {
-        self.plan(batch)?;
+        self.plan(batch).await?;
         let mut applied = Applied::default();
         for step in &self.steps {
             applied.changes[step.kind as usize] += 1;
@@ -116,9 +122,13 @@ impl Applier {
         self.progress_moved(affected.last().copied())
     }
 
-    fn plan(&mut self, batch: &Batch) -> Result<(), Failure> {
+    async fn plan(&mut self, batch: &Batch) -> Result<()> {
         self.steps.clear();
         for segment in &batch.segments {
+            // A table that changed its shape on the source is looked up again: it may have changed here, too.
+            for name in self.planner.unknown(segment) {
+                self.planner.learn(self.tables.one(&name).await?);
+            }
             self.planner.plan(segment, &mut self.steps).map_err(|error| not_planned(&error))?;
         }
         Ok(())
@@ -252,24 +262,19 @@ fn target_failed(error: wire::Error) -> Failure {
 /// The failure that a change without a right statement is.
 fn not_planned(error: &PlanError) -> Failure {
     let definite = Definite::new(error.to_string());
-    match error {
-        PlanError::UnknownTable(name) => definite
-            .detail("changes came to a table that is not part of the migration: it was made on the source after the copy began")
-            .hint(new_table_hint(name)),
-        PlanError::Shape(_) => definite
-            .detail("the table's definition changed on the source")
-            .hint("make the same change on the target, then run `walferry migrate` again; nothing was skipped"),
-        PlanError::NoIdentity { .. } => definite
-            .hint("give the table a primary key or REPLICA IDENTITY FULL on the source, then start afresh after `walferry remove --force`"),
-        PlanError::MissingValue { .. } | PlanError::Binary(_) => {
-            definite.hint("this is a defect: please report it with the two table definitions; nothing was skipped")
+    let (detail, hint) = match error {
+        PlanError::Shape(_) => (
+            "the table's definition changed on the source; nothing was skipped",
+            "make the same change on the target, then run `walferry migrate` again",
+        ),
+        PlanError::NoIdentity { .. } => (
+            "nothing was skipped",
+            "give the table a primary key or REPLICA IDENTITY FULL on the source, then start afresh after \
+             `walferry remove --force`",
+        ),
+        PlanError::UnknownTable(_) | PlanError::MissingValue { .. } | PlanError::Binary(_) => {
+            ("nothing was skipped", "this is a defect: report it with the table's definition on both sides")
         }
-    }
-    .into()
-}
-
-fn new_table_hint(name: &QualifiedName) -> String {
-    format!(
-        "drop {name} from the source's publications, or start afresh after `walferry remove --force`; nothing was skipped"
-    )
+    };
+    definite.detail(detail).hint(hint).into()
 }

@@ -25,7 +25,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::apply::{Applied, Applier, ApplyError};
-use crate::error::{Failure, Result, Side};
+use crate::error::{Result, Side};
 use crate::limits::{PING_AFTER, QUEUE_COST_MAX, READER_QUEUE_MAX, TICK};
 use crate::pg::{EndLsn, PgTimestamp, SourceLsn};
 use crate::plan::Batch;
@@ -62,7 +62,7 @@ pub struct Run {
 #[derive(Debug)]
 pub enum Ended {
     /// As it was asked to, with all that was applied stored; the session can be used further.
-    Finished(Finish, Applier),
+    Finished(Finish, Box<Applier>),
     /// By a failure of either side.
     Failed(ApplyError),
 }
@@ -83,7 +83,7 @@ pub async fn run(
         state: State::new(run.stored, run.confirm_delay, run.run_to),
         began: Instant::now(),
         heard: Instant::now(),
-        applier: Some(applier),
+        applier: Some(Box::new(applier)),
         work: JoinSet::new(),
         writer,
         memory,
@@ -102,8 +102,8 @@ struct Shell {
     /// When the source last said something.
     heard: Instant,
     /// Here while no work is under way.
-    applier: Option<Applier>,
-    work: JoinSet<(Applier, Work)>,
+    applier: Option<Box<Applier>>,
+    work: JoinSet<(Box<Applier>, Work)>,
     writer: CopyBothWriter,
     memory: Arc<Semaphore>,
 }
@@ -152,7 +152,7 @@ impl Shell {
         }
     }
 
-    async fn carry_out(&mut self, effect: Effect) -> Result<Option<(Finish, Applier)>> {
+    async fn carry_out(&mut self, effect: Effect) -> Result<Option<(Finish, Box<Applier>)>> {
         match effect {
             Effect::Apply(batch) => {
                 let mut applier = self.applier.take().expect("one batch at a time");
@@ -177,7 +177,10 @@ impl Shell {
         Ok(None)
     }
 
-    fn done(&mut self, done: Result<(Applier, Work), tokio::task::JoinError>) -> Result<Event, ApplyError> {
+    fn done(
+        &mut self,
+        done: Result<(Box<Applier>, Work), tokio::task::JoinError>,
+    ) -> Result<Event, ApplyError> {
         // The task is never cancelled while it is waited for: a panic there is a panic here.
         let (applier, work) = done.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
         self.applier = Some(applier);
@@ -243,20 +246,5 @@ impl Shell {
             database.durable = Some(durable);
             database.confirmed = Some(confirmed).filter(|confirmed| *confirmed > SourceLsn::ZERO);
         });
-    }
-}
-
-impl From<Ended> for Result<(Finish, Applier), ApplyError> {
-    fn from(ended: Ended) -> Self {
-        match ended {
-            Ended::Finished(finish, applier) => Ok((finish, applier)),
-            Ended::Failed(error) => Err(error),
-        }
-    }
-}
-
-impl From<Failure> for Ended {
-    fn from(failure: Failure) -> Self {
-        Self::Failed(failure.into())
     }
 }

@@ -15,7 +15,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::assemble::Segment;
-use crate::limits::{BATCH_COST_MAX, CONFIRM_STEP, IDLE_STORE_INTERVAL, STATUS_INTERVAL};
+use crate::limits::{BATCH_CHANGES_MAX, BATCH_COST_MAX, CONFIRM_STEP, IDLE_STORE_INTERVAL, STATUS_INTERVAL};
 use crate::pg::{EndLsn, PgTimestamp, SourceLsn};
 use crate::plan::Batch;
 
@@ -269,17 +269,18 @@ impl State {
 
     fn next_batch(&mut self) -> Option<Batch> {
         let mut segments: Vec<Segment> = Vec::new();
-        let mut cost = 0;
+        let (mut cost, mut changes) = (0, 0);
         while let Some(next) = self.queue.front() {
             let part = next.end.is_none() || !next.first;
             if self.is_beyond(next) {
                 break;
             }
-            let full = cost + next.cost > BATCH_COST_MAX;
+            let full = cost + next.cost > BATCH_COST_MAX || changes + next.changes.len() > BATCH_CHANGES_MAX;
             if !segments.is_empty() && (part || full) {
                 break;
             }
             cost += next.cost;
+            changes += next.changes.len();
             segments.extend(self.queue.pop_front());
             if part {
                 break;

@@ -5,14 +5,13 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
-use crate::apply::{Applier, ApplyError, TargetSession};
+use crate::apply::{Applier, ApplyError, Tables, TargetSession};
 use crate::config::Until;
 use crate::engine::{self, Clocks, Finish, Run};
 use crate::error::{Definite, Failure, Result, Side};
 use crate::limits::{SEQUENCES_INTERVAL, TICK};
-use crate::pg::{EndLsn, QualifiedName, SourceLsn};
-use crate::plan::{TargetColumn, TargetTable};
-use crate::source::catalog::{self, Generated, Identity};
+use crate::pg::{EndLsn, SourceLsn};
+use crate::source::catalog;
 use crate::source::gap::{Expected, refuse_gap};
 use crate::source::replication::ReplicationSession;
 
@@ -64,7 +63,8 @@ impl Attempt<'_> {
     ) -> Result<(Finish, TargetSession)> {
         // The position is read when the lock is held: nobody moves it any more.
         let stored = self.stored().await?;
-        let tables = self.tables().await?;
+        let tables = Tables::new(Arc::clone(&self.target), self.store().relations().await?);
+        let applier = Applier::new(session, tables).await?;
         let stream = self.open(stored).await?;
         tracing::info!(slot = %self.row.slot, from = %stored, "streaming");
         let run = Run {
@@ -77,7 +77,7 @@ impl Attempt<'_> {
             clocks: clocks.clone(),
         };
         let (stop, stopped) = watch::channel(false);
-        let engine = engine::run(run, Applier::new(session, tables), stream, stopped);
+        let engine = engine::run(run, applier, stream, stopped);
         tokio::pin!(engine);
         let ended = tokio::select! {
             ended = &mut engine => ended,
@@ -185,33 +185,4 @@ impl Attempt<'_> {
             .and_then(|database| database.lag_bytes)
             .is_some_and(|lag| lag <= self.migration.lag_bytes_max)
     }
-
-    /// The target's tables as the planner wants them: those of the migration only.
-    async fn tables(&self) -> Result<Vec<TargetTable>> {
-        let found =
-            catalog::target_tables(&self.target).await.map_err(|error| error.into_failure(Side::Target))?;
-        let rows = self.store().relations().await?;
-        let copy_lsn =
-            |name: &QualifiedName| rows.iter().find(|row| row.name == *name).and_then(|row| row.copy_lsn);
-        let tables = found.into_iter().filter_map(|table| {
-            let copy_lsn = copy_lsn(&table.name)?;
-            Some(target_table(table, copy_lsn))
-        });
-        Ok(tables.collect())
-    }
-}
-
-fn target_table(table: catalog::TargetTable, copy_lsn: SourceLsn) -> TargetTable {
-    let key: Vec<String> = table.key.iter().map(|column| column.name.clone()).collect();
-    let columns = table.columns.into_iter().map(|target| {
-        // The key's own operator uses its index whatever the type's default is.
-        let by_key = table.key.iter().find(|key| key.name == target.column.name);
-        TargetColumn {
-            generated: target.column.generated != Generated::No,
-            identity_always: target.column.identity == Identity::Always,
-            equality: by_key.map(|key| key.equality_operator.clone()).or(target.equality_operator),
-            name: target.column.name,
-        }
-    });
-    TargetTable { name: table.name, columns: columns.collect(), key, copy_lsn }
 }

@@ -1,8 +1,8 @@
 //! What is made on the target besides rows: the schema before the copy, indexes and constraints after it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_postgres::Client;
 
@@ -33,6 +33,16 @@ pub async fn make_schema(target: &ConnInfo, migration: &str, archive: &Archive) 
     Ok(())
 }
 
+/// What makes the entries of a wave.
+#[derive(Debug)]
+struct Wanted {
+    target: ConnInfo,
+    migration: String,
+    archive: Arc<Archive>,
+    entries: Vec<Entry>,
+    next: AtomicUsize,
+}
+
 /// Makes what the archive's post-data section has for `wave` and is not made yet.
 ///
 /// # Errors
@@ -47,43 +57,52 @@ pub async fn make_wave(
 ) -> Result<()> {
     let row = Store::new(control, migration).migration().await?;
     let made = row.map(|row| row.post_data).unwrap_or_default();
-    let entries = archive.post_data().await?.into_iter().filter(|(of, _)| *of == wave);
+    let entries = archive
+        .post_data()
+        .await?
+        .into_iter()
+        .filter(|(of, entry)| *of == wave && !made.contains(&entry.key));
+    let entries: Vec<Entry> = entries.map(|(_, entry)| entry).collect();
     // What joins others comes after them, in the archive's order.
-    let jobs = if wave == Wave::Rest { 1 } else { jobs };
-    let permits = Arc::new(Semaphore::new(jobs));
+    let jobs = if wave == Wave::Rest { 1 } else { jobs.min(entries.len()) };
+    let wanted = Arc::new(Wanted {
+        target: target.clone(),
+        migration: migration.to_owned(),
+        archive: Arc::clone(archive),
+        entries,
+        next: AtomicUsize::new(0),
+    });
     let mut work = JoinSet::new();
-    for (_, entry) in entries.filter(|(_, entry)| !made.contains(&entry.key)) {
-        let (target, migration) = (target.clone(), migration.to_owned());
-        let (archive, permits) = (Arc::clone(archive), Arc::clone(&permits));
-        // Permits are given in the order in which they are asked for.
-        let permit = permits.acquire_owned();
-        let make = async move {
-            let _permit = permit.await.map_err(|_| Definite::new("the engine is stopping"))?;
-            make_entry(&target, &migration, &archive, &entry).await
-        };
-        if jobs == 1 {
-            make.await?;
-        } else {
-            work.spawn(make);
-        }
+    for _ in 0..jobs {
+        let wanted = Arc::clone(&wanted);
+        work.spawn(async move { wanted.make().await });
     }
     joined(work).await
 }
 
-/// One entry, in one transaction with the note that it is made.
-async fn make_entry(target: &ConnInfo, migration: &str, archive: &Archive, entry: &Entry) -> Result<()> {
-    let script = archive.script(std::slice::from_ref(entry)).await?;
-    let mut session = connect(target).await?;
-    let note = Sql::new("UPDATE walferry.migration SET post_data = post_data || ")
-        .literal(&entry.key)
-        .text("::text WHERE name = ")
-        .literal(migration);
-    for sql in [Sql::new("BEGIN"), script, note, Sql::new("COMMIT")] {
-        session.execute(&sql).await.map_err(|error| refused(&entry.what, error))?;
+impl Wanted {
+    async fn make(&self) -> Result<()> {
+        let mut session = connect(&self.target).await?;
+        while let Some(entry) = self.entries.get(self.next.fetch_add(1, Ordering::Relaxed)) {
+            self.make_entry(&mut session, entry).await?;
+        }
+        session.close().await;
+        Ok(())
     }
-    session.close().await;
-    tracing::info!(object = entry.what, "made");
-    Ok(())
+
+    /// One entry, in one transaction with the note that it is made.
+    async fn make_entry(&self, session: &mut Session, entry: &Entry) -> Result<()> {
+        let script = self.archive.script(std::slice::from_ref(entry)).await?;
+        let note = Sql::new("UPDATE walferry.migration SET post_data = post_data || ")
+            .literal(&entry.key)
+            .text("::text WHERE name = ")
+            .literal(&self.migration);
+        for sql in [Sql::new("BEGIN"), script, note, Sql::new("COMMIT")] {
+            session.execute(&sql).await.map_err(|error| refused(&entry.what, error))?;
+        }
+        tracing::debug!(object = entry.what, "made");
+        Ok(())
+    }
 }
 
 /// Fills the materialised views, each after those that it reads.

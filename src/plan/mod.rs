@@ -53,7 +53,7 @@ pub struct Step {
     pub params: Vec<Option<Bytes>>,
     /// What the step does to its table.
     pub kind: Kind,
-    /// The table on the source; for TRUNCATE the first of them.
+    /// The table on the source; for TRUNCATE the first of those that are emptied.
     pub relation: Arc<Relation>,
     /// The transaction that it belongs to.
     pub commit_lsn: CommitLsn,
@@ -162,7 +162,10 @@ impl Planner {
     }
 
     /// The tables of `segment` that [`Planner::learn`] must be told of before it can be planned.
-    pub fn unknown(&self, segment: &Segment) -> Vec<QualifiedName> {
+    ///
+    /// What was learnt of a table is forgotten when the source announces it in another shape: the target's may have
+    /// changed as well.
+    pub fn unknown(&mut self, segment: &Segment) -> Vec<QualifiedName> {
         let mut unknown: Vec<QualifiedName> = Vec::new();
         let mut previous: Option<&Arc<Relation>> = None;
         for relation in segment.changes.iter().flat_map(Change::relations) {
@@ -170,17 +173,24 @@ impl Planner {
                 continue;
             }
             previous = Some(relation);
-            let known = self.shapes.get(&relation.id).is_some_and(|shape| shape.serves(relation))
-                || self.tables.contains_key(&relation.name);
-            if !known && !unknown.contains(&relation.name) {
+            match self.shapes.get(&relation.id) {
+                Some(shape) if shape.serves(relation) => continue,
+                Some(_) => {
+                    self.shapes.remove(&relation.id);
+                    self.tables.remove(&relation.name);
+                }
+                None => {}
+            }
+            if !self.tables.contains_key(&relation.name) && !unknown.contains(&relation.name) {
                 unknown.push(relation.name.clone());
             }
         }
         unknown
     }
 
-    /// Takes what the target says of a table.
+    /// Takes what the target says of a table, in place of what it said before.
     pub fn learn(&mut self, table: TargetTable) {
+        self.shapes.retain(|_, shape| shape.table().name != table.name);
         self.tables.insert(table.name.clone(), Arc::new(table));
     }
 
@@ -221,11 +231,22 @@ impl Planner {
         relation: &Arc<Relation>,
         commit_lsn: CommitLsn,
     ) -> Result<Option<&mut Shape>, PlanError> {
-        let fits = self.shapes.get(&relation.id).is_some_and(|shape| shape.serves(relation));
+        let fits = self.shapes.get_mut(&relation.id).is_some_and(|shape| shape.adopt(relation));
         if !fits {
             let table = self.tables.get(&relation.name);
             let table = table.ok_or_else(|| PlanError::UnknownTable(relation.name.clone()))?;
-            self.shapes.insert(relation.id, Shape::new(Arc::clone(relation), Arc::clone(table))?);
+            // What was sent before the copy need not fit the table as it was copied.
+            if commit_lsn.position() < table.copy_lsn {
+                return Ok(None);
+            }
+            match Shape::new(Arc::clone(relation), Arc::clone(table)) {
+                Ok(shape) => self.shapes.insert(relation.id, shape),
+                Err(error) => {
+                    // It may be mended by the time that this is tried again.
+                    self.tables.remove(&relation.name);
+                    return Err(error.into());
+                }
+            };
         }
         let shape = self.shapes.get_mut(&relation.id);
         Ok(shape.filter(|shape| commit_lsn.position() >= shape.table().copy_lsn))
@@ -238,18 +259,19 @@ impl Planner {
         restart_identity: bool,
         steps: &mut Vec<Step>,
     ) -> Result<(), PlanError> {
-        let mut names = Vec::with_capacity(relations.len());
+        let mut kept = Vec::with_capacity(relations.len());
         for relation in relations {
             if self.shape(relation, commit_lsn)?.is_some() {
-                names.push(&relation.name);
+                kept.push(relation);
             }
         }
-        if let Some(relation) = relations.first().filter(|_| !names.is_empty()) {
+        if let Some(first) = kept.first() {
+            let names: Vec<&QualifiedName> = kept.iter().map(|relation| &relation.name).collect();
             steps.push(Step {
                 statement: Statement::new(statements::truncate(&names, restart_identity)),
                 params: Vec::new(),
                 kind: Kind::Truncate,
-                relation: Arc::clone(relation),
+                relation: Arc::clone(first),
                 commit_lsn,
             });
         }

@@ -93,9 +93,12 @@ fn conjunction(sql: Sql, key: &[(&str, Match)], first_param: usize) -> Sql {
             param(sql.operator(&operator.name).text(") "), n)
         }
         // `format` prints a value by its type's output function, as the source does; a cast to text would not
-        // (boolean, char(n), inet).
+        // (boolean, char(n), inet). `IS NULL` holds for a row of NULLs too, which is not NULL.
         Match::SameText => {
-            let sql = sql.text("CASE WHEN ").ident(column).text(" IS NULL THEN NULL ELSE format('%s', ");
+            let sql = sql
+                .text("CASE WHEN ")
+                .ident(column)
+                .text(" IS NOT DISTINCT FROM NULL THEN NULL ELSE format('%s', ");
             param(sql.ident(column).text(") END COLLATE \"C\" IS NOT DISTINCT FROM "), n).text("::text")
         }
     })

@@ -116,9 +116,24 @@ impl Shape {
         Arc::ptr_eq(&self.relation, relation) || self.relation == *relation
     }
 
+    /// As [`Shape::serves`]; an announcement that says the same again is taken over, so that the next look at it is
+    /// a short one.
+    pub(super) fn adopt(&mut self, relation: &Arc<Relation>) -> bool {
+        let serves = self.serves(relation);
+        if serves {
+            self.relation = Arc::clone(relation);
+        }
+        serves
+    }
+
     /// The table on the target.
     pub fn table(&self) -> &TargetTable {
         &self.table
+    }
+
+    #[cfg(test)]
+    pub(super) fn update_forms(&self) -> usize {
+        self.updates.len()
     }
 
     pub(super) fn written(&self) -> &[usize] {
@@ -152,7 +167,7 @@ impl Shape {
         new: &Tuple,
         commit_lsn: CommitLsn,
     ) -> Result<(Arc<Statement>, Vec<Option<Bytes>>), PlanError> {
-        let given = self.given(old.is_some(), new);
+        let given = self.given(old, new);
         let mut params = self.values(new, &given, Kind::Update, commit_lsn)?;
         let identifying = old.map_or(new, OldTuple::tuple);
         self.push_key(identifying, Kind::Update, commit_lsn, &mut params)?;
@@ -198,17 +213,16 @@ impl Shape {
 
     /// The columns that an update gives: all that came, less those that the target computes, and less the key where
     /// it did not change.
-    fn given(&self, key_may_change: bool, new: &Tuple) -> Vec<usize> {
-        let replaces = self.replaces(key_may_change);
-        let came = new.columns().map(|value| !matches!(value, TupleValue::Unchanged));
+    fn given(&self, old: Option<&OldTuple>, new: &Tuple) -> Vec<usize> {
+        let replaces = self.replaces(old, new);
         let mut given = Vec::with_capacity(self.writes.len());
-        for (index, came) in came.enumerate() {
+        for (index, value) in new.columns().enumerate() {
             let wanted = match self.writes[index] {
                 Write::Never => false,
-                Write::Always => replaces || key_may_change || !self.in_key(index),
+                Write::Always => replaces || old.is_some() || !self.in_key(index),
                 Write::InsertOnly => replaces,
             };
-            if came && wanted {
+            if wanted && !matches!(value, TupleValue::Unchanged) {
                 given.push(index);
             }
         }
@@ -216,10 +230,18 @@ impl Shape {
     }
 
     /// Whether an update must be a delete and an insert, since a column may change that `UPDATE` cannot set. One in
-    /// the key changes only where the old key came along; one outside the key may change at any update.
-    fn replaces(&self, key_may_change: bool) -> bool {
-        (0..self.writes.len())
-            .any(|index| self.writes[index] == Write::InsertOnly && (key_may_change || !self.in_key(index)))
+    /// the key changes only where the old key came along and is another; one outside the key may change at any
+    /// update, unless the whole old row came along and says otherwise.
+    fn replaces(&self, old: Option<&OldTuple>, new: &Tuple) -> bool {
+        let insert_only = |index: &usize| self.writes[*index] == Write::InsertOnly;
+        (0..self.writes.len()).filter(insert_only).any(|index| match old {
+            None => !self.in_key(index),
+            Some(OldTuple::Key(_)) if !self.in_key(index) => true,
+            Some(OldTuple::Key(old) | OldTuple::Full(old)) => {
+                let value = |tuple| Tuple::columns(tuple).nth(index).and_then(TupleValue::bytes);
+                value(old) != value(new)
+            }
+        })
     }
 
     fn in_key(&self, index: usize) -> bool {

@@ -348,6 +348,10 @@ fn stop() {
     script.keepalive(200, &[]).stop(&["store 200"]).keepalive(300, &[]);
     script.stored(&["store 300"]).stored(&["report 300 300 300 300", "finish Stopped"]);
 
+    // That is what is applied, not what is received.
+    let mut script = Script::new(100, Duration::ZERO);
+    script.keepalive(150, &[]).on(keepalive(155, false, true), &[]).stop(&["store 150"]);
+
     // One is being stored: it is awaited, and what came meanwhile is left.
     let mut script = Script::new(100, Duration::ZERO);
     script.keepalive(200, &[]).wait(10_000).tick(&["store 200", "report 200 200 100 100"]);
@@ -392,6 +396,12 @@ fn run_to() {
     let mut script = Script::running_to(100, 200);
     let part = |commit_lsn, first, end| Event::Received(segment(commit_lsn, first, end, 5));
     script.on(part(200, true, None), &["report 100 100 100 0", "finish Reached"]);
+
+    // An idle position that is due is stored on the way.
+    let mut script = Script::running_to(100, 200);
+    script.keepalive(150, &[]).wait(10_000);
+    script.whole(210, 220, &["store 150", "report 220 150 100 0"]);
+    script.stored(&["report 220 150 150 0", "finish Reached"]);
 
     // A large one that is open is finished, and the one after it is left.
     let mut script = Script::running_to(100, 200);
