@@ -1,0 +1,212 @@
+#!/usr/bin/env python3
+"""What must stay true of this repository and no compiler sees.
+
+    .ci/check.py house               files, dependencies, lints
+    .ci/check.py docker              docker/: syntax, and only metrics that exist
+    .ci/check.py readme PROGRAM      README against the program's help, its metrics, its HTTP paths
+    .ci/check.py test-command        prints the command with which README runs the tests
+"""
+
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+FILE_BYTES_MAX = 1 << 20
+HISTOGRAM_PARTS = ("_bucket", "_sum", "_count")
+GLOBAL_OPTIONS = {"log-format", "verbose", "help", "version"}
+
+faults = []
+
+
+def fault(text):
+    faults.append(text)
+
+
+def tracked():
+    """Files that are in the repository or about to be."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT, check=True, capture_output=True, text=True,
+    ).stdout
+    return sorted(name for name in listed.split("\0") if name and (ROOT / name).is_file())
+
+
+def read(name):
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def house():
+    machine = re.compile(r"(?<![\w.~$-])/" + r"work(?![\w-])")
+    neighbour = "../" + "shared"
+    for name in tracked():
+        size = (ROOT / name).stat().st_size
+        if size > FILE_BYTES_MAX:
+            fault(f"{name}: {size} bytes, {FILE_BYTES_MAX} are allowed")
+        try:
+            text = read(name)
+        except UnicodeDecodeError:
+            fault(f"{name}: not UTF-8")
+            continue
+        for number, line in enumerate(text.splitlines(), 1):
+            if machine.search(line):
+                fault(f"{name}:{number}: a path of one machine")
+            if neighbour in line and not (name.startswith(("tests/", "proto-tests/")) and "skip" in text):
+                fault(f"{name}:{number}: a path outside the repository")
+            if re.match(r"(<{7}|={7}|>{7})( |$)", line):
+                fault(f"{name}:{number}: a merge is not finished")
+    for number, line in enumerate(read("Cargo.lock").splitlines(), 1):
+        if line.startswith("source = ") and not line.startswith('source = "registry+'):
+            fault(f"Cargo.lock:{number}: a dependency that is not from the registry: {line}")
+    if not re.search(r'^unsafe_code = "forbid"$', read("Cargo.toml"), re.M):
+        fault('Cargo.toml: [workspace.lints.rust] must have unsafe_code = "forbid"')
+    for name in tracked():
+        if name.endswith("Cargo.toml") and not re.search(r"^\[lints\]\nworkspace = true$", read(name), re.M):
+            fault(f"{name}: must have [lints] workspace = true")
+        if name.endswith(".rs") and re.search(r"allow\([^)]*unsafe_code", read(name)):
+            fault(f"{name}: unsafe code is forbidden")
+    for name in (".ci/run",):
+        if not os.access(ROOT / name, os.X_OK):
+            fault(f"{name}: not executable")
+
+
+def metrics():
+    """Every metric of the program, by name."""
+    text = read("src/status/metrics.rs").split("#[cfg(test)]")[0]
+    found = set(re.findall(r'"(walferry_[a-z0-9_]+)"', text))
+    if not found:
+        fault("src/status/metrics.rs: no metric found")
+    return found
+
+
+def docker():
+    yaml = import_yaml()
+    known = metrics()
+    known |= {name + part for name in known for part in HISTOGRAM_PARTS}
+    for name in tracked():
+        if not name.startswith("docker/"):
+            continue
+        text = read(name)
+        try:
+            if name.endswith((".yml", ".yaml")):
+                list(yaml.safe_load_all(text))
+            elif name.endswith(".json"):
+                json.loads(text)
+        except (ValueError, yaml.YAMLError) as error:
+            fault(f"{name}: {error}")
+        for metric in sorted(set(re.findall(r"\bwalferry_[a-z0-9_]+", text)) - known):
+            fault(f"{name}: {metric} is no metric of src/status/metrics.rs")
+    for name, expression in expressions(yaml):
+        plain = re.sub(r'"[^"]*"', '""', expression)
+        if any(plain.count(a) != plain.count(b) for a, b in ("()", "[]", "{}")):
+            fault(f"{name}: brackets do not match: {expression}")
+
+
+def expressions(yaml):
+    """All PromQL of rules and dashboards."""
+    for name in tracked():
+        if not name.startswith("docker/"):
+            continue
+        if name.endswith("rules.yml"):
+            for group in yaml.safe_load(read(name))["groups"]:
+                for rule in group["rules"]:
+                    for key in ("summary", "description"):
+                        if not rule.get("annotations", {}).get(key):
+                            fault(f"{name}: {rule.get('alert')} has no {key}")
+                    yield name, rule["expr"]
+        elif name.endswith(".json"):
+            for panel in json.loads(read(name)).get("panels", []):
+                for target in panel.get("targets", []):
+                    yield name, target["expr"]
+
+
+def import_yaml():
+    try:
+        import yaml
+    except ImportError:
+        place = ROOT / "target/ci/python"
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--target", place, "pyyaml==6.0.3"]
+        subprocess.run(pip, check=True)
+        sys.path.insert(0, str(place))
+        import yaml
+    return yaml
+
+
+def readme(program):
+    text = read("README.md")
+    commands(text, program)
+    in_table = set(re.findall(r"^\| `(walferry_[a-z0-9_]+)", text, re.M))
+    for name in sorted(metrics() - in_table):
+        fault(f"README.md: metric {name} is not in the table")
+    for name in sorted(in_table - metrics()):
+        fault(f"README.md: {name} is no metric of src/status/metrics.rs")
+    for path in re.findall(r'\.route\(\s*"([^"]+)"', read("src/status/http.rs")):
+        if f"`{path}`" not in text:
+            fault(f"README.md: the HTTP path {path} is missing")
+    for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):
+        if not (ROOT / link).exists():
+            fault(f"README.md: {link} does not exist")
+
+
+def commands(text, program):
+    """README's `### walferry COMMAND` sections against the program's own help."""
+    sections = dict(re.findall(r"^### `walferry ([a-z]+)`\n(.*?)(?=^##)", text, re.M | re.S))
+    overall = help_of(program)
+    listed = re.search(r"^Commands:\n(.*?)\n\n", overall, re.M | re.S).group(1)
+    names = {name for name in re.findall(r"^  ([a-z]+) ", listed, re.M)} - {"help"}
+    for name in sorted(names ^ set(sections)):
+        fault(f"README.md and --help disagree about the command {name}")
+    for name in sorted(GLOBAL_OPTIONS):
+        if f"`--{name}" not in text:
+            fault(f"README.md: --{name} is missing")
+    for name in sorted(names & set(sections)):
+        options = options_of(help_of(program, name)) - GLOBAL_OPTIONS
+        documented = set(re.findall(r"^\|[^|]*`--([a-z-]+)[^|]*\|", sections[name], re.M))
+        for option in sorted(options - documented):
+            fault(f"README.md: walferry {name} has --{option}, its table does not")
+        for option in sorted(documented - options):
+            fault(f"README.md: walferry {name} has no --{option}")
+    for code, meaning in re.findall(r"^  (\d)  (.+)$", overall, re.M):
+        if not re.search(rf"^\| {code} \| {re.escape(meaning)}", text, re.M):
+            fault(f"README.md: exit code {code} ({meaning}) is missing")
+
+
+def help_of(program, *command):
+    run = subprocess.run([ROOT / program, *command, "--help"], check=True, capture_output=True, text=True)
+    return run.stdout
+
+
+def options_of(text):
+    return set(re.findall(r"^ +(?:-\w, )?--([a-z-]+)", text, re.M))
+
+
+def test_command():
+    for block in re.findall(r"^```sh\n(.*?)^```", read("README.md"), re.M | re.S):
+        for line in block.splitlines():
+            if line.startswith("cargo test "):
+                return line.split("  #")[0].strip()
+    sys.exit("README.md: no block has a line that starts with cargo test")
+
+
+def main():
+    arguments = sys.argv[1:]
+    if arguments == ["house"]:
+        house()
+    elif arguments == ["docker"]:
+        docker()
+    elif len(arguments) == 2 and arguments[0] == "readme":
+        readme(arguments[1])
+    elif arguments == ["test-command"]:
+        print(test_command())
+    else:
+        sys.exit(__doc__)
+    for text in faults:
+        print(text, file=sys.stderr)
+    sys.exit(1 if faults else 0)
+
+
+if __name__ == "__main__":
+    main()
