@@ -350,6 +350,7 @@ async fn migrate(config: &Config, screen: &Screen) -> Result<Exit, Failure> {
 }
 
 async fn show_status(config: &Config) -> Result<Exit, Failure> {
+    config.target()?;
     let snapshot = migrate::status(&Sides::new(config)?).await?;
     let text = match config.output {
         Output::Text => status::text(&snapshot),

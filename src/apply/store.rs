@@ -101,6 +101,8 @@ pub struct MigrationRow {
     pub publications: Vec<String>,
     /// The entries of the dump's post-data section that are already made.
     pub post_data: Vec<String>,
+    /// When it was begun, by the target's clock; `None` before.
+    pub started_at: Option<PgTimestamp>,
 }
 
 /// `walferry.relation`'s row.
@@ -177,7 +179,8 @@ impl<'a> Store<'a> {
 
     /// The migration, if it was begun.
     pub async fn migration(&self) -> Result<Option<MigrationRow>> {
-        let sql = "SELECT name, format, dbname, phase, ended, method, error, system_id, slot_name, publications, post_data
+        let sql = "SELECT name, format, dbname, phase, ended, method, error, system_id, slot_name, publications, post_data,
+                       (extract(epoch FROM started_at) * 1000000)::bigint AS started_micros
                    FROM walferry.migration WHERE name = $1";
         let row = self.client.query_opt(sql, &[&self.name]).await.map_err(failure)?;
         row.map(|row| migration(&row)).transpose()
@@ -307,6 +310,7 @@ fn migration(row: &Row) -> Result<MigrationRow> {
         slot: SlotName::new(row.get("slot_name")).map_err(|error| damaged(error.to_string()))?,
         publications: row.get("publications"),
         post_data: row.get("post_data"),
+        started_at: Some(PgTimestamp::from_unix_micros(row.get("started_micros"))),
     })
 }
 

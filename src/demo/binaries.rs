@@ -121,6 +121,36 @@ impl PgBinaries {
         Command::from(self.blocking_command(tool))
     }
 
+    /// A server's program for the standard library, run as the account that servers run as.
+    ///
+    /// # Errors
+    /// As root, when there is no unprivileged account.
+    pub fn server_command(&self, tool: &str) -> Result<std::process::Command> {
+        let mut command = self.blocking_command(tool);
+        Account::find()?.run(&mut command);
+        Ok(command)
+    }
+
+    /// Gives `path` to the account that servers run as.
+    ///
+    /// # Errors
+    /// As root, when there is no such account; and when the owner cannot be changed.
+    pub fn give_to_server(path: &Path) -> Result<()> {
+        Account::find()?.own(path)
+    }
+
+    /// [`PgBinaries::find`] for callers outside a runtime, or that must not wait inside theirs.
+    ///
+    /// # Errors
+    /// As `find`.
+    pub fn find_blocking(major: Option<u32>) -> Result<Self> {
+        let find = move || {
+            let runtime = tokio::runtime::Runtime::new().map_err(DemoError::io("start a runtime"))?;
+            runtime.block_on(Self::find(major))
+        };
+        std::thread::spawn(find).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+
     /// The same for the standard library.
     pub(super) fn blocking_command(&self, tool: &str) -> std::process::Command {
         let mut command = std::process::Command::new(self.program(tool));

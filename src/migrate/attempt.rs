@@ -1,5 +1,6 @@
 //! One run of a migration, from the stored phase on.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use tokio_postgres::Client;
@@ -9,7 +10,7 @@ use crate::apply::store::{MigrationRow, RelationRow, RelationState, Store};
 use crate::config::Until;
 use crate::engine::{Monitor, MonitorInput};
 use crate::error::{Definite, Result, Side};
-use crate::pg::{EndLsn, SlotName, SystemId};
+use crate::pg::{EndLsn, QualifiedName, SlotName, SystemId};
 use crate::source::catalog::{self, Table, TableKind};
 use crate::source::replication::ReplicationSession;
 use crate::status::{Metrics, TableState, TableStatus};
@@ -40,6 +41,8 @@ pub(super) struct Attempt<'a> {
     pub(super) row: MigrationRow,
     pub(super) phase: Phase,
     pub(super) metrics: Metrics,
+    /// Tables that the log has named as not carried.
+    pub(super) told: HashSet<QualifiedName>,
 }
 
 impl Migration {
@@ -64,8 +67,8 @@ impl Migration {
         let number = store.begin_attempt().await?;
         let phase = Phase::from_name(&row.phase).ok_or_else(|| unknown_phase(&row.phase))?;
         let metrics = self.metrics.database(sides.source.dbname());
-        let target = Arc::new(target);
-        let mut attempt = Attempt { migration: self, number, source, target, row, phase, metrics };
+        let (target, told) = (Arc::new(target), HashSet::new());
+        let mut attempt = Attempt { migration: self, number, source, target, row, phase, metrics, told };
         attempt.go_on(session, context).await
     }
 
@@ -93,6 +96,7 @@ impl Migration {
             slot,
             publications: vec![unique.clone(), format!("{unique}_ins")],
             post_data: Vec::new(),
+            started_at: None,
         };
         store.begin(&row).await?;
         Ok(row)
@@ -140,6 +144,7 @@ impl Attempt<'_> {
             database
                 .objects_on_source
                 .extend(self.row.publications.iter().map(|name| format!("publication {name}")));
+            database.started_at = self.row.started_at;
             database.clear_error();
         });
         let mut stop = self.migration.stop.clone();

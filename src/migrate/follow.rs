@@ -14,6 +14,7 @@ use crate::pg::{EndLsn, SourceLsn};
 use crate::source::catalog;
 use crate::source::gap::{Expected, refuse_gap};
 use crate::source::replication::ReplicationSession;
+use crate::status::TableState;
 
 use super::attempt::{Attempt, Ended};
 use super::dump::{Archive, Wave};
@@ -67,6 +68,11 @@ impl Attempt<'_> {
         let applier = Applier::new(session, tables).await?;
         let stream = self.open(stored).await?;
         tracing::info!(slot = %self.row.slot, from = %stored, "streaming");
+        self.migration.status.update_database(&self.row.dbname, |database| {
+            for table in database.tables.iter_mut().filter(|table| table.state == TableState::Copied) {
+                table.state = TableState::Streaming;
+            }
+        });
         let run = Run {
             dbname: self.row.dbname.clone(),
             stored,
@@ -159,7 +165,10 @@ impl Attempt<'_> {
         loop {
             tokio::select! {
                 _ = asked.wait_for(|asked| *asked), if !*stop.borrow() => { stop.send_replace(true); }
-                _ = carry.tick() => sequences::carry(&self.source, &self.target).await?,
+                _ = carry.tick() => {
+                    sequences::carry(&self.source, &self.target).await?;
+                    self.look_at_source_tables().await?;
+                }
                 _ = tick.tick(), if last_run && !synced => {
                     if !self.is_synced() {
                         continue;

@@ -2,19 +2,20 @@
 //!
 //! | module | what it does |
 //! |---|---|
-//! | [`preflight`] | what stands in the way, before anything is made |
+//! | [`mod@preflight`] | what stands in the way, before anything is made |
 //! | [`attempt`] | one run from the stored phase on; a transient failure leads to the next one |
 //! | [`publications`], [`snapshot`] | what is made on the source |
 //! | [`dump`], [`objects`] | schema, indexes, constraints |
 //! | [`copy`], [`sequences`] | rows, and what replication does not carry |
-//! | [`follow`] | the pipeline, and what goes on beside it |
-//! | [`report`], [`remove`] | what is shown of a migration that need not run, and its end |
+//! | [`follow`], [`drift`] | the pipeline, and what goes on beside it |
+//! | [`report`], [`mod@remove`] | what is shown of a migration that need not run, and its end |
 //!
 //! All that is remembered is on the target ([`crate::apply::store`]), so that there is one way to start: read the
 //! phase and go on.
 
 mod attempt;
 mod copy;
+mod drift;
 mod dump;
 mod follow;
 mod objects;

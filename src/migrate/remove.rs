@@ -1,8 +1,9 @@
 //! The end of a migration: everything that Walferry made goes, on both sides. Rows and tables stay.
 
 use crate::apply::TargetSession;
-use crate::apply::store::Store;
-use crate::error::{Definite, Result, Side};
+use crate::apply::store::{MigrationRow, Store};
+use crate::error::{Definite, Failure, Result, Side};
+use crate::pg::Sql;
 use crate::source::catalog;
 
 use super::phase::safe_to_remove;
@@ -29,7 +30,14 @@ pub async fn remove(sides: &Sides, force: bool) -> Result<Vec<String>> {
     }
     // With the lock in hand no engine can be at work, and none can begin.
     let lock = TargetSession::connect(&sides.target, &sides.name).await?;
-    let source = sides.source_client().await?;
+    let source = match sides.source_client().await {
+        Ok(source) => source,
+        Err(failure) if force => {
+            store.remove().await?;
+            return Err(left_on_source(&row, &failure).into());
+        }
+        Err(failure) => return Err(failure),
+    };
     let mut dropped = Vec::new();
     let slot =
         catalog::slot(&source, row.slot.as_str()).await.map_err(|error| error.into_failure(Side::Source))?;
@@ -44,4 +52,14 @@ pub async fn remove(sides: &Sides, force: bool) -> Result<Vec<String>> {
     dropped.push(format!("migration {:?} in schema walferry on the target", sides.name));
     drop(lock);
     Ok(dropped)
+}
+
+/// The target's side is gone, the source's side could not be reached: how to drop that by hand.
+fn left_on_source(row: &MigrationRow, failure: &Failure) -> Definite {
+    let drop_slot = Sql::new("SELECT pg_drop_replication_slot(").literal(row.slot.as_str()).text(")");
+    let drop_publications =
+        Sql::new("DROP PUBLICATION ").list(&row.publications, ", ", |sql, name| sql.ident(name));
+    Definite::new("the target's side is removed, the source could not be reached")
+        .detail(failure.to_string())
+        .hint(format!("if the source still lives, run there: {drop_slot}; {drop_publications}"))
 }

@@ -33,6 +33,7 @@ async fn database(store: &Store<'_>, row: &MigrationRow) -> Result<DatabaseStatu
     database.method =
         if row.method == Method::PgDump.as_str() { Method::PgDump } else { Method::Replication };
     database.error.clone_from(&row.error);
+    database.started_at = row.started_at;
     if let Some((end, _)) = store.progress().await? {
         (database.applied, database.durable) = (Some(end.position()), Some(end.position()));
     }

@@ -1,7 +1,7 @@
 //! Connections to a server: conninfo, TLS, authentication, queries, COPY, replication's COPY BOTH, pipelines.
 //!
 //! Our own frontend of protocol 3, since no released driver has COPY BOTH, forwards COPY data untouched, or lets many
-//! statements share a Sync. For catalog queries it hands a connection over to tokio-postgres ([`control`]).
+//! statements share a Sync. For catalog queries it hands a connection over to tokio-postgres ([`control()`]).
 //!
 //! Not here: what replication messages mean (`proto`), SQL that asks something of a catalog (`source`, `apply`), and
 //! trying again after a failure: an [`Error`] says whether that may help.

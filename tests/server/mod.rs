@@ -2,10 +2,12 @@
 
 #![allow(dead_code, clippy::unwrap_used)]
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
+use std::sync::OnceLock;
 
 use tokio_postgres::{Client, Config, NoTls};
+use walferry::demo::PgBinaries;
 
 /// Runs until it is dropped; its files go too.
 pub struct Server {
@@ -23,7 +25,9 @@ impl Server {
     /// Starts a standby, which never had a primary, with these settings.
     pub fn start_standby(settings: &[&str]) -> Self {
         let server = Self::init();
-        run(as_postgres("touch".as_ref()).arg(server.data().join("standby.signal")));
+        let signal = server.data().join("standby.signal");
+        std::fs::write(&signal, "").unwrap();
+        PgBinaries::give_to_server(&signal).unwrap();
         server.run(settings);
         server
     }
@@ -31,9 +35,7 @@ impl Server {
     fn init() -> Self {
         let dir = tempfile::Builder::new().prefix("walferry-test-").tempdir().unwrap();
         let server = Self { dir };
-        if is_root() {
-            run(Command::new("chown").arg("postgres").arg(server.dir.path()));
-        }
+        PgBinaries::give_to_server(server.dir.path()).unwrap();
         let data = server.data();
         run(program("initdb")
             .args(["--no-sync", "-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C.UTF-8", "-D"])
@@ -87,35 +89,15 @@ impl Drop for Server {
 
 /// A server program.
 fn program(name: &str) -> Command {
-    as_postgres(&bin_dir().join(name))
+    binaries().server_command(name).unwrap()
 }
 
-/// A program, run as `postgres` where the tests run as root, which the server refuses.
-fn as_postgres(path: &Path) -> Command {
-    let mut command = if is_root() {
-        let mut command = Command::new("runuser");
-        command.args(["-u", "postgres", "--"]).arg(path);
-        command
-    } else {
-        Command::new(path)
-    };
-    command.current_dir("/");
-    command
-}
-
-fn bin_dir() -> PathBuf {
-    if let Some(dir) = std::env::var_os("WALFERRY_TEST_PG_BIN") {
-        return dir.into();
-    }
-    let installed =
-        std::fs::read_dir("/usr/lib/postgresql").unwrap().map(|entry| entry.unwrap().path().join("bin"));
-    installed.max().expect("a PostgreSQL server in /usr/lib/postgresql, or WALFERRY_TEST_PG_BIN")
-}
-
-fn is_root() -> bool {
-    use std::os::unix::fs::MetadataExt;
-    std::fs::metadata("/proc/self").is_ok_and(|meta| meta.uid() == 0)
-        && Path::new("/usr/sbin/runuser").exists()
+fn binaries() -> &'static PgBinaries {
+    static BINARIES: OnceLock<PgBinaries> = OnceLock::new();
+    BINARIES.get_or_init(|| {
+        let major = std::env::var("WALFERRY_TEST_PG_MAJOR").ok();
+        PgBinaries::find_blocking(major.map(|major| major.parse().unwrap())).unwrap()
+    })
 }
 
 fn run(command: &mut Command) {

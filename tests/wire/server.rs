@@ -1,13 +1,15 @@
 //! A throwaway PostgreSQL server with TLS and every way to authenticate.
 
 use std::net::TcpListener;
-use std::os::unix::fs::{PermissionsExt, chown};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, SanType, SignatureAlgorithm,
 };
+use walferry::demo::PgBinaries;
 use walferry::wire::{ConnInfo, Environment};
 
 /// A running server; stopped and removed when dropped.
@@ -49,9 +51,7 @@ impl Server {
         std::fs::set_permissions(root, std::fs::Permissions::from_mode(0o755)).expect("chmod");
         write_certificates(root, algorithm);
         for path in [root.to_owned(), root.join("server.key"), root.join("server.crt"), root.join("ca.crt")] {
-            if is_root() {
-                chown(path, Some(owner()), None).expect("chown");
-            }
+            PgBinaries::give_to_server(&path).expect("chown");
         }
         let data = server.path("data");
         server.run("initdb", &["-D", &data, "-A", "trust", "-U", "postgres", "--no-sync", "-E", "UTF8"]);
@@ -102,15 +102,7 @@ impl Server {
     }
 
     fn run(&self, program: &str, arguments: &[&str]) {
-        let bin = PathBuf::from("/usr/lib/postgresql/15/bin").join(program);
-        let mut command = if is_root() {
-            let mut command = Command::new("setpriv");
-            let owner = owner().to_string();
-            command.args(["--reuid", &owner, "--regid", &owner, "--clear-groups"]).arg(bin);
-            command
-        } else {
-            Command::new(bin)
-        };
+        let mut command = binaries().server_command(program).expect("an account for the server");
         let log = std::fs::File::create(self.directory.path().join(format!("{program}.out"))).expect("log");
         let status = command
             .args(arguments)
@@ -134,14 +126,9 @@ impl Drop for Server {
     }
 }
 
-fn is_root() -> bool {
-    use std::os::unix::fs::MetadataExt;
-    std::fs::metadata("/proc/self").is_ok_and(|metadata| metadata.uid() == 0)
-}
-
-/// The unprivileged user that the server runs as when the tests run as root.
-const fn owner() -> u32 {
-    65_534
+fn binaries() -> &'static PgBinaries {
+    static BINARIES: OnceLock<PgBinaries> = OnceLock::new();
+    BINARIES.get_or_init(|| PgBinaries::find_blocking(None).expect("PostgreSQL"))
 }
 
 /// `ca.crt`, `server.*` for localhost, `client.*` for role `cert`, and `other.crt`, an authority that signed nothing.

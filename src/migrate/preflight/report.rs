@@ -193,7 +193,7 @@ impl Report {
         let passed = self.findings.len() - shown.len();
         let summary = format!("{} of {} checks passed: {}", passed, self.findings.len(), self.result());
         if shown.is_empty() {
-            return summary;
+            return format!("{summary}\n");
         }
         let mut table = Table::new();
         table.force_no_tty().set_width(width).set_content_arrangement(ContentArrangement::Dynamic);
@@ -202,7 +202,7 @@ impl Report {
         for finding in shown {
             table.add_row([finding.severity.to_string(), finding.id.to_owned(), finding.text()]);
         }
-        format!("{}\n{summary}", table.trim_fmt())
+        format!("{}\n{summary}\n", table.trim_fmt())
     }
 
     fn result(&self) -> &'static str {

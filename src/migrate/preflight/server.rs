@@ -79,7 +79,7 @@ fn source_version(source: &ServerFacts) -> Finding {
             "source",
             format!("{cause} has no logical replication (10 and later do)"),
         )
-        .hint("use --method pg_dump, or upgrade the source first")
+        .hint("upgrade the source first, or move it once with pg_dump and pg_restore")
     } else {
         Finding::ok("source-version", "source", cause)
     }
@@ -315,7 +315,10 @@ fn missing_at_source(found: &[String], input: &PreflightInput) -> Option<Finding
         return None;
     }
     let cause = format!("the source has no such database; it has {}", listed(found));
-    Some(Finding::fail("source-databases", listed(&missing), cause).hint("correct --database"))
+    Some(
+        Finding::fail("source-databases", listed(&missing), cause)
+            .hint("correct dbname in the source's connection string"),
+    )
 }
 
 fn missing_at_target(found: &[String], sides: &Sides<'_>, input: &PreflightInput) -> Finding {

@@ -117,7 +117,7 @@ fn replica_identity(tables: &[Table], make_full: bool) -> Finding {
         return Finding::info(id, subject, cause);
     }
     let cause = format!(
-        "only inserts and truncates are replicated, and they are copied again at cutover: {}",
+        "only inserts and truncates are replicated, updates and deletes are not: {}",
         listed(&described)
     );
     let commands: Vec<String> = without.iter().map(|table| hints::replica_identity(table)).collect();
@@ -166,7 +166,7 @@ fn row_security(facts: &ServerFacts, tables: &[Table]) -> Finding {
 
 fn unlogged(tables: &[Table]) -> Option<Finding> {
     let found = names(tables, |table| table.persistence == Persistence::Unlogged);
-    let cause = "not in the WAL: copied at the start and again at cutover";
+    let cause = "not in the WAL: copied at the start, changes after that are not carried";
     not_replicated("source-unlogged-tables", "unlogged table", &found, cause)
 }
 
@@ -175,7 +175,7 @@ fn others(found: &OtherContents) -> Vec<Finding> {
         "source-materialized-views",
         "materialised view",
         &found.materialized_views.iter().collect::<Vec<_>>(),
-        "not in the WAL: refreshed at the start and again at cutover",
+        "refreshed on the target after the copy; refresh them again before you switch over",
     );
     let foreign = not_replicated(
         "source-foreign-tables",
@@ -185,8 +185,9 @@ fn others(found: &OtherContents) -> Vec<Finding> {
     );
     let objects = (found.large_objects > 0).then(|| {
         let subject = counted(usize::try_from(found.large_objects).unwrap_or(usize::MAX), "large object");
-        let cause = "not replicated: copied at the start, compared and brought up to date at cutover";
-        Finding::info("source-large-objects", subject, cause)
+        let cause = "not carried: replication does not have them";
+        Finding::warning("source-large-objects", subject, cause)
+            .hint("after the writers have stopped: pg_dump --section=data --large-objects --schema-only of them, or lo_export")
     });
     [views, foreign, objects].into_iter().flatten().collect()
 }

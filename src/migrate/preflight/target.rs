@@ -109,7 +109,7 @@ fn locale(sides: &Sides<'_>) -> Finding {
         return Finding::ok(id, subject, format!("both have {}", describe(source)));
     }
     let cause = format!("the source has {}, the target {}", describe(source), describe(target));
-    let hint = "let walferry create the database (drop this empty one), or create it with the source's ENCODING, \
+    let hint = "drop this empty database and create it with the source's ENCODING, \
                 LC_COLLATE and LC_CTYPE from template0";
     if source.encoding == target.encoding {
         return Finding::warning(id, subject, format!("{cause}: text may sort otherwise")).hint(hint);
@@ -189,10 +189,7 @@ async fn extensions(sides: &Sides<'_>, input: &PreflightInput) -> Result<Vec<Fin
         ));
     } else {
         let cause = "used on the source, and not available on the target";
-        let hint = format!(
-            "drop them on the source, or leave them out: --excluded-extensions {}",
-            missing.join(",")
-        );
+        let hint = "drop them on the source with what uses them, or ask the target's provider for them";
         findings.push(Finding::fail("target-extensions", listed(&missing), cause).hint(hint));
     }
     findings.extend(wanted.iter().filter_map(|wanted| {
