@@ -104,9 +104,9 @@ async fn perform(options: &ShowOptions, stage: &mut Stage, stop: watch::Receiver
     let exit = show.compare().await?;
     if options.keep {
         show.keep(stop).await;
-    } else {
-        show.remove().await?;
+        return Ok(exit);
     }
+    show.remove().await?;
     show.end().await?;
     Ok(exit)
 }
