@@ -15,16 +15,18 @@ pub struct TargetSession {
 impl TargetSession {
     /// Connects, takes the lock, and switches triggers and foreign keys off.
     ///
-    /// The lock of an engine that was just killed lasts until the server notices, so this waits for it a little.
+    /// The lock of an engine that was just killed lasts until the server notices, so this waits for it a little. A
+    /// session of our own that broke may live on at the server, which did not hear of it: `lost` is its process, and
+    /// is ended if it holds the lock.
     ///
     /// # Errors
     /// When another engine holds the lock; when `session_replication_role` cannot be set though triggers or foreign
     /// keys would act; and as any connection.
-    pub async fn connect(info: &ConnInfo, migration: &str) -> Result<Self> {
+    pub async fn connect(info: &ConnInfo, migration: &str, lost: Option<i32>) -> Result<Self> {
         let options = SessionOptions::new("walferry apply");
         let session = Session::connect(info, &options).await.map_err(|e| e.into_failure(Side::Target))?;
         let mut target = Self { session, migration: migration.to_owned() };
-        target.take_lock().await?;
+        target.take_lock(lost).await?;
         target.become_replica().await?;
         target.pin_planner().await?;
         Ok(target)
@@ -33,6 +35,11 @@ impl TargetSession {
     /// The migration that it writes for.
     pub fn migration(&self) -> &str {
         &self.migration
+    }
+
+    /// The server's process.
+    pub const fn process_id(&self) -> i32 {
+        self.session.process_id()
     }
 
     /// The connection itself.
@@ -48,13 +55,17 @@ impl TargetSession {
         self.query(&Sql::new("SELECT 1")).await.map(|_| ())
     }
 
-    async fn take_lock(&mut self) -> Result<()> {
+    async fn take_lock(&mut self, mut lost: Option<i32>) -> Result<()> {
         let key = Sql::new("hashtextextended(").literal(&format!("walferry {}", self.migration)).text(", 0)");
         let lock = Sql::new("SELECT pg_try_advisory_lock(").sql(&key).text(")");
         let began = tokio::time::Instant::now();
         loop {
             if self.query(&lock).await?.as_deref() == Some("t") {
                 return Ok(());
+            }
+            if let Some(pid) = lost.take() {
+                self.query(&of_holder("pg_terminate_backend(a.pid)", &key).text(" AND a.pid = ").number(pid))
+                    .await?;
             }
             if began.elapsed() >= ENGINE_LOCK_WAIT {
                 let holder = self.lock_holder(&key).await?;
@@ -68,13 +79,9 @@ impl TargetSession {
     }
 
     async fn lock_holder(&mut self, key: &Sql) -> Result<Option<String>> {
-        let sql = Sql::new("SELECT format('server process %s, connected since %s from %s', a.pid, a.backend_start, ")
-            .text("coalesce(a.client_addr::text, 'a local socket')) FROM pg_locks l JOIN pg_stat_activity a USING (pid) ")
-            .text("WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 AND l.database = ")
-            .text("(SELECT oid FROM pg_database WHERE datname = current_database()) ")
-            .text("AND (l.classid::int8 << 32 | l.objid::int8) = ")
-            .sql(key);
-        self.query(&sql).await
+        let what = "format('server process %s, connected since %s from %s', a.pid, a.backend_start, \
+                    coalesce(a.client_addr::text, 'a local socket'))";
+        self.query(&of_holder(what, key)).await
     }
 
     /// Directly where that is granted (superuser, or GRANT SET ON PARAMETER), else by Aiven's function.
@@ -121,6 +128,17 @@ impl TargetSession {
         let rows = self.session.query(sql).await.map_err(|e| e.into_failure(Side::Target))?;
         Ok(rows.first().and_then(|row| row.text(0)).map(str::to_owned))
     }
+}
+
+/// Asks for `what` of the session `a` that holds the lock.
+fn of_holder(what: &'static str, key: &Sql) -> Sql {
+    Sql::new("SELECT ")
+        .text(what)
+        .text(" FROM pg_locks l JOIN pg_stat_activity a USING (pid) ")
+        .text("WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 AND l.database = ")
+        .text("(SELECT oid FROM pg_database WHERE datname = current_database()) ")
+        .text("AND (l.classid::int8 << 32 | l.objid::int8) = ")
+        .sql(key)
 }
 
 const _: () = assert!(ENGINE_LOCK_WAIT.as_millis() > ENGINE_LOCK_POLL.as_millis());

@@ -55,7 +55,8 @@ impl Migration {
             return Ok(Ended::CheckFailed);
         }
         // From here on nobody else works at this migration.
-        let session = TargetSession::connect(&sides.target, &sides.name).await?;
+        let session = TargetSession::connect(&sides.target, &sides.name, context.apply_process).await?;
+        context.apply_process = Some(session.process_id());
         (context.established, context.locked) = (true, true);
         let store = Store::new(&target, &sides.name);
         store.create().await?;
@@ -239,6 +240,7 @@ impl Attempt<'_> {
         if self.store().progress().await?.is_some() {
             let temporary = format!("{}_copy", self.row.slot);
             let temporary = SlotName::new(&temporary).map_err(|error| Definite::new(error.to_string()))?;
+            snapshot::end_temporary(&self.source, &temporary).await?;
             return snapshot::create(source, &self.source, &temporary, true).await;
         }
         let tables = catalog::tables(&self.source).await.map_err(|error| error.into_failure(Side::Source))?;

@@ -29,7 +29,7 @@ pub async fn remove(sides: &Sides, force: bool) -> Result<Vec<String>> {
             .into());
     }
     // With the lock in hand no engine can be at work, and none can begin.
-    let lock = TargetSession::connect(&sides.target, &sides.name).await?;
+    let lock = TargetSession::connect(&sides.target, &sides.name, None).await?;
     let source = match sides.source_client().await {
         Ok(source) => source,
         Err(failure) if force => {

@@ -28,6 +28,8 @@ pub(super) struct Context {
     pub established: bool,
     /// The attempt held the migration's lock: how it ends is how the migration ended.
     pub locked: bool,
+    /// The server's process of the last session that applied.
+    pub apply_process: Option<i32>,
 }
 
 /// Attempts, until one ends as it should or nothing helps any more.

@@ -7,7 +7,7 @@
 use tokio_postgres::Client;
 
 use crate::error::{Definite, Failure, Result, Side, Transient};
-use crate::limits::{SLOT_LOCK_TIMEOUT, SLOT_TRIES_MAX};
+use crate::limits::{ENGINE_LOCK_POLL, ENGINE_LOCK_WAIT, SLOT_LOCK_TIMEOUT, SLOT_TRIES_MAX};
 use crate::pg::{SlotName, SourceLsn};
 use crate::source::replication::{CreatedSlot, ReplicationSession};
 use crate::source::{self, catalog};
@@ -73,6 +73,28 @@ pub async fn drop_slot(control: &Client, slot: &SlotName) -> Result<bool> {
     let dropped = control.execute("SELECT pg_drop_replication_slot($1)", &[&slot.as_str()]).await;
     dropped.map_err(|error| source::Error::new("the end of a slot", error).into_failure(Side::Source))?;
     Ok(true)
+}
+
+/// Ends the session of ours that made the temporary slot, where the source has not noticed that it broke: an idle
+/// walsender has no timeout. Whoever calls this holds the migration's lock, so nobody needs that session.
+///
+/// # Errors
+/// When the source does not answer, or the session does not end.
+pub async fn end_temporary(control: &Client, slot: &SlotName) -> Result<()> {
+    let sql = "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = $1 AND temporary";
+    let began = tokio::time::Instant::now();
+    loop {
+        let rows = control.query(sql, &[&slot.as_str()]).await;
+        let rows = rows
+            .map_err(|error| source::Error::new("an old temporary slot", error).into_failure(Side::Source))?;
+        if rows.is_empty() {
+            return Ok(());
+        }
+        if began.elapsed() >= ENGINE_LOCK_WAIT {
+            return Err(in_use(slot, None).into());
+        }
+        tokio::time::sleep(ENGINE_LOCK_POLL).await;
+    }
 }
 
 /// The failure of a slot that another connection uses. A walsender whose client died goes away within

@@ -79,7 +79,8 @@ impl CopyBothReader {
         match self.inbox.next_tag()? {
             None => Ok(None),
             Some(b'd') => Ok(Some(self.inbox.take())),
-            Some(b'c') => {
+            // A walsender whose server shuts down completes the command without ending the copy, and closes.
+            Some(b'c' | b'C') => {
                 self.inbox.skip();
                 self.ended = true;
                 Ok(None)

@@ -6,6 +6,9 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use walferry::demo::{StopMode, WriterOptions, Writers, load_shop};
+use walferry::pg::{EndLsn, SlotName};
+use walferry::source::replication::ReplicationSession;
+use walferry::wire::{ConnInfo, Environment};
 
 use super::harness::{DATABASE, Launch, PATIENCE, Pair, wait_for};
 
@@ -162,26 +165,19 @@ async fn others_in_the_way() {
     assert_eq!(recorded, "stopped", "what the second engine met is not the first one's end");
 
     let slot = pair.slot().await;
-    let mut other = pair.cluster.source.superuser_tool("pg_recvlogical", DATABASE);
-    other.args([
-        "--dbname",
-        DATABASE,
-        "--start",
-        "--slot",
-        &slot,
-        "--file=/dev/null",
-        "--status-interval=0",
-        "--fsync-interval=0",
-    ]);
-    other.args(["-o", "proto_version=1", "-o"]);
-    other.arg(format!("publication_names={slot}")).stdout(Stdio::null());
-    let mut other = other.spawn().unwrap();
+    let none: [(&str, &str); 0] = [];
+    let uri = pair.cluster.source.superuser_uri(DATABASE);
+    let info = ConnInfo::parse(&uri, &Environment::from_map(none)).unwrap();
+    let other = ReplicationSession::connect(&info, "another consumer").await.unwrap();
+    let name = SlotName::new(&slot).unwrap();
+    let from = EndLsn::new(pair.progress().await);
+    let stream = other.start(&name, from, &[slot.clone()]).await.unwrap();
     let active = "SELECT FROM pg_replication_slots WHERE active";
     wait_for("the slot is in use", PATIENCE, async || !pair.source(active).await.is_empty()).await;
-    refused(&pair.migrate(), 5, &["in use by another program", "pg_recvlogical", "pg_terminate_backend"])
+    refused(&pair.migrate(), 5, &["in use by another program", "another consumer", "pg_terminate_backend"])
         .await;
-    other.kill().await.unwrap();
-    pair.source("SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE active").await;
+    drop(stream);
+    wait_for("the slot is free", PATIENCE, async || pair.source(active).await.is_empty()).await;
 
     pair.source("INSERT INTO t VALUES (2, 'y'); DELETE FROM keyless WHERE a = 2").await;
     pair.target("DELETE FROM keyless").await;
@@ -283,4 +279,30 @@ async fn a_full_disk_on_the_target() {
     assert_eq!(counts.errors, 0, "{counts:?}");
     pair.assert_ends_equal(engine).await;
     drop(pair);
+}
+
+/// The slot waits for every transaction of the cluster that has written, and says for which.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_that_does_not_end() {
+    let pair = Pair::start().await;
+    pair.source("SET ROLE app_owner; CREATE TABLE t (a int PRIMARY KEY); INSERT INTO t VALUES (1)").await;
+    let writer = pair.cluster.source.client("postgres").await.unwrap();
+    writer.batch_execute("BEGIN; CREATE TABLE w (a int)").await.unwrap();
+    let pid = writer.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get::<_, i32>(0);
+    // Killed while it waits: the half-made slot goes with its session.
+    let waits =
+        "SELECT FROM pg_stat_activity WHERE application_name = 'walferry slot' AND wait_event_type = 'Lock'";
+    let waiting = async || !pair.source(waits).await.is_empty();
+    let engine = pair.migrate().start();
+    wait_for("the slot is being made", PATIENCE, waiting).await;
+    engine.kill9().await;
+    let mut engine = pair.migrate().start();
+    let told = format!("server process {pid} ");
+    wait_for("the log says who is waited for", PATIENCE, async || engine.log().contains(&told)).await;
+    engine.assert_lives("the end of a transaction");
+    writer.batch_execute("COMMIT").await.unwrap();
+    engine.wait_phase("syncing").await;
+    pair.source("INSERT INTO t VALUES (2)").await;
+    pair.assert_ends_equal(engine).await;
+    pair.assert_removes().await;
 }

@@ -141,3 +141,33 @@ impl Watcher {
         self.task.await.unwrap()
     }
 }
+
+/// SIGTERM and SIGINT are no crash: they end it soon, with 0, wherever it is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stopped_in_any_phase() {
+    let pair = Pair::start().await;
+    let source = &pair.cluster.source;
+    load_shop(source, DATABASE).await.unwrap();
+    load_pgbench(source, DATABASE, 1).await.unwrap();
+    let options = WriterOptions { shop_rate: 60, ..WriterOptions::default() };
+    let writers = Writers::start(source, DATABASE, options).await.unwrap();
+    for (phase, signal) in [
+        ("schema", "TERM"),
+        ("copying", "INT"),
+        ("copying", "TERM"),
+        ("indexing", "TERM"),
+        ("catching_up", "INT"),
+        ("syncing", "TERM"),
+    ] {
+        let mut engine = pair.migrate().start();
+        engine.wait_phase(phase).await;
+        engine.signal(signal);
+        engine.wait_exit(0, PATIENCE).await;
+        assert_eq!(pair.target_value("SELECT ended FROM walferry.migration").await, "stopped", "{phase}");
+    }
+    let mut engine = pair.migrate().start();
+    engine.wait_phase("syncing").await;
+    assert_eq!(writers.stop().await.errors, 0);
+    pair.assert_ends_equal(engine).await;
+    pair.assert_removes().await;
+}

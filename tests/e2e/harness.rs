@@ -25,6 +25,11 @@ use walferry::demo::{ClusterOptions, Comparison, PgBinaries, SourceAndTarget, co
 /// busy processes.
 static PAIRS: Semaphore = Semaphore::const_new(2);
 
+/// Waits for its turn: for tests that have servers of their own.
+pub async fn turn() -> SemaphorePermit<'static> {
+    PAIRS.acquire().await.unwrap()
+}
+
 /// What a condition may take, on a machine busy with other things.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -96,7 +101,7 @@ impl Pair {
         target: PgBinaries,
         change: impl FnOnce(&mut ClusterOptions),
     ) -> Self {
-        let permit = PAIRS.acquire().await.unwrap();
+        let permit = turn().await;
         let pg_dump = source.program("pg_dump");
         let bin = pg_dump.parent().unwrap();
         let mut options = ClusterOptions::new(source, target);

@@ -15,7 +15,7 @@ use walferry::proto::{Message, ReplicationFrame, StandbyStatusUpdate, TupleValue
 use walferry::source::replication::ReplicationSession;
 use walferry::wire::{ConnInfo, CopyBothReader, CopyBothWriter, Environment};
 
-use super::harness::{lsn, random};
+use super::harness::{lsn, random, turn};
 use super::versions;
 
 /// A server with databases `here` and `elsewhere`, each with a table `t (writer int, n int)`.
@@ -191,6 +191,7 @@ async fn stream(server: &Server, slot: &SlotName, from: u64) -> (CopyBothReader,
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_that_commits_before_a_keepalive_comes_after_it() {
+    let _turn = turn().await;
     let mut random = random("keepalive");
     for binaries in versions::sources().await {
         let server = server(&binaries).await;
@@ -244,6 +245,7 @@ async fn nothing_that_commits_before_a_keepalive_comes_after_it() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_transaction_is_in_the_snapshot_or_in_the_stream() {
+    let _turn = turn().await;
     let mut random = random("snapshot");
     for binaries in versions::sources().await {
         let server = server(&binaries).await;
