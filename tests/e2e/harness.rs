@@ -45,6 +45,7 @@ pub struct Pair {
     path: OsString,
     library_path: Option<PathBuf>,
     directory: TempDir,
+    began: Instant,
     _permit: SemaphorePermit<'static>,
 }
 
@@ -102,6 +103,7 @@ impl Pair {
         change: impl FnOnce(&mut ClusterOptions),
     ) -> Self {
         let permit = turn().await;
+        let began = Instant::now();
         let pg_dump = source.program("pg_dump");
         let bin = pg_dump.parent().unwrap();
         let mut options = ClusterOptions::new(source, target);
@@ -113,7 +115,7 @@ impl Pair {
         // An installed PostgreSQL finds its own libraries; an unpacked one has them beside its programs.
         let library_path = Some(bin.with_file_name("lib")).filter(|lib| lib.join("libpq.so.5").exists());
         let directory = tempfile::tempdir().unwrap();
-        Self { cluster, path, library_path, directory, _permit: permit }
+        Self { cluster, path, library_path, directory, began, _permit: permit }
     }
 
     /// `migrate`, with nothing held back, its status on a free port.
@@ -214,6 +216,13 @@ impl Pair {
     /// The position stored on the target.
     pub async fn progress(&self) -> u64 {
         lsn(&self.target_value("SELECT end_lsn FROM walferry.progress").await)
+    }
+}
+
+impl Drop for Pair {
+    fn drop(&mut self) {
+        let test = std::thread::current().name().unwrap_or_default().to_owned();
+        eprintln!("{test}: {:.0} s", self.began.elapsed().as_secs_f64());
     }
 }
 
