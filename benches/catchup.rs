@@ -155,9 +155,7 @@ impl Bench {
                         )
                         .await?;
                 }
-                None => {
-                    source.sql(DB, &format!("SET synchronous_commit = off; {step}")).await.map(|_| ())?;
-                }
+                None => source.client(DB).await?.batch_execute(&step).await?,
             }
         }
         source.sql(DB, "CHECKPOINT").await?;
@@ -177,8 +175,9 @@ impl Bench {
             source.sql(DB, "SELECT pg_current_wal_flush_lsn()").await?[0][0].clone().unwrap_or_default();
         let mut engine = self.engine(&[])?;
         let began = Instant::now();
+        let target = self.sides.target.client(DB).await?;
         let reached = format!("SELECT end_lsn >= '{end}' FROM walferry.progress");
-        while self.sides.target.sql(DB, &reached).await?[0][0].as_deref() != Some("t") {
+        while !target.query_one(&reached, &[]).await?.get::<_, bool>(0) {
             if let Some(status) = engine.try_wait()? {
                 return Err(format!("the engine ended: {status}").into());
             }

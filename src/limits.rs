@@ -43,7 +43,7 @@ pub const BATCH_COST_MAX: usize = 16 << 20;
 
 /// Changes that one batch may hold. Versions of a row that one transaction makes cannot be pruned before it commits, so
 /// rows that are updated all the time (a counter) cost more the larger the batch is.
-pub const BATCH_CHANGES_MAX: usize = 4_000;
+pub const BATCH_CHANGES_MAX: usize = 8_000;
 
 /// Memory of everything received and not yet applied. The reader stops reading beyond it, and the source waits.
 pub const QUEUE_COST_MAX: usize = 64 << 20;
@@ -88,6 +88,12 @@ pub const TICK: Duration = Duration::from_millis(100);
 /// Segments and keepalives handed on and not yet looked at. Their memory is bounded elsewhere; this bounds their
 /// number.
 pub const READER_QUEUE_MAX: usize = 4_096;
+
+/// A transaction that is sent this long after it committed means that we are behind, and latency does not count.
+pub const BEHIND_AFTER: Duration = Duration::from_millis(100);
+
+/// The pause between two reads of the socket when behind: the socket's buffers hold what comes meanwhile.
+pub const GULP_PAUSE: Duration = Duration::from_millis(10);
 
 /// After this much silence the source is asked for a sign of life.
 pub const PING_AFTER: Duration = Duration::from_secs(15);

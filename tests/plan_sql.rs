@@ -177,7 +177,7 @@ impl World {
                 equality: operator.map(|(schema, name)| QualifiedName::new(schema, name)),
             });
         }
-        TargetTable { name, columns, key, copy_lsn: SourceLsn::ZERO }
+        TargetTable { name, columns, key, copy_lsn: SourceLsn::ZERO, has_triggers: false }
     }
 
     /// Both databases answer the same; gives the answer.

@@ -21,7 +21,7 @@ use std::fmt::Write as _;
 use crate::error::{Definite, Failure, Result, Side};
 use crate::limits::{PIPELINE_EXECUTES_MAX, PREPARED_STATEMENTS_MAX};
 use crate::pg::{EndLsn, PgTimestamp, Sql};
-use crate::plan::{Batch, Kind, PlanError, Planner, Step};
+use crate::plan::{Batch, PlanError, Planner, Step, merge};
 use crate::wire::{self, Pipeline, PipelineError};
 
 pub use conflict::Conflict;
@@ -101,12 +101,34 @@ impl Applier {
             applied.changes[step.kind as usize] += 1;
         }
         let steps = std::mem::take(&mut self.steps);
-        let outcome = self.execute(batch, &steps).await;
-        self.steps = steps;
-        self.steps.clear();
-        outcome?;
+        self.execute_merged(batch, steps).await?;
         applied.transactions = batch.segments.iter().filter(|segment| segment.end.is_some()).count() as u64;
         Ok(applied)
+    }
+
+    /// Fewer steps to the same end, if they get there: a unique value that is handed from row to row may be in the way
+    /// when steps are left out. Then the batch is applied again in the source's order, step by step.
+    async fn execute_merged(&mut self, batch: &Batch, steps: Vec<Step>) -> Result<(), ApplyError> {
+        let mut whole = batch.segments.iter();
+        let mergeable = whole
+            .all(|segment| segment.first && segment.end.is_some() && !self.planner.has_triggers(segment));
+        if !mergeable {
+            return self.execute(batch, &steps).await;
+        }
+        let single = steps.len() == 1;
+        match self.execute(batch, &merge(steps)).await {
+            Err(ApplyError::Conflict(_)) if !single => {
+                let rollback = self.target.session().execute(&Sql::new("ROLLBACK; DEALLOCATE ALL")).await;
+                rollback.map_err(target_failed)?;
+                // What was parsed after the failure was not prepared.
+                self.prepared.clear();
+                self.open = false;
+                self.plan(batch).await?;
+                let steps = std::mem::take(&mut self.steps);
+                self.execute(batch, &steps).await
+            }
+            outcome => outcome,
+        }
     }
 
     /// Moves `walferry.progress` without a change: a keepalive said that nothing commits before `to`.
@@ -162,7 +184,7 @@ impl Applier {
                 }
             };
             for (step, rows) in chunk.iter().zip(affected.iter().skip(begins)) {
-                if step.kind != Kind::Truncate && *rows != 1 {
+                if step.rows.is_some_and(|expected| expected != *rows) {
                     return Err(ApplyError::Conflict(Box::new(Conflict::row_count(step, *rows))));
                 }
             }

@@ -65,7 +65,8 @@ fn target_table(table: catalog::TargetTable, copy_lsn: SourceLsn) -> TargetTable
             name: target.column.name,
         }
     });
-    TargetTable { name: table.name, columns: columns.collect(), key, copy_lsn }
+    let columns = columns.collect();
+    TargetTable { name: table.name, columns, key, copy_lsn, has_triggers: table.has_replica_triggers }
 }
 
 fn not_ours(name: &QualifiedName) -> Failure {

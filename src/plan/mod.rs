@@ -2,13 +2,15 @@
 //!
 //! The [`Planner`] turns each change of a segment into a [`Step`]: a statement that is prepared once, and its
 //! parameters as the source's bytes. This is ordered mode: row by row, in the source's order, each step expected to
-//! touch exactly one row. What comes out depends on what goes in alone.
+//! touch exactly one row. [`merge()`] makes fewer steps of them, to the same end. What comes out depends on what goes in
+//! alone.
 //!
 //! Not here: sockets, clocks, transactions, and what to do when a step touches no row.
 //!
 //! Invariants: a change to a table whose copy already holds it (`commit_lsn < copy_lsn`) makes no step; an unchanged
 //! TOAST value is left out of SET, never written as NULL; generated columns are never written.
 
+mod merge;
 mod statements;
 mod table;
 
@@ -22,6 +24,7 @@ use crate::assemble::{Change, Segment};
 use crate::pg::{CommitLsn, EndLsn, QualifiedName, Relation, Sql};
 use crate::proto::{OldTuple, Tuple, TupleValue};
 
+pub use merge::{INSERT_ROWS, merge};
 pub use table::{Shape, ShapeError, TargetColumn, TargetTable};
 
 /// Whole transactions in commit order, or one segment of a large one: applied in one target transaction.
@@ -42,10 +45,12 @@ pub struct Statement {
     pub id: u64,
     /// The text, with `$1`… for the parameters. The server infers their types from where they stand.
     pub sql: Sql,
+    /// For an INSERT: the same for [`INSERT_ROWS`] rows at once.
+    pub many: Option<Arc<Statement>>,
 }
 
 /// One statement's execution.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Step {
     /// What to execute.
     pub statement: Arc<Statement>,
@@ -57,6 +62,10 @@ pub struct Step {
     pub relation: Arc<Relation>,
     /// The transaction that it belongs to.
     pub commit_lsn: CommitLsn,
+    /// How many rows it must touch; `None` for any number.
+    pub rows: Option<u64>,
+    /// For an UPDATE that leaves the key as it is and for a DELETE: how many of the last parameters are the key.
+    pub key: Option<usize>,
 }
 
 /// The kinds of change, as metrics and conflicts name them.
@@ -136,10 +145,16 @@ impl Kind {
     }
 }
 
+static NEXT: AtomicU64 = AtomicU64::new(1);
+
 impl Statement {
     fn new(sql: Sql) -> Arc<Self> {
-        static NEXT: AtomicU64 = AtomicU64::new(1);
-        Arc::new(Self { id: NEXT.fetch_add(1, Ordering::Relaxed), sql })
+        Arc::new(Self { id: NEXT.fetch_add(1, Ordering::Relaxed), sql, many: None })
+    }
+
+    fn with_many(sql: Sql, many: Option<Sql>) -> Arc<Self> {
+        let id = NEXT.fetch_add(1, Ordering::Relaxed);
+        Arc::new(Self { id, sql, many: many.map(Self::new) })
     }
 }
 
@@ -194,6 +209,13 @@ impl Planner {
         self.tables.insert(table.name.clone(), Arc::new(table));
     }
 
+    /// Whether a table of `segment` has triggers that fire even for a replica: they may see any table, so the source's
+    /// order must be kept to the letter.
+    pub fn has_triggers(&self, segment: &Segment) -> bool {
+        let mut relations = segment.changes.iter().flat_map(Change::relations);
+        relations.any(|relation| self.tables.get(&relation.name).is_some_and(|table| table.has_triggers))
+    }
+
     /// Makes the steps of `segment` and appends them to `steps`.
     ///
     /// # Errors
@@ -208,17 +230,19 @@ impl Planner {
                     let Some(shape) = self.shape(relation, segment.commit_lsn)? else { continue };
                     let statement = shape.insert();
                     let params = shape.values(new, shape.written(), Kind::Insert, segment.commit_lsn)?;
-                    steps.push(step(segment, relation, Kind::Insert, statement, params));
+                    steps.push(step(segment, relation, Kind::Insert, statement, params, None));
                 }
                 Change::Update { relation, old, new } => {
                     let Some(shape) = self.shape(relation, segment.commit_lsn)? else { continue };
                     let (statement, params) = shape.update(old.as_ref(), new, segment.commit_lsn)?;
-                    steps.push(step(segment, relation, Kind::Update, statement, params));
+                    let key = shape.finds_again(old.as_ref());
+                    steps.push(step(segment, relation, Kind::Update, statement, params, key));
                 }
                 Change::Delete { relation, old } => {
                     let Some(shape) = self.shape(relation, segment.commit_lsn)? else { continue };
                     let (statement, params) = shape.delete(old, segment.commit_lsn)?;
-                    steps.push(step(segment, relation, Kind::Delete, statement, params));
+                    let key = shape.finds_again(None);
+                    steps.push(step(segment, relation, Kind::Delete, statement, params, key));
                 }
             }
         }
@@ -273,6 +297,8 @@ impl Planner {
                 kind: Kind::Truncate,
                 relation: Arc::clone(first),
                 commit_lsn,
+                rows: None,
+                key: None,
             });
         }
         Ok(())
@@ -285,8 +311,10 @@ fn step(
     kind: Kind,
     statement: Arc<Statement>,
     params: Vec<Option<Bytes>>,
+    key: Option<usize>,
 ) -> Step {
-    Step { statement, params, kind, relation: Arc::clone(relation), commit_lsn: segment.commit_lsn }
+    let (relation, commit_lsn) = (Arc::clone(relation), segment.commit_lsn);
+    Step { statement, params, kind, relation, commit_lsn, rows: Some(1), key }
 }
 
 #[cfg(test)]

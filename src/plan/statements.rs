@@ -17,8 +17,8 @@ pub(super) enum Match {
     SameText,
 }
 
-/// `INSERT`, with values for identity columns as the source has them.
-pub(super) fn insert(table: &QualifiedName, columns: &[&str]) -> Sql {
+/// `INSERT` of so many rows, with values for identity columns as the source has them.
+pub(super) fn insert(table: &QualifiedName, columns: &[&str], rows: usize) -> Sql {
     if columns.is_empty() {
         return Sql::new("INSERT INTO ").name(table).text(" DEFAULT VALUES");
     }
@@ -26,9 +26,11 @@ pub(super) fn insert(table: &QualifiedName, columns: &[&str]) -> Sql {
         .name(table)
         .text(" (")
         .list(columns, ", ", |sql, column| sql.ident(column))
-        .text(") OVERRIDING SYSTEM VALUE VALUES (")
-        .list(1..=columns.len(), ", ", param)
-        .text(")")
+        .text(") OVERRIDING SYSTEM VALUE VALUES ")
+        .list(0..rows, ", ", |sql, row| {
+            let first = row * columns.len() + 1;
+            sql.text("(").list(first..first + columns.len(), ", ", param).text(")")
+        })
 }
 
 /// `UPDATE` of `set` to the first parameters, of the row that the next ones identify.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::statements::{self, Match};
-use super::{Kind, OldTuple, PlanError, Statement, Tuple, TupleValue};
+use super::{INSERT_ROWS, Kind, OldTuple, PlanError, Statement, Tuple, TupleValue};
 use crate::limits::UPDATE_FORMS_MAX;
 use crate::pg::{CommitLsn, QualifiedName, Relation, ReplicaIdentity, SourceLsn};
 
@@ -21,6 +21,8 @@ pub struct TargetTable {
     pub key: Vec<String>,
     /// The snapshot that the table was copied on: what commits before it is in the copy.
     pub copy_lsn: SourceLsn,
+    /// It has triggers that fire even for a replica (ENABLE REPLICA or ALWAYS).
+    pub has_triggers: bool,
 }
 
 /// One column of a [`TargetTable`].
@@ -141,10 +143,22 @@ impl Shape {
     }
 
     pub(super) fn insert(&mut self) -> Arc<Statement> {
-        let columns = names(&self.relation, &self.written);
-        let insert =
-            self.insert.get_or_insert_with(|| Statement::new(statements::insert(&self.table.name, &columns)));
+        let (relation, written, name) = (&self.relation, &self.written, &self.table.name);
+        let insert = self.insert.get_or_insert_with(|| {
+            let columns = names(relation, written);
+            // The protocol counts parameters in 16 bits.
+            let fits = !columns.is_empty() && columns.len() * INSERT_ROWS <= usize::from(u16::MAX);
+            let many = fits.then(|| statements::insert(name, &columns, INSERT_ROWS));
+            Statement::with_many(statements::insert(name, &columns, 1), many)
+        });
         Arc::clone(insert)
+    }
+
+    /// How many parameters at a statement's end are the key by which a later change may name the same row: none when
+    /// the key may have changed, or is the whole row.
+    pub(super) fn finds_again(&self, old: Option<&OldTuple>) -> Option<usize> {
+        let by_key = self.key.iter().all(|(_, by)| *by != Match::SameText);
+        (old.is_none() && by_key).then_some(self.key.len())
     }
 
     pub(super) fn delete(

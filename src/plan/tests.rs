@@ -33,7 +33,13 @@ fn target(columns: &str) -> TargetTable {
 }
 
 fn target_named(name: QualifiedName, columns: &str) -> TargetTable {
-    let mut table = TargetTable { name, columns: vec![], key: vec![], copy_lsn: SourceLsn::new(COPIED) };
+    let mut table = TargetTable {
+        name,
+        columns: vec![],
+        key: vec![],
+        copy_lsn: SourceLsn::new(COPIED),
+        has_triggers: false,
+    };
     for text in columns.split_whitespace() {
         let (name, what) = text.split_once(':').unwrap_or((text, ""));
         let column = name.trim_end_matches('*').to_owned();

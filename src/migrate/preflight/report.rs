@@ -311,7 +311,7 @@ mod tests {
         assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
         assert!(text.find("first") < text.find("later") && !text.contains("never"), "{text}");
         assert!(text.contains("t0 ") && !text.contains("t19 ") && text.contains("more"), "{text}");
-        assert!(text.ends_with("1 of 3 checks passed: fail"), "{text}");
+        assert!(text.ends_with("1 of 3 checks passed: fail\n"), "{text}");
     }
 
     #[test]
