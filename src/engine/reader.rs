@@ -12,7 +12,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::assemble::{AssembleError, Assembler, Segment};
 use crate::error::{Definite, Failure, Side, Transient};
-use crate::limits::{BEHIND_AFTER, GULP_PAUSE, QUEUE_COST_MAX, RECEIVE_TIMEOUT};
+use crate::limits::{BEHIND_AFTER, GULP_BYTES_MIN, GULP_PAUSE, QUEUE_COST_MAX, RECEIVE_TIMEOUT};
 use crate::pg::{EndLsn, PgTimestamp, SourceLsn};
 use crate::proto::{DecodeError, Message, ReplicationFrame};
 use crate::status::Metrics;
@@ -46,6 +46,8 @@ struct Pace {
     commit_time: PgTimestamp,
     /// What is received now committed a while ago. Both times are the source's, so no clocks are compared.
     behind: bool,
+    /// Bytes that the last read of the socket brought.
+    gulp: usize,
 }
 
 impl Pace {
@@ -68,7 +70,7 @@ pub(super) async fn read(
     let mut assembler = Assembler::resuming(stored);
     let mut pace = Pace::default();
     loop {
-        let next = match next(&mut stream, &pace).await {
+        let next = match next(&mut stream, &mut pace).await {
             Ok(payload) => {
                 metrics.received_bytes(payload.len() as u64);
                 take(&mut assembler, &mut pace, payload)
@@ -91,13 +93,16 @@ pub(super) async fn read(
     }
 }
 
-async fn next(stream: &mut CopyBothReader, pace: &Pace) -> Result<Bytes, Failure> {
+async fn next(stream: &mut CopyBothReader, pace: &mut Pace) -> Result<Bytes, Failure> {
     if let Some(payload) = stream.try_next().map_err(source_failed)? {
+        pace.gulp += payload.len();
         return Ok(payload);
     }
-    if pace.behind {
+    // After a large gulp there is more; after a small one the socket is empty.
+    if pace.behind && pace.gulp < GULP_BYTES_MIN {
         sleep(GULP_PAUSE).await;
     }
+    pace.gulp = 0;
     let received = timeout(RECEIVE_TIMEOUT, stream.next()).await;
     match received {
         Ok(Ok(Some(payload))) => Ok(payload),
