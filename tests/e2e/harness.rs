@@ -562,7 +562,7 @@ pub fn random(test: &str) -> StdRng {
     StdRng::seed_from_u64(seed)
 }
 
-/// Where the sample databases are, if they are there.
+/// A file of the sample databases, if they are there: what needs it is skipped otherwise.
 pub fn data(path: &str) -> Option<String> {
     let root = std::env::var_os("WALFERRY_TEST_DATA").map(PathBuf::from);
     let root = root.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data"));
