@@ -46,7 +46,7 @@ pub struct Applier {
 pub struct Applied {
     /// Source transactions that are now committed.
     pub transactions: u64,
-    /// Changes by kind, in the order of [`Kind::ALL`].
+    /// Changes by kind, in the order of [`crate::plan::Kind::ALL`].
     pub changes: [u64; 4],
 }
 
