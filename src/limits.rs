@@ -95,9 +95,6 @@ pub const BEHIND_AFTER: Duration = Duration::from_millis(100);
 /// The pause between two reads of the socket when behind: the socket's buffers hold what comes meanwhile.
 pub const GULP_PAUSE: Duration = Duration::from_millis(10);
 
-/// A read that brought less than this emptied the socket.
-pub const GULP_BYTES_MIN: usize = 16 << 10;
-
 /// After this much silence the source is asked for a sign of life.
 pub const PING_AFTER: Duration = Duration::from_secs(15);
 

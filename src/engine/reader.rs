@@ -12,7 +12,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::assemble::{AssembleError, Assembler, Segment};
 use crate::error::{Definite, Failure, Side, Transient};
-use crate::limits::{BEHIND_AFTER, GULP_BYTES_MIN, GULP_PAUSE, QUEUE_COST_MAX, RECEIVE_TIMEOUT};
+use crate::limits::{BEHIND_AFTER, GULP_PAUSE, QUEUE_COST_MAX, RECEIVE_TIMEOUT};
 use crate::pg::{EndLsn, PgTimestamp, SourceLsn};
 use crate::proto::{DecodeError, Message, ReplicationFrame};
 use crate::status::Metrics;
@@ -46,8 +46,6 @@ struct Pace {
     commit_time: PgTimestamp,
     /// What is received now committed a while ago. Both times are the source's, so no clocks are compared.
     behind: bool,
-    /// Bytes that the last read of the socket brought.
-    gulp: usize,
 }
 
 impl Pace {
@@ -70,7 +68,7 @@ pub(super) async fn read(
     let mut assembler = Assembler::resuming(stored);
     let mut pace = Pace::default();
     loop {
-        let next = match next(&mut stream, &mut pace).await {
+        let next = match next(&mut stream, &pace).await {
             Ok(payload) => {
                 metrics.received_bytes(payload.len() as u64);
                 take(&mut assembler, &mut pace, payload)
@@ -93,25 +91,35 @@ pub(super) async fn read(
     }
 }
 
-async fn next(stream: &mut CopyBothReader, pace: &mut Pace) -> Result<Bytes, Failure> {
+async fn next(stream: &mut CopyBothReader, pace: &Pace) -> Result<Bytes, Failure> {
     if let Some(payload) = stream.try_next().map_err(source_failed)? {
-        pace.gulp += payload.len();
         return Ok(payload);
     }
-    // After a large gulp there is more; after a small one the socket is empty.
-    if pace.behind && pace.gulp < GULP_BYTES_MIN {
-        sleep(GULP_PAUSE).await;
-    }
-    pace.gulp = 0;
-    let received = timeout(RECEIVE_TIMEOUT, stream.next()).await;
+    // What the socket holds is read first; only when it is empty, and time does not count, is it left to fill.
+    let held = tokio::select! {
+        biased;
+        received = stream.next() => Some(received),
+        () = std::future::ready(()), if pace.behind => None,
+        () = sleep(RECEIVE_TIMEOUT) => return Err(silent()),
+    };
+    let received = match held {
+        Some(received) => Ok(received),
+        None => {
+            sleep(GULP_PAUSE).await;
+            timeout(RECEIVE_TIMEOUT, stream.next()).await
+        }
+    };
     match received {
         Ok(Ok(Some(payload))) => Ok(payload),
         Ok(Ok(None)) => Err(Transient::new(Side::Source, "the source ended the stream").into()),
         Ok(Err(error)) => Err(source_failed(error)),
-        Err(_) => Err(Transient::new(Side::Source, "the source is silent")
-            .detail(format!("nothing was received for {} s", RECEIVE_TIMEOUT.as_secs()))
-            .into()),
+        Err(_) => Err(silent()),
     }
+}
+
+fn silent() -> Failure {
+    let detail = format!("nothing was received for {} s", RECEIVE_TIMEOUT.as_secs());
+    Transient::new(Side::Source, "the source is silent").detail(detail).into()
 }
 
 fn take(assembler: &mut Assembler, pace: &mut Pace, payload: Bytes) -> Result<Option<Incoming>, Failure> {

@@ -17,8 +17,8 @@ use bytes::Bytes;
 use super::{Kind, Statement, Step};
 use crate::pg::RelationId;
 
-/// Rows of an INSERT of many.
-pub const INSERT_ROWS: usize = 32;
+/// Rows of an INSERT of many: few enough that the target's executor needs no memory that it would give back after each.
+pub const INSERT_ROWS: usize = 8;
 
 /// One table's steps since the last barrier.
 #[derive(Debug, Default)]

@@ -217,6 +217,23 @@ async fn the_slot_was_dropped() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_loses_its_identity() {
+    let pair = small().await;
+    let mut engine = pair.migrate().start();
+    engine.wait_phase("syncing").await;
+    pair.source(
+        "SET ROLE app_owner; CREATE TABLE late (a int PRIMARY KEY); ALTER TABLE t REPLICA IDENTITY NOTHING",
+    )
+    .await;
+    let log = engine.wait_exit(5, Duration::from_secs(90)).await;
+    assert!(log.contains("table public.t lost its replica identity on the source"), "{log}");
+    assert!(log.contains("made on the source after the copy began") && log.contains("public.late"), "{log}");
+    // The source can write to it again.
+    pair.source("UPDATE t SET b = 'changed' WHERE a = 1; DELETE FROM t WHERE a = 2").await;
+    pair.command("remove").arguments(&["--force"]).run().await.assert(0, &["dropped replication slot"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_source_was_restored() {
     let pair = small().await;
     let source = &pair.cluster.source;
