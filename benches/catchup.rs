@@ -121,7 +121,7 @@ impl Bench {
             .sql(
                 DB,
                 "SET ROLE app_owner; CREATE TABLE wide (id bigint PRIMARY KEY, n int, t text); \
-                      CREATE TABLE narrow (id bigint PRIMARY KEY, n int)",
+                      CREATE TABLE narrow (id bigint PRIMARY KEY, n int); CREATE TABLE marker (id bigserial PRIMARY KEY)",
             )
             .await?;
         let status = self.engine(&["--until", "synced"])?.wait()?;
@@ -171,12 +171,13 @@ impl Bench {
             ))
             .await?;
         let decoding = began.elapsed().as_secs_f64();
-        let end =
-            source.sql(DB, "SELECT pg_current_wal_flush_lsn()").await?[0][0].clone().unwrap_or_default();
+        // The last transaction of the backlog: when it is there, all is.
+        source.sql(DB, "INSERT INTO marker DEFAULT VALUES").await?;
+        let last = source.sql(DB, "SELECT max(id) FROM marker").await?[0][0].clone().unwrap_or_default();
         let mut engine = self.engine(&[])?;
         let began = Instant::now();
         let target = self.sides.target.client(DB).await?;
-        let reached = format!("SELECT end_lsn >= '{end}' FROM walferry.progress");
+        let reached = format!("SELECT EXISTS (SELECT FROM marker WHERE id = {last})");
         while !target.query_one(&reached, &[]).await?.get::<_, bool>(0) {
             if let Some(status) = engine.try_wait()? {
                 return Err(format!("the engine ended: {status}").into());
