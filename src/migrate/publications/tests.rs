@@ -1,1 +1,54 @@
+use super::*;
+use crate::pg::{Oid, ReplicaIdentity};
 
+/// A table such as `public.t`; with `partition_of` a leaf of that one; identified by `id` or by nothing.
+fn table(name: &str, kind: TableKind, partition_of: Option<&str>, identified: bool) -> Table {
+    Table {
+        oid: Oid::new(1),
+        name: QualifiedName::new("public", name),
+        kind,
+        partition_of: partition_of.map(|root| QualifiedName::new("public", root)),
+        inherits: Vec::new(),
+        inherited: false,
+        persistence: Persistence::Permanent,
+        replica_identity: ReplicaIdentity::Default,
+        identity_columns: if identified { vec!["id".to_owned()] } else { Vec::new() },
+        deferrable_primary_key: false,
+        identity_index: None,
+        columns: Vec::new(),
+        pages: 1,
+        row_estimate: 1.0,
+        bytes: 8192,
+        owner: "app".to_owned(),
+        owned_by_me: true,
+        readable: true,
+        has_rls: false,
+        rls_applies: false,
+        has_triggers: false,
+    }
+}
+
+fn check(tables: &[Table], identified: &[&str], inserts_only: &[&str]) {
+    let publications = Publications::of(tables);
+    let names = |list: &[QualifiedName]| list.iter().map(|name| name.name.clone()).collect::<Vec<_>>();
+    assert_eq!(names(&publications.identified), identified);
+    assert_eq!(names(&publications.inserts_only), inserts_only);
+}
+
+#[test]
+fn a_table_without_identity_is_published_apart() {
+    use TableKind::Plain;
+    check(&[table("a", Plain, None, true), table("b", Plain, None, false)], &["a"], &["b"]);
+    let unlogged = Table { persistence: Persistence::Unlogged, ..table("u", Plain, None, true) };
+    check(&[unlogged], &[], &[]);
+}
+
+#[test]
+fn partitions_go_by_their_root_unless_one_has_no_identity() {
+    use TableKind::{Partitioned, Plain};
+    let root = table("p", Partitioned, None, true);
+    let (one, two) = (table("p1", Plain, Some("p"), true), table("p2", Plain, Some("p"), true));
+    check(&[root.clone(), one.clone(), two], &["p"], &[]);
+    let keyless = table("p2", Plain, Some("p"), false);
+    check(&[root, one, keyless], &["p1"], &["p2"]);
+}
