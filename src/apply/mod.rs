@@ -48,6 +48,8 @@ pub struct Applied {
     pub transactions: u64,
     /// Changes by kind, in the order of [`crate::plan::Kind::ALL`].
     pub changes: [u64; 4],
+    /// Why the batch was applied step by step, in the source's order; `None` where steps were merged.
+    pub ordered: Option<&'static str>,
 }
 
 /// Why a batch was not applied.
@@ -101,19 +103,29 @@ impl Applier {
             applied.changes[step.kind as usize] += 1;
         }
         let steps = std::mem::take(&mut self.steps);
-        self.execute_merged(batch, steps).await?;
+        applied.ordered = self.execute_merged(batch, steps).await?;
         applied.transactions = batch.segments.iter().filter(|segment| segment.end.is_some()).count() as u64;
         Ok(applied)
     }
 
     /// Fewer steps to the same end, if they get there: a unique value that is handed from row to row may be in the way
-    /// when steps are left out. Then the batch is applied again in the source's order, step by step.
-    async fn execute_merged(&mut self, batch: &Batch, steps: Vec<Step>) -> Result<(), ApplyError> {
-        let mut whole = batch.segments.iter();
-        let mergeable = whole
-            .all(|segment| segment.first && segment.end.is_some() && !self.planner.has_triggers(segment));
-        if !mergeable {
-            return self.execute(batch, &steps).await;
+    /// when steps are left out. Then the batch is applied again in the source's order, step by step. Says why, where it
+    /// is applied so.
+    async fn execute_merged(
+        &mut self,
+        batch: &Batch,
+        steps: Vec<Step>,
+    ) -> Result<Option<&'static str>, ApplyError> {
+        let segments = &batch.segments;
+        let reason = if segments.iter().any(|segment| !segment.first || segment.end.is_none()) {
+            // What came before in the same target transaction cannot be applied again.
+            Some("segment")
+        } else {
+            segments.iter().any(|segment| self.planner.has_triggers(segment)).then_some("triggers")
+        };
+        if reason.is_some() {
+            self.execute(batch, &steps).await?;
+            return Ok(reason);
         }
         let single = steps.len() == 1;
         match self.execute(batch, &merge(steps)).await {
@@ -125,9 +137,10 @@ impl Applier {
                 self.open = false;
                 self.plan(batch).await?;
                 let steps = std::mem::take(&mut self.steps);
-                self.execute(batch, &steps).await
+                self.execute(batch, &steps).await?;
+                Ok(Some("failed"))
             }
-            outcome => outcome,
+            outcome => outcome.map(|()| None),
         }
     }
 

@@ -222,6 +222,9 @@ impl Shell {
     fn count(&self, batch: &Batch, applied: Applied, took: Duration) {
         let Run { metrics, status, dbname, clocks, .. } = &self.run;
         metrics.batch(applied.changes.iter().sum(), took.as_secs_f64());
+        if let Some(reason) = applied.ordered {
+            metrics.ordered_batch(reason);
+        }
         if let Some(now) = clocks.source_now() {
             for segment in batch.segments.iter().filter(|segment| segment.end.is_some()) {
                 metrics.commit_latency(now.seconds_since(segment.commit_time));

@@ -51,6 +51,7 @@ struct Counted {
     copy_rows: IntCounterVec,
     copy_bytes: IntCounterVec,
     conflicts: IntCounterVec,
+    ordered_batches: IntCounterVec,
     reconnects: IntCounterVec,
     errors: IntCounterVec,
 }
@@ -135,6 +136,11 @@ impl Metrics {
         self.counted.conflicts.with_label_values(&[self.database.as_str(), kind]).inc();
     }
 
+    /// Counts a batch that was applied step by step.
+    pub fn ordered_batch(&self, reason: &'static str) {
+        self.counted.ordered_batches.with_label_values(&[self.database.as_str(), reason]).inc();
+    }
+
     /// A connection was made again.
     pub fn reconnect(&self, side: Side) {
         self.counted.reconnects.with_label_values(&[self.database.as_str(), side.as_str()]).inc();
@@ -195,6 +201,11 @@ impl Counted {
             )?,
             copy_rows: counter("walferry_copy_rows_total", "Rows copied", &["database"])?,
             copy_bytes: counter("walferry_copy_bytes_total", "Bytes of COPY data copied", &["database"])?,
+            ordered_batches: counter(
+                "walferry_ordered_batches_total",
+                "Batches applied step by step, in the source's order, by reason",
+                &["database", "reason"],
+            )?,
             conflicts: counter(
                 "walferry_conflicts_total",
                 "Changes that the target could not take as they were",
@@ -367,6 +378,7 @@ mod tests {
         shop.commit_latency(-1.0);
         shop.copied(7, 70);
         shop.conflict("insert_exists");
+        shop.ordered_batch("failed");
         shop.reconnect(Side::Target);
         shop.error(&Definite::new("slot is gone").into());
         shop.error(&Transient::new(Side::Source, "connection closed").into());
@@ -385,6 +397,7 @@ mod tests {
                 "walferry_copy_rows_total{database=\"shop\"} 7",
                 "walferry_copy_bytes_total{database=\"shop\"} 70",
                 "walferry_conflicts_total{database=\"shop\",kind=\"insert_exists\"} 1",
+                "walferry_ordered_batches_total{database=\"shop\",reason=\"failed\"} 1",
                 "walferry_reconnects_total{database=\"shop\",side=\"source\"} 0",
                 "walferry_reconnects_total{database=\"shop\",side=\"target\"} 1",
                 "walferry_errors_total{class=\"definite\",database=\"shop\"} 1",
