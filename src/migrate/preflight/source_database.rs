@@ -187,7 +187,7 @@ fn others(found: &OtherContents) -> Vec<Finding> {
         let subject = counted(usize::try_from(found.large_objects).unwrap_or(usize::MAX), "large object");
         let cause = "not carried: replication does not have them";
         Finding::warning("source-large-objects", subject, cause)
-            .hint("after the writers have stopped: pg_dump --section=data --large-objects --schema-only of them, or lo_export")
+            .hint("move them by hand when the writers have stopped: pg_dump --blobs --data-only --exclude-table-data='*.*', then psql")
     });
     [views, foreign, objects].into_iter().flatten().collect()
 }
