@@ -47,14 +47,6 @@ impl TargetSession {
         &mut self.session
     }
 
-    /// Makes sure that the session, and with it the lock, is still there.
-    ///
-    /// # Errors
-    /// When it is not.
-    pub async fn ping(&mut self) -> Result<()> {
-        self.query(&Sql::new("SELECT 1")).await.map(|_| ())
-    }
-
     async fn take_lock(&mut self, mut lost: Option<i32>) -> Result<()> {
         let key = Sql::new("hashtextextended(").literal(&format!("walferry {}", self.migration)).text(", 0)");
         let lock = Sql::new("SELECT pg_try_advisory_lock(").sql(&key).text(")");
