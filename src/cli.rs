@@ -86,6 +86,12 @@ pub struct MigrateArgs {
     /// can be brought up to date; the source keeps its WAL as long [default: 30s]
     #[arg(long, value_name = "DURATION")]
     confirm_delay: Option<String>,
+    /// Where large transactions are kept that the source has not ended yet [default: /var/tmp]
+    #[arg(long, value_name = "DIR")]
+    spill_dir: Option<String>,
+    /// Up to so many bytes of them (512MB, 8GB); beyond it, and with 0, the source keeps them itself [default: 8GB]
+    #[arg(long, value_name = "BYTES")]
+    spill_max: Option<String>,
     /// What to do with a change that the target cannot take as it is: `stop` with an error [default: stop]
     #[arg(long, value_name = "stop")]
     on_conflict: Option<String>,
@@ -210,6 +216,8 @@ impl Cli {
                 args.engine.put(&mut raw);
                 raw.until.clone_from(&args.until);
                 raw.confirm_delay.clone_from(&args.confirm_delay);
+                raw.spill_dir.clone_from(&args.spill_dir);
+                raw.spill_max.clone_from(&args.spill_max);
                 raw.on_conflict.clone_from(&args.on_conflict);
             }
             Command::Status(args) => {

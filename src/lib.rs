@@ -12,6 +12,7 @@
 //! | [`apply`] | the target session: batches, positions, conflicts; and all that is remembered |
 //! | [`plan`] | transactions in, statements out |
 //! | [`assemble`] | messages in, transactions out |
+//! | [`spill`] | transactions in progress, on disk |
 //! | [`source`] | catalog queries, the slot, the replication session, gaps |
 //! | [`wire`] | PostgreSQL connections: conninfo, TLS, authentication, COPY, pipelining |
 //! | [`proto`] | the replication protocol: bytes in, enums out |
@@ -32,5 +33,6 @@ pub mod pg;
 pub mod plan;
 pub mod proto;
 pub mod source;
+pub mod spill;
 pub mod status;
 pub mod wire;

@@ -272,3 +272,13 @@ pub const DEMO_BURST_FOR: Duration = Duration::from_secs(5);
 pub const DEMO_KILL_AFTER: Duration = Duration::from_millis(2_500);
 
 const _: () = assert!(DEMO_KILL_AFTER.as_millis() < DEMO_BURST_FOR.as_millis());
+
+/// Bytes of a transaction in progress that are gathered before they are written to its spool.
+pub const SPILL_WRITE_BYTES: usize = 256 << 10;
+
+/// Bytes of a spool read at a time. Slices of it are what a segment holds.
+pub const SPILL_READ_BYTES: usize = 256 << 10;
+
+/// Bytes that all spools of one pipeline may take where nothing else is asked for: a transaction of some ten million
+/// rows. Beyond it the source keeps its unfinished transactions itself.
+pub const SPILL_BYTES_MAX_DEFAULT: u64 = 8 << 30;

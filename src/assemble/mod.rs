@@ -5,6 +5,9 @@
 //! and hands out [`Segment`]s: a whole transaction each, or one part of a transaction that is larger than
 //! [`limits::SEGMENT_COST_MAX`](crate::limits::SEGMENT_COST_MAX).
 //!
+//! A large transaction may come in blocks before it ends, if that was asked for; `stream` keeps them on disk, and
+//! when the transaction commits, they make segments as if they had come just then.
+//!
 //! Not here: sockets, clocks, the target's tables, and what to do about a change.
 //!
 //! Invariants: segments come in commit order; `first` and `end` bracket each transaction exactly once; each tuple of
@@ -13,12 +16,19 @@
 //!
 //! One assembler serves one replication connection: the server announces relations anew on the next.
 
+mod stream;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use crate::limits::{CHANGE_COST, SEGMENT_COST_MAX};
 use crate::pg::{Column, CommitLsn, EndLsn, PgTimestamp, Relation, RelationId, Xid};
-use crate::proto::{Message, OldTuple, Tuple};
+use crate::proto::{DecodeError, Layout, Message, OldTuple, Tuple};
+use crate::spill::{SpillDir, SpillError};
+
+use stream::{Replay, Streams};
 
 /// One transaction of the source, or a part of a large one.
 #[derive(Debug)]
@@ -130,15 +140,59 @@ pub enum AssembleError {
         /// Columns of the relation.
         announced: usize,
     },
+    /// What comes only on a connection that asked for it.
+    #[error("{what}, which was not asked for")]
+    NotAskedFor {
+        /// The message.
+        what: &'static str,
+    },
+    /// What may not stand between Stream Start and Stream Stop, or a block inside a transaction.
+    #[error("{what} inside a block, or a transaction, of {xid}")]
+    InBlock {
+        /// The message.
+        what: &'static str,
+        /// The transaction.
+        xid: Xid,
+    },
+    /// Stream Stop without Stream Start.
+    #[error("Stream Stop outside a block")]
+    NoBlock,
+    /// A first block, though there was one already.
+    #[error("transaction {0} is streamed from its start a second time")]
+    StreamedTwice(Xid),
+    /// Stream Commit of a transaction of which nothing came.
+    #[error("commit of transaction {0}, of which no block came")]
+    NotStreamed(Xid),
+}
+
+/// What cannot be taken.
+#[derive(Debug, thiserror::Error)]
+pub enum TakeError {
+    /// It is no message.
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
+    /// It may not come here.
+    #[error(transparent)]
+    Order(#[from] AssembleError),
+    /// A transaction in progress cannot be kept, or cannot be read back.
+    #[error(transparent)]
+    Spill(#[from] SpillError),
 }
 
 /// Puts one connection's messages together.
 #[derive(Debug, Default)]
 pub struct Assembler {
-    relations: HashMap<RelationId, Arc<Relation>>,
+    relations: Relations,
     open: Option<Segment>,
     previous_end: EndLsn,
+    commit_time: PgTimestamp,
+    streams: Option<Streams>,
+    replay: Option<Replay>,
 }
+
+/// What has been announced.
+#[derive(Debug, Default)]
+struct Relations(HashMap<RelationId, Arc<Relation>>);
 
 impl Assembler {
     /// Starts with no relation known, as a new connection does, and takes whatever transaction comes first.
@@ -151,12 +205,104 @@ impl Assembler {
         Self { previous_end: stored, ..Self::default() }
     }
 
-    /// Whether a transaction is being received.
+    /// Takes transactions in progress as well, and keeps them in `spill`.
+    #[must_use]
+    pub fn streaming(self, spill: SpillDir) -> Self {
+        Self { streams: Some(Streams::new(spill)), ..self }
+    }
+
+    /// Whether a transaction is being received that is known to commit.
     pub fn in_transaction(&self) -> bool {
         self.open.is_some()
     }
 
-    /// Takes the next message; `bytes` is what it measured on the wire.
+    /// Whether a block of a transaction in progress is being received.
+    pub fn in_block(&self) -> bool {
+        self.streams.as_ref().is_some_and(|streams| streams.block().is_some())
+    }
+
+    /// When the transaction committed that is being received, or was the last.
+    pub fn commit_time(&self) -> PgTimestamp {
+        self.commit_time
+    }
+
+    /// Whether a transaction that was kept has committed: [`Assembler::replay`] reads from the disk.
+    pub fn has_replay(&self) -> bool {
+        self.replay.is_some()
+    }
+
+    /// Whether [`Assembler::take`] of a message of `bytes` writes to the disk.
+    pub fn writes_with(&self, bytes: usize) -> bool {
+        self.streams.as_ref().is_some_and(|streams| streams.writes_with(bytes))
+    }
+
+    /// Takes the payload of the next XLogData. Afterwards [`Assembler::replay`] is asked until it has nothing more.
+    ///
+    /// Gives a segment when a transaction ended, or when the open one grew too large to hold.
+    ///
+    /// # Errors
+    /// When it is no message, when it may not come now, or when the disk fails: this assembler is of no use then.
+    pub fn take(&mut self, payload: Bytes) -> Result<Option<Segment>, TakeError> {
+        assert!(self.replay.is_none(), "what is kept comes before what is new");
+        let bytes = payload.len();
+        if let Some(streams) = &mut self.streams {
+            if let Some(xid) = streams.block() {
+                streams.take(xid, payload)?;
+                return Ok(None);
+            }
+            return match (Message::decode(payload, Layout::PLAIN)?.1, &self.open) {
+                (Message::StreamStart(start), None) => Ok(streams.begin_block(start).map(|()| None)?),
+                (Message::StreamStart(_), Some(open)) => {
+                    Err(AssembleError::InBlock { what: "Stream Start", xid: open.xid }.into())
+                }
+                (Message::StreamStop, _) => Err(AssembleError::NoBlock.into()),
+                (Message::StreamAbort(abort), _) => {
+                    streams.abort(abort);
+                    Ok(None)
+                }
+                (Message::StreamCommit(commit), _) => {
+                    let replay = streams.commit(commit)?;
+                    self.begin(commit.commit_lsn, commit.commit_time, commit.xid)?;
+                    self.replay = Some(replay);
+                    Ok(None)
+                }
+                (message, _) => Ok(self.push(message, bytes)?),
+            };
+        }
+        let (_, message) = Message::decode(payload, Layout::PLAIN)?;
+        Ok(self.push(message, bytes)?)
+    }
+
+    /// The next segment of a transaction that was kept and has committed; `None` when there is none (any more).
+    ///
+    /// # Errors
+    /// As [`Assembler::take`].
+    pub fn replay(&mut self) -> Result<Option<Segment>, TakeError> {
+        let Some(replay) = &mut self.replay else { return Ok(None) };
+        let open = &mut self.open;
+        while let Some((message, bytes)) = replay.next()? {
+            match message {
+                Message::Relation(relation) => {
+                    hold(open, &relation, bytes);
+                    replay.relations.announce(relation);
+                }
+                message => {
+                    if let Some(change) = replay.relations.change(message)?
+                        && let Some(segment) = add(open, change, bytes)?
+                    {
+                        return Ok(Some(segment));
+                    }
+                }
+            }
+        }
+        let (commit, announced) = self.replay.take().expect("it was there").finish();
+        for relation in announced {
+            self.announce(relation);
+        }
+        Ok(Some(self.commit(commit.commit_lsn, commit.end_lsn)?))
+    }
+
+    /// Takes a message of a transaction that is known to commit; `bytes` is what it measured on the wire.
     ///
     /// Gives a segment when a transaction ended, or when the open one grew too large to hold.
     ///
@@ -170,38 +316,22 @@ impl Assembler {
             }
             Message::Commit(commit) => self.commit(commit.commit_lsn, commit.end_lsn).map(Some),
             Message::Relation(relation) => {
-                // The changes that follow keep it, even when it is announced anew for each of them.
-                if let Some(open) = &mut self.open {
-                    open.cost += bytes + relation.columns.len() * size_of::<Column>();
-                }
-                self.relations.insert(relation.id, Arc::new(relation));
+                hold(&mut self.open, &relation, bytes);
+                self.announce(Arc::new(relation));
                 Ok(None)
             }
-            Message::Insert(insert) => {
-                let relation = self.relation(insert.relation, [&insert.new])?;
-                self.change(Change::Insert { relation, new: insert.new }, bytes)
-            }
-            Message::Update(update) => {
-                let old = update.old.as_ref().map(OldTuple::tuple);
-                let relation = self.relation(update.relation, old.into_iter().chain([&update.new]))?;
-                self.change(Change::Update { relation, old: update.old, new: update.new }, bytes)
-            }
-            Message::Delete(delete) => {
-                let relation = self.relation(delete.relation, [delete.old.tuple()])?;
-                self.change(Change::Delete { relation, old: delete.old }, bytes)
-            }
-            Message::Truncate(truncate) => {
-                let mut relations = Vec::with_capacity(truncate.relations.len());
-                for id in truncate.relations {
-                    relations.push(self.relation(id, [])?);
-                }
-                let (cascade, restart_identity) = (truncate.cascade, truncate.restart_identity);
-                self.change(Change::Truncate { relations, cascade, restart_identity }, bytes)
-            }
-            // Where a change came from, what a type is called and what an application wrote into the WAL do not
-            // change a row.
-            Message::Origin(_) | Message::Type(_) | Message::Message(_) => Ok(None),
+            message => match self.relations.change(message)? {
+                Some(change) => add(&mut self.open, change, bytes),
+                None => Ok(None),
+            },
         }
+    }
+
+    fn announce(&mut self, relation: Arc<Relation>) {
+        if let Some(streams) = &mut self.streams {
+            streams.announced_elsewhere(relation.id);
+        }
+        self.relations.0.insert(relation.id, relation);
     }
 
     fn begin(
@@ -216,6 +346,7 @@ impl Assembler {
         if commit_lsn.position() < self.previous_end.position() {
             return Err(AssembleError::OutOfOrder { previous: self.previous_end, commit: commit_lsn });
         }
+        self.commit_time = commit_time;
         self.open = Some(Segment {
             xid,
             commit_lsn,
@@ -240,32 +371,62 @@ impl Assembler {
         self.previous_end = end;
         Ok(segment)
     }
+}
 
-    fn change(&mut self, change: Change, bytes: usize) -> Result<Option<Segment>, AssembleError> {
-        let open = self.open.as_mut().ok_or(AssembleError::Outside { what: "change" })?;
-        open.changes.push(change);
-        open.cost += bytes + CHANGE_COST;
-        if open.cost < SEGMENT_COST_MAX {
-            return Ok(None);
-        }
-        let rest = Segment {
-            xid: open.xid,
-            commit_lsn: open.commit_lsn,
-            commit_time: open.commit_time,
-            first: false,
-            changes: Vec::new(),
-            cost: CHANGE_COST,
-            end: None,
-        };
-        Ok(self.open.replace(rest))
+impl Relations {
+    fn announce(&mut self, relation: Relation) {
+        self.0.insert(relation.id, Arc::new(relation));
     }
 
-    fn relation<'a>(
+    /// The change that a message is; `None` for one that changes no row.
+    fn change(&self, message: Message) -> Result<Option<Change>, AssembleError> {
+        let not_asked_for = |what| Err(AssembleError::NotAskedFor { what });
+        Ok(Some(match message {
+            Message::Insert(insert) => {
+                let relation = self.find(insert.relation, [&insert.new])?;
+                Change::Insert { relation, new: insert.new }
+            }
+            Message::Update(update) => {
+                let old = update.old.as_ref().map(OldTuple::tuple);
+                let relation = self.find(update.relation, old.into_iter().chain([&update.new]))?;
+                Change::Update { relation, old: update.old, new: update.new }
+            }
+            Message::Delete(delete) => {
+                let relation = self.find(delete.relation, [delete.old.tuple()])?;
+                Change::Delete { relation, old: delete.old }
+            }
+            Message::Truncate(truncate) => {
+                let mut relations = Vec::with_capacity(truncate.relations.len());
+                for id in truncate.relations {
+                    relations.push(self.find(id, [])?);
+                }
+                let (cascade, restart_identity) = (truncate.cascade, truncate.restart_identity);
+                Change::Truncate { relations, cascade, restart_identity }
+            }
+            // Where a change came from, what a type is called and what an application wrote into the WAL do not
+            // change a row.
+            Message::Origin(_) | Message::Type(_) | Message::Message(_) => return Ok(None),
+            Message::Begin(_) | Message::Commit(_) | Message::Relation(_) => {
+                unreachable!("taken before it comes here")
+            }
+            Message::StreamStart(_)
+            | Message::StreamStop
+            | Message::StreamCommit(_)
+            | Message::StreamAbort(_) => return not_asked_for("a transaction in progress"),
+            Message::BeginPrepare(_)
+            | Message::Prepare(_)
+            | Message::CommitPrepared(_)
+            | Message::RollbackPrepared(_)
+            | Message::StreamPrepare(_) => return not_asked_for("a prepared transaction"),
+        }))
+    }
+
+    fn find<'a>(
         &self,
         id: RelationId,
         tuples: impl IntoIterator<Item = &'a Tuple>,
     ) -> Result<Arc<Relation>, AssembleError> {
-        let relation = self.relations.get(&id).ok_or(AssembleError::UnknownRelation(id))?;
+        let relation = self.0.get(&id).ok_or(AssembleError::UnknownRelation(id))?;
         let announced = relation.columns.len();
         for tuple in tuples {
             if tuple.len() != announced {
@@ -274,6 +435,33 @@ impl Assembler {
         }
         Ok(Arc::clone(relation))
     }
+}
+
+/// The changes that follow keep a relation, even when it is announced anew for each of them.
+fn hold(open: &mut Option<Segment>, relation: &Relation, bytes: usize) {
+    if let Some(open) = open {
+        open.cost += bytes + relation.columns.len() * size_of::<Column>();
+    }
+}
+
+/// Puts a change into the open segment; gives that one when it is full.
+fn add(open: &mut Option<Segment>, change: Change, bytes: usize) -> Result<Option<Segment>, AssembleError> {
+    let segment = open.as_mut().ok_or(AssembleError::Outside { what: "change" })?;
+    segment.changes.push(change);
+    segment.cost += bytes + CHANGE_COST;
+    if segment.cost < SEGMENT_COST_MAX {
+        return Ok(None);
+    }
+    let rest = Segment {
+        xid: segment.xid,
+        commit_lsn: segment.commit_lsn,
+        commit_time: segment.commit_time,
+        first: false,
+        changes: Vec::new(),
+        cost: CHANGE_COST,
+        end: None,
+    };
+    Ok(open.replace(rest))
 }
 
 #[cfg(test)]

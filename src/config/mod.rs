@@ -9,6 +9,7 @@ mod units;
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::thread::available_parallelism;
 use std::time::Duration;
@@ -18,7 +19,7 @@ pub use secret::{Secret, has_password};
 use crate::error::Definite;
 use crate::limits::{
     CONFIRM_DELAY_DEFAULT, CONFIRM_DELAY_MAX, JOBS_DEFAULT_MAX, JOBS_DEFAULT_MIN, JOBS_MAX,
-    LAG_BYTES_MAX_DEFAULT, MIGRATION_NAME_BYTES_MAX,
+    LAG_BYTES_MAX_DEFAULT, MIGRATION_NAME_BYTES_MAX, SPILL_BYTES_MAX_DEFAULT,
 };
 
 /// What the user typed, unchecked. `None` is what was not given.
@@ -38,6 +39,10 @@ pub struct RawConfig {
     pub listen: Option<String>,
     /// `--confirm-delay`.
     pub confirm_delay: Option<String>,
+    /// `--spill-dir`.
+    pub spill_dir: Option<String>,
+    /// `--spill-max`.
+    pub spill_max: Option<String>,
     /// `--until`.
     pub until: Option<String>,
     /// `--max-lag`.
@@ -78,6 +83,10 @@ pub struct Config {
     pub listen: Option<SocketAddr>,
     /// How long a durable position is held back before it is confirmed to the source.
     pub confirm_delay: Duration,
+    /// Where transactions in progress are kept.
+    pub spill_dir: PathBuf,
+    /// How many bytes of them; 0: none, the source keeps them itself.
+    pub spill_bytes_max: u64,
     /// Where `migrate` ends; `None`: it goes on until stopped.
     pub until: Option<Until>,
     /// Up to so many bytes behind, a database counts as synced and as ready.
@@ -162,6 +171,7 @@ impl Config {
                 .detail("the source keeps all its WAL for so long"));
         }
         let listen = option("--listen", raw.listen.as_deref(), listen)?;
+        let spill_max = option("--spill-max", raw.spill_max.as_deref(), units::bytes)?;
         let max_lag = option("--max-lag", raw.max_lag.as_deref(), units::bytes)?;
         let on_conflict = option("--on-conflict", raw.on_conflict.as_deref(), |text| match text {
             "stop" => Ok(OnConflict::Stop),
@@ -174,6 +184,8 @@ impl Config {
             jobs: option("--jobs", raw.jobs.as_deref(), jobs)?.unwrap_or_else(jobs_default),
             listen: listen.unwrap_or(Some(LISTEN_DEFAULT)),
             confirm_delay,
+            spill_dir: raw.spill_dir.as_deref().unwrap_or(SPILL_DIR_DEFAULT).into(),
+            spill_bytes_max: spill_max.unwrap_or(SPILL_BYTES_MAX_DEFAULT),
             until: option("--until", raw.until.as_deref(), Until::from_str)?,
             lag_bytes_max: max_lag.unwrap_or(LAG_BYTES_MAX_DEFAULT),
             on_conflict: on_conflict.unwrap_or(OnConflict::Stop),
@@ -339,6 +351,9 @@ fn jobs_default() -> usize {
     cores.clamp(JOBS_DEFAULT_MIN, JOBS_DEFAULT_MAX)
 }
 
+/// On a disk: `/tmp` is memory on many machines.
+const SPILL_DIR_DEFAULT: &str = "/var/tmp";
+
 fn output(raw: &RawConfig) -> Result<Output, Definite> {
     match (raw.json, raw.avn) {
         (false, false) => Ok(Output::Text),
@@ -365,6 +380,7 @@ mod tests {
         assert_eq!(config.name.as_str(), "default");
         assert_eq!(config.listen, Some("127.0.0.1:9464".parse().expect("an address")));
         assert_eq!(config.confirm_delay, Duration::from_secs(30));
+        assert_eq!(config.spill_dir, PathBuf::from("/var/tmp"));
         assert_eq!(config.until, None);
         assert_eq!(config.output, Output::Text);
         assert!((JOBS_DEFAULT_MIN..=JOBS_DEFAULT_MAX).contains(&config.jobs));

@@ -25,11 +25,13 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::apply::{Applied, Applier, ApplyError};
+use crate::assemble::Assembler;
 use crate::error::{Result, Side};
 use crate::limits::{PING_AFTER, QUEUE_COST_MAX, READER_QUEUE_MAX, TICK};
 use crate::pg::{EndLsn, PgTimestamp, SourceLsn};
 use crate::plan::Batch;
 use crate::proto::StandbyStatusUpdate;
+use crate::spill::{SpillDir, SpillError};
 use crate::status::{Metrics, StatusHandle};
 use crate::wire::{CopyBothReader, CopyBothWriter};
 
@@ -50,6 +52,8 @@ pub struct Run {
     pub confirm_delay: Duration,
     /// Finish as soon as everything that commits before this position is durable.
     pub run_to: Option<SourceLsn>,
+    /// Where transactions in progress are kept, if the stream has them.
+    pub spill: Option<SpillDir>,
     /// Where the positions are shown.
     pub status: StatusHandle,
     /// Where things are counted.
@@ -65,6 +69,14 @@ pub enum Ended {
     Finished(Finish, Box<Applier>),
     /// By a failure of either side.
     Failed(ApplyError),
+    /// Transactions in progress cannot be kept here, or were damaged: the source can be asked to keep them.
+    SpillFailed(SpillError),
+}
+
+impl<E: Into<ApplyError>> From<E> for Ended {
+    fn from(error: E) -> Self {
+        Self::Failed(error.into())
+    }
 }
 
 /// Streams, applies and confirms until told to stop, or until `run_to` is reached.
@@ -78,7 +90,12 @@ pub async fn run(
     let (sender, incoming) = mpsc::channel(READER_QUEUE_MAX);
     let memory = Arc::new(Semaphore::new(QUEUE_COST_MAX));
     let mut readers = JoinSet::new();
-    readers.spawn(reader::read(reader, run.stored, Arc::clone(&memory), sender, run.metrics.clone()));
+    let assembler = Assembler::resuming(run.stored);
+    let assembler = match &run.spill {
+        Some(spill) => assembler.streaming(spill.clone()),
+        None => assembler,
+    };
+    readers.spawn(reader::read(reader, assembler, Arc::clone(&memory), sender, run.metrics.clone()));
     let shell = Shell {
         state: State::new(run.stored, run.confirm_delay, run.run_to),
         began: Instant::now(),
@@ -89,9 +106,9 @@ pub async fn run(
         memory,
         run,
     };
-    // The reader goes with the run: dropping a JoinSet aborts its tasks.
     let ended = shell.run(incoming, stop).await;
-    drop(readers);
+    // The reader goes with the run, and what it keeps on disk with it.
+    readers.shutdown().await;
     ended
 }
 
@@ -133,7 +150,7 @@ impl Shell {
             };
             let event = match event {
                 Ok(event) => event,
-                Err(error) => return Ended::Failed(error),
+                Err(ended) => return ended,
             };
             let ticked = matches!(event, Event::Tick);
             for effect in self.state.on(event, self.began.elapsed()) {
@@ -143,7 +160,7 @@ impl Shell {
                         self.show();
                         return Ended::Finished(finish, applier);
                     }
-                    Err(failure) => return Ended::Failed(failure.into()),
+                    Err(failure) => return failure.into(),
                 }
             }
             if ticked {
@@ -177,15 +194,12 @@ impl Shell {
         Ok(None)
     }
 
-    fn done(
-        &mut self,
-        done: Result<(Box<Applier>, Work), tokio::task::JoinError>,
-    ) -> Result<Event, ApplyError> {
+    fn done(&mut self, done: Result<(Box<Applier>, Work), tokio::task::JoinError>) -> Result<Event, Ended> {
         // The task is never cancelled while it is waited for: a panic there is a panic here.
         let (applier, work) = done.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
         self.applier = Some(applier);
         match work {
-            Work::Stored(stored) => stored.map(|()| Event::Stored).map_err(ApplyError::from),
+            Work::Stored(stored) => Ok(stored.map(|()| Event::Stored)?),
             Work::Applied { batch, outcome, took } => {
                 self.count(&batch, outcome?, took);
                 Ok(Event::Applied)
@@ -193,7 +207,7 @@ impl Shell {
         }
     }
 
-    fn received(&mut self, received: Option<Incoming>) -> Result<Event, ApplyError> {
+    fn received(&mut self, received: Option<Incoming>) -> Result<Event, Ended> {
         self.heard = Instant::now();
         match received {
             Some(Incoming::Segment(segment)) => Ok(Event::Received(segment)),
@@ -201,6 +215,7 @@ impl Shell {
                 Ok(Event::Keepalive { wal_end, reply_requested, in_transaction })
             }
             Some(Incoming::Failed(failure)) => Err(failure.into()),
+            Some(Incoming::SpillFailed(error)) => Err(Ended::SpillFailed(error)),
             None => unreachable!("the reader says why it ends"),
         }
     }
@@ -248,6 +263,7 @@ impl Shell {
             database.applied = Some(applied);
             database.durable = Some(durable);
             database.confirmed = Some(confirmed).filter(|confirmed| *confirmed > SourceLsn::ZERO);
+            database.spill_bytes = self.run.spill.as_ref().map_or(0, SpillDir::used);
         });
     }
 }

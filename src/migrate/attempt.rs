@@ -165,7 +165,7 @@ impl Attempt<'_> {
             };
             Monitor::start(input, context.clocks.clone())
         });
-        self.follow(session, archive, &context.clocks).await
+        self.follow(session, archive, context).await
     }
 
     /// Everything before the stream. Gives the archive where foreign keys may still have to be made.

@@ -7,18 +7,20 @@ use tokio::time::MissedTickBehavior;
 
 use crate::apply::{Applier, ApplyError, Tables, TargetSession};
 use crate::config::Until;
-use crate::engine::{self, Clocks, Finish, Run};
-use crate::error::{Definite, Failure, Result, Side};
+use crate::engine::{self, Finish, Run};
+use crate::error::{Definite, Failure, Result, Side, Transient};
 use crate::limits::{SEQUENCES_INTERVAL, TICK};
 use crate::pg::{EndLsn, SourceLsn};
 use crate::source::catalog;
 use crate::source::gap::{Expected, refuse_gap};
-use crate::source::replication::ReplicationSession;
+use crate::source::replication::{ReplicationSession, StreamOptions};
+use crate::spill::SpillDir;
 use crate::status::TableState;
 
 use super::attempt::{Attempt, Ended};
 use super::dump::{Archive, Wave};
-use super::{Phase, STREAM_NAME, objects, sequences, snapshot};
+use super::retry::Context;
+use super::{Migration, Phase, STREAM_NAME, objects, sequences, snapshot};
 
 impl Attempt<'_> {
     /// Streams and applies until told to stop. With an `archive`, its foreign keys are made as soon as every table is
@@ -27,13 +29,13 @@ impl Attempt<'_> {
         &mut self,
         mut session: TargetSession,
         archive: Option<Arc<Archive>>,
-        clocks: &Clocks,
+        context: &mut Context,
     ) -> Result<Ended> {
         let rows = self.store().relations().await?;
         let last_copy = rows.iter().filter_map(|row| row.copy_lsn).max().unwrap_or(SourceLsn::ZERO);
         if let Some(archive) = archive {
             if self.stored().await?.position() < last_copy {
-                let (finish, again) = self.stream(session, Some(last_copy), clocks).await?;
+                let (finish, again) = self.stream(session, Some(last_copy), context).await?;
                 if finish == Finish::Stopped {
                     return Ok(Ended::Stopped);
                 }
@@ -43,7 +45,7 @@ impl Attempt<'_> {
             let wave = Wave::ForeignKeys;
             objects::make_wave(target, &self.target, &self.row.name, &archive, wave, jobs).await?;
         }
-        self.stream(session, None, clocks).await?;
+        self.stream(session, None, context).await?;
         sequences::carry(&self.source, &self.target).await?;
         Ok(Ended::Stopped)
     }
@@ -60,13 +62,15 @@ impl Attempt<'_> {
         &mut self,
         session: TargetSession,
         run_to: Option<SourceLsn>,
-        clocks: &Clocks,
+        context: &mut Context,
     ) -> Result<(Finish, TargetSession)> {
         // The position is read when the lock is held: nobody moves it any more.
         let stored = self.stored().await?;
         let tables = Tables::new(Arc::clone(&self.target), self.store().relations().await?);
         let applier = Applier::new(session, tables).await?;
-        let stream = self.open(stored).await?;
+        let spill = self.spill_dir(context);
+        let options = StreamOptions { streaming: spill.is_some(), ..StreamOptions::default() };
+        let stream = self.open(stored, options).await?;
         tracing::info!(slot = %self.row.slot, from = %stored, "streaming");
         self.migration.status.update_database(&self.row.dbname, |database| {
             for table in database.tables.iter_mut().filter(|table| table.state == TableState::Copied) {
@@ -78,9 +82,10 @@ impl Attempt<'_> {
             stored,
             confirm_delay: self.migration.confirm_delay,
             run_to,
+            spill,
             status: self.migration.status.clone(),
             metrics: self.metrics.clone(),
-            clocks: clocks.clone(),
+            clocks: context.clocks.clone(),
         };
         let (stop, stopped) = watch::channel(false);
         let engine = engine::run(run, applier, stream, stopped);
@@ -95,6 +100,11 @@ impl Attempt<'_> {
         match ended {
             engine::Ended::Finished(finish, applier) => Ok((finish, applier.into_session())),
             engine::Ended::Failed(ApplyError::Failure(failure)) => Err(failure),
+            engine::Ended::SpillFailed(error) => {
+                context.spill_failed = true;
+                let cause = "transactions in progress cannot be kept here: the source keeps them from now on";
+                Err(Transient::new(Side::Source, cause).detail(error.to_string()).into())
+            }
             engine::Ended::Failed(ApplyError::Conflict(conflict)) => {
                 self.metrics.conflict(conflict.kind);
                 if let Err(error) = conflict.record(&self.target, &self.row.name).await {
@@ -105,10 +115,27 @@ impl Attempt<'_> {
         }
     }
 
+    /// Where transactions in progress are kept; `None` where the source is to keep them.
+    fn spill_dir(&self, context: &Context) -> Option<SpillDir> {
+        let Migration { spill_dir, spill_bytes_max, .. } = self.migration;
+        if *spill_bytes_max == 0 || context.spill_failed {
+            return None;
+        }
+        // The slot's name is this migration's alone, and we hold its lock.
+        match SpillDir::create(spill_dir, self.row.slot.as_str(), *spill_bytes_max) {
+            Ok(spill) => Some(spill),
+            Err(error) => {
+                tracing::warn!(%error, "large transactions are not taken before they end: set --spill-dir");
+                None
+            }
+        }
+    }
+
     /// Compares everything that could mean a gap, then starts the stream.
     async fn open(
         &self,
         stored: EndLsn,
+        options: StreamOptions,
     ) -> Result<(crate::wire::CopyBothReader, crate::wire::CopyBothWriter)> {
         let at_source = |error: crate::source::Error| error.into_failure(Side::Source);
         let connected = ReplicationSession::connect(&self.migration.sides.source, STREAM_NAME).await;
@@ -125,7 +152,7 @@ impl Attempt<'_> {
         if let Some(pid) = slot.filter(|slot| slot.active).and_then(|slot| slot.active_pid) {
             return Err(self.in_use(pid).await?);
         }
-        replication.start(&self.row.slot, stored, &self.row.publications).await.map_err(at_source)
+        replication.start(&self.row.slot, stored, &self.row.publications, options).await.map_err(at_source)
     }
 
     /// We hold the lock, so a walsender of ours that still has the slot is one whose engine is gone: it ends soon.

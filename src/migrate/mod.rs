@@ -28,6 +28,7 @@ mod retry;
 mod sequences;
 mod snapshot;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -71,6 +72,10 @@ pub struct Migration {
     pub jobs: usize,
     /// How long a durable position waits before it is confirmed.
     pub confirm_delay: Duration,
+    /// Where transactions in progress are kept.
+    pub spill_dir: PathBuf,
+    /// How many bytes of them; 0: the source keeps them itself.
+    pub spill_bytes_max: u64,
     /// Where to end by itself.
     pub until: Option<Until>,
     /// Up to so many bytes behind, it counts as synced.
@@ -125,6 +130,8 @@ impl Migration {
             sides: Sides::new(config)?,
             jobs: config.jobs,
             confirm_delay: config.confirm_delay,
+            spill_dir: config.spill_dir.clone(),
+            spill_bytes_max: config.spill_bytes_max,
             until: config.until,
             lag_bytes_max: config.lag_bytes_max,
             status,

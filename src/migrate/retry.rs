@@ -30,6 +30,8 @@ pub(super) struct Context {
     pub locked: bool,
     /// The server's process of the last session that applied.
     pub apply_process: Option<i32>,
+    /// Transactions in progress could not be kept here: from now on the source keeps them.
+    pub spill_failed: bool,
 }
 
 /// Attempts, until one ends as it should or nothing helps any more.

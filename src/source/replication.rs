@@ -7,6 +7,7 @@
 //! The session that exported a snapshot must stay idle for as long as the snapshot is wanted: any command ends it.
 
 use super::Error;
+use super::catalog::dialect::Dialect;
 use crate::pg::{EndLsn, ServerVersion, SlotName, SourceLsn, Sql, SystemId, TimelineId};
 use crate::wire::{self, ConnInfo, CopyBothReader, CopyBothWriter, Session, SessionOptions};
 
@@ -34,6 +35,15 @@ pub struct CreatedSlot {
     pub consistent_point: SourceLsn,
     /// The exported snapshot's identifier, for SET TRANSACTION SNAPSHOT.
     pub snapshot: String,
+}
+
+/// What a stream is to hold besides committed changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct StreamOptions {
+    /// Large transactions in blocks, before they end, where the server can (14).
+    pub streaming: bool,
+    /// What `pg_logical_emit_message` writes, where the server can (14).
+    pub messages: bool,
 }
 
 impl ReplicationSession {
@@ -112,6 +122,7 @@ impl ReplicationSession {
         slot: &SlotName,
         from: EndLsn,
         publications: &[String],
+        options: StreamOptions,
     ) -> Result<(CopyBothReader, CopyBothWriter), Error> {
         // A list of quoted names inside one quoted option.
         let names = Sql::default().list(publications, ",", |sql, name| sql.ident(name));
@@ -119,8 +130,9 @@ impl ReplicationSession {
             .ident(slot.as_str())
             .text(" LOGICAL ")
             .position(from)
-            .text(" (proto_version '1', publication_names ")
+            .text(" (publication_names ")
             .replication_literal(names.as_str())
+            .sql(&Dialect::new(self.server_version()).stream_options(options))
             .text(")");
         self.session
             .copy_both(&start)

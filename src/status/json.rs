@@ -76,6 +76,7 @@ struct Detail<'a> {
     lag_seconds: Option<f64>,
     slot: Option<Slot<'a>>,
     objects_on_source: &'a [String],
+    spill_bytes: u64,
     tables: Vec<Table<'a>>,
     transactions_applied: u64,
     changes_applied: Value,
@@ -136,6 +137,7 @@ impl<'a> Detail<'a> {
             lag_seconds: database.lag_seconds,
             slot,
             objects_on_source: &database.objects_on_source,
+            spill_bytes: database.spill_bytes,
             tables: database.tables.iter().map(Table::of).collect(),
             transactions_applied: database.transactions_applied,
             changes_applied: changes

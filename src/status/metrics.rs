@@ -247,6 +247,7 @@ struct Scrape {
     lag_seconds: GaugeVec,
     positions: [IntGaugeVec; 5],
     slot_retained_bytes: IntGaugeVec,
+    spill_bytes: IntGaugeVec,
     slot_safe_bytes: IntGaugeVec,
     tables: IntGaugeVec,
     transactions: IntCounterVec,
@@ -298,6 +299,11 @@ impl Scrape {
                 "Bytes that may be written before the slot can be lost; absent without a limit",
                 of_database,
             )?,
+            spill_bytes: gauge(
+                "walferry_spill_bytes",
+                "Bytes of transactions in progress that are kept on disk here",
+                of_database,
+            )?,
             tables: gauge("walferry_tables", "Tables by state", &["database", "state"])?,
             transactions: counter(
                 "walferry_applied_transactions_total",
@@ -336,6 +342,7 @@ impl Scrape {
         let slot = database.slot.as_ref();
         set(&self.slot_retained_bytes, slot.map(|slot| as_gauge(slot.retained_bytes)));
         set(&self.slot_safe_bytes, slot.and_then(|slot| slot.safe_bytes));
+        set(&self.spill_bytes, Some(as_gauge(database.spill_bytes)));
         for (state, count) in database.tables_by_state() {
             self.tables.with_label_values(&[name, state.as_str()]).set(as_gauge(count as u64));
         }

@@ -58,6 +58,8 @@ pub struct DatabaseStatus {
     pub objects_on_source: Vec<String>,
     /// The tables, in the order in which they are to be shown.
     pub tables: Vec<TableStatus>,
+    /// Bytes of transactions in progress that are kept on this machine's disk.
+    pub spill_bytes: u64,
     /// Source transactions committed on the target since this process started.
     pub transactions_applied: u64,
     /// Changes committed on the target since this process started.
@@ -226,6 +228,7 @@ impl DatabaseStatus {
             slot: None,
             objects_on_source: Vec::new(),
             tables: Vec::new(),
+            spill_bytes: 0,
             transactions_applied: 0,
             changes_applied: ChangeCounts::default(),
             started_at: None,

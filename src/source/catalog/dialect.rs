@@ -3,15 +3,16 @@
 use tokio_postgres::Client;
 
 use super::server::server_version;
-use crate::pg::ServerVersion;
+use crate::pg::{ServerVersion, Sql};
 use crate::source::Error;
+use crate::source::replication::StreamOptions;
 
 /// The expressions that one server understands.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Dialect(ServerVersion);
+pub(in crate::source) struct Dialect(ServerVersion);
 
 impl Dialect {
-    pub(super) const fn new(version: ServerVersion) -> Self {
+    pub(in crate::source) const fn new(version: ServerVersion) -> Self {
         Self(version)
     }
 
@@ -56,6 +57,21 @@ impl Dialect {
             15..=16 => "d.datlocprovider::text AS provider, d.daticulocale::text AS locale",
             17.. => "d.datlocprovider::text AS provider, d.datlocale::text AS locale",
         }
+    }
+
+    /// Options of START_REPLICATION besides the publications: the newest protocol that the server speaks, and of what is
+    /// wanted all that it can. Values stay text (`binary` is not asked for), changes come whatever their origin (the
+    /// default), and a prepared transaction comes when it commits (`two_phase` is not asked for).
+    pub(in crate::source) fn stream_options(self, wanted: StreamOptions) -> Sql {
+        let major = self.0.major();
+        let sql = Sql::new(", proto_version ").text(match major {
+            ..=13 => "'1'",
+            14 => "'2'",
+            15 => "'3'",
+            16.. => "'4'",
+        });
+        let sql = if wanted.streaming && major >= 14 { sql.text(", streaming 'on'") } else { sql };
+        if wanted.messages && major >= 14 { sql.text(", messages 'on'") } else { sql }
     }
 
     /// `pg_available_extension_versions v`: whether CREATE on the database is enough to create it (13).

@@ -9,7 +9,7 @@
 
 mod activity;
 mod contents;
-mod dialect;
+pub(super) mod dialect;
 mod extensions;
 mod operators;
 mod sequences;

@@ -1,0 +1,161 @@
+//! Transactions in progress: their blocks on disk, what of them was rolled back, and their replay.
+//!
+//! A block's changes go to the transaction's spool as they came, each with its subtransaction. A subtransaction that is
+//! rolled back is remembered, and its changes are left out when the transaction commits.
+//!
+//! Relations. The server announces a table in each streamed transaction anew, and again after a part of it was rolled
+//! back; so a replay needs only what its own spool says. After the commit the server takes what was announced there for
+//! known everywhere (`cleanup_rel_sync_cache` in `pgoutput.c`), unless the same table was announced elsewhere since:
+//! `announced` has what is to be kept.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::{AssembleError, Relations, TakeError};
+use crate::pg::{Relation, RelationId, Xid};
+use crate::proto::{Blocked, Layout, Message, StreamAbort, StreamCommit, StreamStart};
+use crate::spill::{SpillDir, Spool, SpoolReader};
+
+/// The transactions in progress of one connection.
+#[derive(Debug)]
+pub(super) struct Streams {
+    spill: SpillDir,
+    transactions: HashMap<Xid, InProgress>,
+    block: Option<Xid>,
+}
+
+#[derive(Debug)]
+struct InProgress {
+    spool: Spool,
+    rolled_back: HashSet<Xid>,
+    /// Tables that were announced here last.
+    announced: HashSet<RelationId>,
+}
+
+/// A transaction that committed, as it is read back.
+#[derive(Debug)]
+pub(super) struct Replay {
+    commit: StreamCommit,
+    reader: SpoolReader,
+    rolled_back: HashSet<Xid>,
+    announced: HashSet<RelationId>,
+    pub(super) relations: Relations,
+}
+
+impl Streams {
+    pub(super) fn new(spill: SpillDir) -> Self {
+        Self { spill, transactions: HashMap::new(), block: None }
+    }
+
+    /// The transaction whose block is being received.
+    pub(super) fn block(&self) -> Option<Xid> {
+        self.block
+    }
+
+    pub(super) fn writes_with(&self, bytes: usize) -> bool {
+        let current = self.block.and_then(|xid| self.transactions.get(&xid));
+        current.is_some_and(|transaction| transaction.spool.writes_with(bytes))
+    }
+
+    pub(super) fn begin_block(&mut self, start: StreamStart) -> Result<(), TakeError> {
+        let known = self.transactions.contains_key(&start.xid);
+        if known && start.first {
+            return Err(AssembleError::StreamedTwice(start.xid).into());
+        }
+        if !known {
+            let (rolled_back, announced) = (HashSet::new(), HashSet::new());
+            let spool = self.spill.spool(start.xid)?;
+            self.transactions.insert(start.xid, InProgress { spool, rolled_back, announced });
+        }
+        self.block = Some(start.xid);
+        Ok(())
+    }
+
+    /// Takes a message of the block of `xid`.
+    pub(super) fn take(&mut self, xid: Xid, payload: Bytes) -> Result<(), TakeError> {
+        let transaction = self.transactions.get_mut(&xid).expect("a block's transaction is known");
+        let what = match Message::decode_blocked(payload.clone())? {
+            Blocked::Change(part) => return Ok(transaction.spool.append(part, &payload)?),
+            Blocked::Other(Some(part), Message::Relation(relation)) => {
+                transaction.announced.insert(relation.id);
+                return Ok(transaction.spool.append(part, &payload)?);
+            }
+            Blocked::Other(_, Message::StreamStop) => {
+                self.block = None;
+                return Ok(transaction.spool.end_block()?);
+            }
+            Blocked::Other(_, message) => match message {
+                // Where the transaction came from and what an application wrote into the WAL change no row.
+                Message::Origin(_) | Message::Message(_) => return Ok(()),
+                Message::Begin(_) => "Begin",
+                Message::Commit(_) => "Commit",
+                Message::StreamStart(_) => "Stream Start",
+                Message::StreamStop => "Stream Stop",
+                Message::StreamCommit(_) => "Stream Commit",
+                Message::StreamAbort(_) => "Stream Abort",
+                Message::BeginPrepare(_)
+                | Message::Prepare(_)
+                | Message::CommitPrepared(_)
+                | Message::RollbackPrepared(_)
+                | Message::StreamPrepare(_) => "a prepared transaction",
+                Message::Relation(_)
+                | Message::Type(_)
+                | Message::Insert(_)
+                | Message::Update(_)
+                | Message::Delete(_)
+                | Message::Truncate(_) => "a change without its transaction",
+            },
+        };
+        Err(AssembleError::InBlock { what, xid }.into())
+    }
+
+    /// Forgets what is rolled back. A transaction of which nothing came may be rolled back, too: the server had begun
+    /// to stream it when it noticed.
+    pub(super) fn abort(&mut self, abort: StreamAbort) {
+        if abort.subxid == abort.xid {
+            self.transactions.remove(&abort.xid);
+        } else if let Some(transaction) = self.transactions.get_mut(&abort.xid) {
+            transaction.rolled_back.insert(abort.subxid);
+            transaction.announced.clear();
+        }
+    }
+
+    pub(super) fn commit(&mut self, commit: StreamCommit) -> Result<Replay, TakeError> {
+        let transaction = self.transactions.remove(&commit.xid);
+        let transaction = transaction.ok_or(AssembleError::NotStreamed(commit.xid))?;
+        let reader = transaction.spool.into_reader(commit.xid)?;
+        let InProgress { rolled_back, announced, .. } = transaction;
+        Ok(Replay { commit, reader, rolled_back, announced, relations: Relations::default() })
+    }
+
+    pub(super) fn announced_elsewhere(&mut self, relation: RelationId) {
+        for transaction in self.transactions.values_mut() {
+            transaction.announced.remove(&relation);
+        }
+    }
+}
+
+impl Replay {
+    /// The next message that is not rolled back, and its bytes.
+    pub(super) fn next(&mut self) -> Result<Option<(Message, usize)>, TakeError> {
+        while let Some((part, payload)) = self.reader.next()? {
+            if !self.rolled_back.contains(&part) {
+                let bytes = payload.len();
+                return Ok(Some((Message::decode(payload, Layout::BLOCK)?.1, bytes)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// What committed, and the relations that are known from here on.
+    pub(super) fn finish(mut self) -> (StreamCommit, Vec<Arc<Relation>>) {
+        let announced = self.announced.iter().filter_map(|id| self.relations.0.remove(id));
+        let announced = announced.collect();
+        (self.commit, announced)
+    }
+}
+
+#[cfg(test)]
+mod tests;

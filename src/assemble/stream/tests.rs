@@ -1,0 +1,262 @@
+//! Transactions in progress: what of them comes out, in which order, and what may not come.
+
+use bytes::{Bytes, BytesMut};
+
+use super::super::{AssembleError, Assembler, Change, Segment, TakeError};
+use crate::limits::SEGMENT_COST_MAX;
+use crate::pg::{
+    Column, CommitLsn, EndLsn, Oid, PgTimestamp, QualifiedName, Relation, RelationId, ReplicaIdentity, Xid,
+};
+use crate::proto::{
+    Begin, BeginPrepare, Commit, Insert, Message, Prepared, StreamAbort, StreamCommit, StreamStart, Tuple,
+    TupleValue,
+};
+use crate::spill::SpillDir;
+
+/// A message, and its subtransaction where it stands in a block.
+type Sent = (Option<u32>, Message);
+
+fn start(xid: u32, first: bool) -> Sent {
+    (None, Message::StreamStart(StreamStart { xid: Xid::new(xid), first }))
+}
+
+fn stop() -> Sent {
+    (None, Message::StreamStop)
+}
+
+fn abort(xid: u32, subxid: u32) -> Sent {
+    (None, Message::StreamAbort(StreamAbort { xid: Xid::new(xid), subxid: Xid::new(subxid), place: None }))
+}
+
+fn commit(xid: u32, at: u64) -> Sent {
+    let (commit_lsn, end_lsn) = (CommitLsn::new(at), EndLsn::new(at + 5));
+    let commit_time = PgTimestamp::from_micros(7);
+    (None, Message::StreamCommit(StreamCommit { xid: Xid::new(xid), commit_lsn, end_lsn, commit_time }))
+}
+
+fn relation(xid: u32, id: u32, columns: usize) -> Sent {
+    let column =
+        |n: usize| Column { name: format!("c{n}"), type_oid: Oid::new(25), type_modifier: -1, key: n == 0 };
+    let name = QualifiedName::new("public", format!("t{id}"));
+    let identity = ReplicaIdentity::Default;
+    let columns = (0..columns).map(column).collect();
+    (Some(xid), Message::Relation(Relation { id: RelationId::new(id), name, identity, columns }))
+}
+
+fn insert(xid: u32, id: u32, value: &str, columns: usize) -> Sent {
+    let new = Tuple::from_values((0..columns).map(|_| TupleValue::Text(value.as_bytes())));
+    (Some(xid), Message::Insert(Insert { relation: RelationId::new(id), new }))
+}
+
+/// A transaction that comes whole.
+fn whole(at: u64, inside: Vec<Sent>) -> Vec<Sent> {
+    let (commit_lsn, commit_time) = (CommitLsn::new(at), PgTimestamp::from_micros(7));
+    let begin = Message::Begin(Begin { final_lsn: commit_lsn, commit_time, xid: Xid::new(1) });
+    let commit = Message::Commit(Commit { commit_lsn, end_lsn: EndLsn::new(at + 5), commit_time });
+    let inside = inside.into_iter().map(|(_, message)| (None, message));
+    [(None, begin)].into_iter().chain(inside).chain([(None, commit)]).collect()
+}
+
+struct Fed {
+    _parent: tempfile::TempDir,
+    spill: SpillDir,
+    assembler: Assembler,
+}
+
+impl Fed {
+    fn new() -> Self {
+        let parent = tempfile::tempdir().expect("a directory");
+        let spill = SpillDir::create(parent.path(), "spill", 1 << 30).expect("a spill directory");
+        let assembler = Assembler::new().streaming(spill.clone());
+        Self { _parent: parent, spill, assembler }
+    }
+
+    fn feed(&mut self, messages: impl IntoIterator<Item = Sent>) -> Result<Vec<Segment>, TakeError> {
+        let mut segments = Vec::new();
+        for (xid, message) in messages {
+            let mut out = BytesMut::new();
+            message.encode(xid.map(Xid::new), &mut out);
+            segments.extend(self.assembler.take(out.freeze())?);
+            while self.assembler.has_replay() {
+                segments.extend(self.assembler.replay()?);
+            }
+        }
+        Ok(segments)
+    }
+}
+
+/// `xid@commit: value value=end`, a segment each.
+fn short(segments: &[Segment]) -> Vec<String> {
+    let change = |change: &Change| match change {
+        Change::Insert { new, .. } => {
+            let first = new.columns().next().and_then(TupleValue::bytes).unwrap_or_default();
+            String::from_utf8_lossy(first).into_owned()
+        }
+        _ => unreachable!("only inserts were fed"),
+    };
+    let segment = |segment: &Segment| {
+        assert!(segment.first);
+        let changes: Vec<String> = segment.changes.iter().map(change).collect();
+        let end = segment.end.expect("whole").get();
+        format!("{}@{}: {} ={end}", segment.xid, segment.commit_lsn.get(), changes.join(" "))
+    };
+    segments.iter().map(segment).collect()
+}
+
+#[test]
+fn what_commits_comes_out() {
+    let check = |messages: Vec<Sent>, expected: &[&str]| {
+        let mut fed = Fed::new();
+        assert_eq!(short(&fed.feed(messages).expect("legal")), expected);
+        assert_eq!(fed.spill.used(), 0, "nothing is left on disk");
+        assert!(!fed.assembler.in_transaction() && !fed.assembler.in_block());
+    };
+    let block = |xid, first, inside: Vec<Sent>| [vec![start(xid, first)], inside, vec![stop()]].concat();
+    // In one block and in several, in commit order, with others between them.
+    check(
+        [block(7, true, vec![relation(7, 1, 1), insert(7, 1, "a", 1)]), vec![commit(7, 10)]].concat(),
+        &["7@10: a =15"],
+    );
+    check(
+        [
+            block(7, true, vec![relation(7, 1, 1), insert(7, 1, "a", 1)]),
+            block(8, true, vec![relation(8, 1, 1), insert(8, 1, "x", 1)]),
+            whole(10, vec![relation(0, 2, 1), insert(0, 2, "w", 1)]),
+            block(7, false, vec![insert(7, 1, "b", 1)]),
+            block(8, false, vec![insert(8, 1, "y", 1)]),
+            vec![commit(8, 20), commit(7, 30)],
+        ]
+        .concat(),
+        &["1@10: w =15", "8@20: x y =25", "7@30: a b =35"],
+    );
+    // Exactly the part that is rolled back is left out, whatever it stands between.
+    check(
+        [
+            block(7, true, vec![relation(7, 1, 1), insert(7, 1, "a", 1), insert(9, 1, "b", 1)]),
+            block(7, false, vec![insert(10, 1, "c", 1), insert(11, 1, "d", 1)]),
+            vec![abort(7, 11), abort(7, 9)],
+            block(7, false, vec![relation(7, 1, 1), insert(7, 1, "e", 1)]),
+            vec![commit(7, 10)],
+        ]
+        .concat(),
+        &["7@10: a c e =15"],
+    );
+    // All of it, before its end and without anything that came.
+    check(
+        [block(7, true, vec![relation(7, 1, 1), insert(7, 1, "a", 1)]), vec![abort(7, 9), abort(7, 7)]]
+            .concat(),
+        &[],
+    );
+    check(vec![abort(7, 7), abort(7, 8)], &[]);
+    // An empty one commits, too: positions move with it.
+    check([block(7, true, vec![]), vec![commit(7, 10)]].concat(), &["7@10:  =15"]);
+}
+
+#[test]
+fn relations_hold_as_the_server_takes_them_to() {
+    let check = |messages: Vec<Sent>, last_width: usize| {
+        let mut fed = Fed::new();
+        fed.feed(messages).expect("legal");
+        let fed = fed.feed(whole(100, vec![insert(0, 1, "w", last_width)]));
+        fed.unwrap_or_else(|error| panic!("{last_width} columns: {error}"));
+    };
+    let block = |inside: Vec<Sent>| [vec![start(7, true)], inside, vec![stop()]].concat();
+    // Known everywhere once it is committed.
+    check([block(vec![relation(7, 1, 2)]), vec![commit(7, 50)]].concat(), 2);
+    // Not when it was announced elsewhere since.
+    let other = || whole(10, vec![relation(0, 1, 3), insert(0, 1, "x", 3)]);
+    check([block(vec![relation(7, 1, 2)]), other(), vec![commit(7, 50)]].concat(), 3);
+    check([other(), block(vec![relation(7, 1, 2)]), vec![commit(7, 50)]].concat(), 2);
+    // Nor when it, or a part of it, was rolled back after.
+    check([other(), block(vec![relation(7, 1, 2)]), vec![abort(7, 7)]].concat(), 3);
+    check([other(), block(vec![relation(9, 1, 2)]), vec![abort(7, 9), commit(7, 50)]].concat(), 3);
+}
+
+#[test]
+fn a_replay_knows_its_own_relations_only() {
+    let mut fed = Fed::new();
+    fed.feed(whole(10, vec![relation(0, 1, 1)])).expect("legal");
+    let error = fed.feed([start(7, true), insert(7, 1, "a", 1), stop(), commit(7, 20)]).expect_err("unknown");
+    assert_eq!(error.to_string(), AssembleError::UnknownRelation(RelationId::new(1)).to_string());
+}
+
+#[test]
+fn illegal_orders() {
+    let check = |messages: Vec<Sent>, expected: &str| {
+        let error = Fed::new().feed(messages).expect_err(expected);
+        assert_eq!(error.to_string(), expected);
+    };
+    let begun = || vec![start(7, true), relation(7, 1, 1)];
+    let with = |message: Sent| [begun(), vec![message]].concat();
+    check(with(start(7, false)), "Stream Start inside a block, or a transaction, of 7");
+    check(with(start(8, true)), "Stream Start inside a block, or a transaction, of 7");
+    check(with(commit(7, 9)), "Stream Commit inside a block, or a transaction, of 7");
+    check(with(abort(7, 7)), "Stream Abort inside a block, or a transaction, of 7");
+    check(with(whole(10, vec![]).remove(0)), "Begin inside a block, or a transaction, of 7");
+    check(with(whole(10, vec![]).remove(1)), "Commit inside a block, or a transaction, of 7");
+    check(vec![stop()], "Stream Stop outside a block");
+    check(vec![commit(7, 9)], "commit of transaction 7, of which no block came");
+    check(
+        vec![start(7, true), stop(), start(7, true)],
+        "transaction 7 is streamed from its start a second time",
+    );
+    let open = whole(10, vec![]).remove(0);
+    check(vec![open.clone(), start(7, true)], "Stream Start inside a block, or a transaction, of 1");
+    check(vec![start(7, true), stop(), open, commit(7, 20)], "transaction 7 begins inside transaction 1");
+    check(
+        [whole(10, vec![]), vec![start(7, true), stop(), commit(7, 9)]].concat(),
+        "transaction at 0/9 after one that ended at 0/F",
+    );
+    let prepared = Prepared { xid: Xid::new(7), gid: "g".to_owned() };
+    let begin_prepare = Message::BeginPrepare(BeginPrepare {
+        prepare_lsn: crate::pg::SourceLsn::new(1),
+        end_lsn: EndLsn::new(2),
+        prepare_time: PgTimestamp::from_micros(7),
+        prepared,
+    });
+    check(vec![(None, begin_prepare)], "a prepared transaction, which was not asked for");
+}
+
+#[test]
+fn nothing_in_progress_without_being_asked_for() {
+    for (_, message) in [start(7, true), stop(), commit(7, 9), abort(7, 7)] {
+        let mut out = BytesMut::new();
+        message.encode(None, &mut out);
+        let error = Assembler::new().take(out.freeze()).expect_err("not asked for");
+        assert_eq!(error.to_string(), "a transaction in progress, which was not asked for");
+    }
+}
+
+#[test]
+fn what_is_no_message_of_a_block_is_refused() {
+    for bytes in [&b"I"[..], b"I\0\0\0", b"Q", b"", b"E\0", b"R\0\0\0\x07x"] {
+        let mut fed = Fed::new();
+        fed.feed([start(7, true)]).expect("legal");
+        let error = fed.assembler.take(Bytes::copy_from_slice(bytes)).expect_err("no message");
+        assert!(matches!(error, TakeError::Decode(_)), "{bytes:?}: {error}");
+    }
+}
+
+#[test]
+fn large_ones_come_in_segments() {
+    let mut fed = Fed::new();
+    let value = "v".repeat(100_000);
+    let mut messages = vec![start(7, true), relation(7, 1, 1)];
+    for n in 0..300 {
+        messages.push(insert(7, 1, &value, 1));
+        if n % 40 == 0 {
+            messages.extend([stop(), start(7, false)]);
+        }
+    }
+    messages.push(stop());
+    assert!(fed.feed(messages).expect("legal").is_empty());
+    assert!(fed.spill.used() > 30_000_000);
+    let segments = fed.feed([commit(7, 10)]).expect("legal");
+    assert!(segments.len() > 2);
+    for (n, segment) in segments.iter().enumerate() {
+        assert_eq!((segment.first, segment.end.is_some()), (n == 0, n + 1 == segments.len()));
+        assert!(segment.cost < SEGMENT_COST_MAX + 200_000);
+    }
+    assert_eq!(segments.iter().map(|segment| segment.changes.len()).sum::<usize>(), 300);
+    assert_eq!(fed.spill.used(), 0);
+}
