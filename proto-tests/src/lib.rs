@@ -6,8 +6,10 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use bytes::Bytes;
-use walferry::pg::{QualifiedName, Relation};
-use walferry::proto::{DecodeError, Message, OldTuple, ReplicationFrame, Tuple, TupleValue};
+use walferry::pg::{QualifiedName, Relation, Xid};
+use walferry::proto::{
+    DecodeError, Layout, Message, OldTuple, Prepared, ReplicationFrame, Tuple, TupleValue,
+};
 
 /// What one server sent.
 pub struct Fixture {
@@ -15,6 +17,8 @@ pub struct Fixture {
     pub name: String,
     /// The content of its CopyData messages.
     pub frames: Vec<Bytes>,
+    /// How the message in each of them is laid out.
+    pub layouts: Vec<Layout>,
     /// What each of them means.
     pub expected: Vec<String>,
 }
@@ -25,9 +29,12 @@ impl Fixture {
     /// # Panics
     /// If one cannot be read.
     pub fn all() -> Vec<Self> {
-        let versions = ["pg14", "pg15", "pg16", "pg17", "pg18"];
-        let streams = ["v1-text", "v1-binary"];
-        versions.iter().flat_map(|v| streams.iter().map(move |s| Self::read(&format!("{v}/{s}")))).collect()
+        let newest = [("pg14", "v2"), ("pg15", "v3"), ("pg16", "v4"), ("pg17", "v4"), ("pg18", "v4")];
+        let streams = newest.iter().flat_map(|(version, protocol)| {
+            let streamed = format!("{version}/{protocol}-streamed");
+            [format!("{version}/v1-text"), format!("{version}/v1-binary"), streamed]
+        });
+        streams.map(|name| Self::read(&name)).collect()
     }
 
     fn read(name: &str) -> Self {
@@ -37,21 +44,49 @@ impl Fixture {
             let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
             text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect::<Vec<_>>()
         };
-        let frames = lines("hex").iter().map(|line| from_hex(line)).collect();
-        Self { name: name.to_owned(), frames, expected: lines("expected") }
+        let frames: Vec<Bytes> = lines("hex").iter().map(|line| from_hex(line)).collect();
+        let mut layout = Layout { in_block: false, parallel: name.contains("/v4") };
+        let mut layouts = Vec::new();
+        for frame in &frames {
+            layouts.push(layout);
+            if let ReplicationFrame::XLogData(data) =
+                ReplicationFrame::decode(frame.clone()).expect("a frame")
+            {
+                match Message::decode(data.payload, layout).expect("a message").1 {
+                    Message::StreamStart(_) => layout.in_block = true,
+                    Message::StreamStop => layout.in_block = false,
+                    _ => {}
+                }
+            }
+        }
+        Self { name: name.to_owned(), frames, layouts, expected: lines("expected") }
     }
 
-    /// The messages inside the frames.
+    /// Whether it holds transactions in progress.
+    pub fn streamed(&self) -> bool {
+        self.name.ends_with("streamed")
+    }
+
+    /// The messages inside the frames, and their layouts.
     ///
     /// # Panics
     /// If a frame cannot be decoded.
-    pub fn payloads(&self) -> Vec<Bytes> {
+    pub fn payloads(&self) -> Vec<(Bytes, Layout)> {
         let payload = |frame: &Bytes| match ReplicationFrame::decode(frame.clone()).expect("captured frame") {
             ReplicationFrame::XLogData(data) => Some(data.payload),
             ReplicationFrame::PrimaryKeepalive(_) => None,
         };
-        self.frames.iter().filter_map(payload).collect()
+        let payloads = self.frames.iter().zip(&self.layouts);
+        payloads.filter_map(|(frame, layout)| Some((payload(frame)?, *layout))).collect()
     }
+}
+
+/// Decodes a message that stands outside of blocks.
+///
+/// # Errors
+/// When it is none.
+pub fn decode(bytes: Bytes) -> Result<Message, DecodeError> {
+    Message::decode(bytes, Layout::PLAIN).map(|(_, message)| message)
 }
 
 /// Bytes from hexadecimal digits; spaces between them are for the reader.
@@ -80,7 +115,16 @@ pub fn tuples(message: &Message) -> Vec<&Tuple> {
         | Message::Origin(_)
         | Message::Relation(_)
         | Message::Type(_)
-        | Message::Truncate(_) => Vec::new(),
+        | Message::Truncate(_)
+        | Message::StreamStart(_)
+        | Message::StreamStop
+        | Message::StreamCommit(_)
+        | Message::StreamAbort(_)
+        | Message::BeginPrepare(_)
+        | Message::Prepare(_)
+        | Message::CommitPrepared(_)
+        | Message::RollbackPrepared(_)
+        | Message::StreamPrepare(_) => Vec::new(),
     }
 }
 
@@ -88,15 +132,15 @@ pub fn tuples(message: &Message) -> Vec<&Tuple> {
 ///
 /// # Errors
 /// When it cannot be decoded.
-pub fn frame_line(frame: Bytes) -> Result<String, DecodeError> {
+pub fn frame_line(frame: Bytes, layout: Layout) -> Result<String, DecodeError> {
     Ok(match ReplicationFrame::decode(frame)? {
-        ReplicationFrame::XLogData(data) => format!(
-            "w wal_start={} wal_end={} sent_at={} {}",
-            data.wal_start,
-            data.wal_end,
-            data.sent_at.micros(),
-            message_line(&Message::decode(data.payload)?)
-        ),
+        ReplicationFrame::XLogData(data) => {
+            let (wal_start, wal_end, sent_at) = (data.wal_start, data.wal_end, data.sent_at.micros());
+            let (xid, message) = Message::decode(data.payload, layout)?;
+            let within = xid.map(|xid: Xid| format!("in {xid}: ")).unwrap_or_default();
+            let message = message_line(&message);
+            format!("w wal_start={wal_start} wal_end={wal_end} sent_at={sent_at} {within}{message}")
+        }
         ReplicationFrame::PrimaryKeepalive(keepalive) => format!(
             "k wal_end={} sent_at={} reply_requested={}",
             keepalive.wal_end,
@@ -146,7 +190,54 @@ pub fn message_line(message: &Message) -> String {
                 relations.join(", ")
             )
         }
+        Message::StreamStart(m) => format!("Stream Start xid={} first={}", m.xid, u8::from(m.first)),
+        Message::StreamStop => "Stream Stop".to_owned(),
+        Message::StreamCommit(m) => format!(
+            "Stream Commit xid={} commit_lsn={} end_lsn={} commit_time={}",
+            m.xid,
+            m.commit_lsn,
+            m.end_lsn,
+            m.commit_time.micros()
+        ),
+        Message::StreamAbort(m) => {
+            let place = m.place.map(|p| format!(" abort_lsn={} abort_time={}", p.lsn, p.time.micros()));
+            format!("Stream Abort xid={} subxid={}{}", m.xid, m.subxid, place.unwrap_or_default())
+        }
+        Message::BeginPrepare(m) => format!(
+            "Begin Prepare prepare_lsn={} end_lsn={} prepare_time={} {}",
+            m.prepare_lsn,
+            m.end_lsn,
+            m.prepare_time.micros(),
+            prepared_text(&m.prepared)
+        ),
+        Message::Prepare(m) | Message::StreamPrepare(m) => format!(
+            "{} prepare_lsn={} end_lsn={} prepare_time={} {}",
+            if matches!(message, Message::Prepare(_)) { "Prepare" } else { "Stream Prepare" },
+            m.prepare_lsn,
+            m.end_lsn,
+            m.prepare_time.micros(),
+            prepared_text(&m.prepared)
+        ),
+        Message::CommitPrepared(m) => format!(
+            "Commit Prepared commit_lsn={} end_lsn={} commit_time={} {}",
+            m.commit_lsn,
+            m.end_lsn,
+            m.commit_time.micros(),
+            prepared_text(&m.prepared)
+        ),
+        Message::RollbackPrepared(m) => format!(
+            "Rollback Prepared prepare_end_lsn={} rollback_end_lsn={} prepare_time={} rollback_time={} {}",
+            m.prepare_end_lsn,
+            m.rollback_end_lsn,
+            m.prepare_time.micros(),
+            m.rollback_time.micros(),
+            prepared_text(&m.prepared)
+        ),
     }
+}
+
+fn prepared_text(prepared: &Prepared) -> String {
+    format!("xid={} gid={}", prepared.xid, quoted(prepared.gid.as_bytes()))
 }
 
 fn relation_line(relation: &Relation) -> String {

@@ -2,9 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
-use proto_tests::from_hex;
+use proto_tests::{decode, from_hex};
 use walferry::proto::DecodeError::{Count, Flag, Length, Missing, Tag, Trailing, Utf8};
-use walferry::proto::{DecodeError, Message, ReplicationFrame, StandbyStatusUpdate};
+use walferry::proto::{Blocked, DecodeError, Layout, Message, ReplicationFrame, StandbyStatusUpdate};
 
 /// `public.t` with one key column `a int4`, up to its column count.
 const RELATION_HEAD: &str = "52 00000001 7075626c696300 7400 64";
@@ -12,12 +12,11 @@ const RELATION_HEAD: &str = "52 00000001 7075626c696300 7400 64";
 #[test]
 fn messages() {
     let check = |hex: &str, expected: DecodeError| {
-        assert_eq!(Message::decode(from_hex(hex)), Err(expected), "{hex}");
+        assert_eq!(decode(from_hex(hex)), Err(expected), "{hex}");
     };
     check("", Missing { field: "message tag" });
     check("00", Tag { tag: 0, what: "message" });
-    check("53 00000001 01", Tag { tag: b'S', what: "message" });
-    check("62", Tag { tag: b'b', what: "message" });
+    check("7a", Tag { tag: b'z', what: "message" });
 
     check("42", Missing { field: "Begin.final_lsn" });
     check("42 0000000000000001 00000000000002", Missing { field: "Begin.commit_time" });
@@ -50,7 +49,7 @@ fn messages() {
 fn relations() {
     let check = |hex: &str, expected: DecodeError| {
         let hex = format!("{RELATION_HEAD} {hex}");
-        assert_eq!(Message::decode(from_hex(&hex)), Err(expected), "{hex}");
+        assert_eq!(decode(from_hex(&hex)), Err(expected), "{hex}");
     };
     let count = |count, max| Count { field: "Relation.column_count", count, max };
     check("ffff", count(-1, 0));
@@ -65,15 +64,15 @@ fn relations() {
     check("0001 01 6100 00000017 ffffffff 00", Trailing { what: "Relation", bytes: 1 });
 
     let unknown = from_hex("52 00000001 7075626c696300 7400 78 0000");
-    assert_eq!(Message::decode(unknown), Err(Tag { tag: b'x', what: "Relation.identity" }));
+    assert_eq!(decode(unknown), Err(Tag { tag: b'x', what: "Relation.identity" }));
     let no_text = from_hex("52 00000001 ff00 7400 64 0000");
-    assert_eq!(Message::decode(no_text), Err(Utf8 { field: "Relation.schema" }));
+    assert_eq!(decode(no_text), Err(Utf8 { field: "Relation.schema" }));
 }
 
 #[test]
 fn rows() {
     let check = |hex: &str, expected: DecodeError| {
-        assert_eq!(Message::decode(from_hex(hex)), Err(expected), "{hex}");
+        assert_eq!(decode(from_hex(hex)), Err(expected), "{hex}");
     };
     check("49 000000", Missing { field: "Insert.relation" });
     check("49 00000001", Missing { field: "Insert.new tag" });
@@ -96,7 +95,7 @@ fn tuples() {
     let check = |hex: &str, expected: DecodeError| {
         for head in heads {
             let hex = format!("{head} {hex}");
-            assert_eq!(Message::decode(from_hex(&hex)), Err(expected), "{hex}");
+            assert_eq!(decode(from_hex(&hex)), Err(expected), "{hex}");
         }
     };
     let count = |count, max| Count { field: "TupleData.column_count", count, max };
@@ -122,10 +121,60 @@ fn tuples() {
     check("0001 4e", Tag { tag: b'N', what: "TupleData column" });
 }
 
+/// Transactions in progress, and prepared ones.
+#[test]
+fn streams() {
+    let check = |hex: &str, expected: DecodeError| {
+        assert_eq!(decode(from_hex(hex)), Err(expected), "{hex}");
+    };
+    check("53 000000", Missing { field: "StreamStart.xid" });
+    check("53 00000001 02", Flag { field: "StreamStart.first", value: 2 });
+    check("53 00000001 01 00", Trailing { what: "Stream Start", bytes: 1 });
+    check("45 00", Trailing { what: "Stream Stop", bytes: 1 });
+    let commit = "63 00000001 00 0000000000000001 0000000000000002 0000000000000003";
+    check("63 00000001 01", Flag { field: "StreamCommit.flags", value: 1 });
+    check(&commit[..commit.len() - 2], Missing { field: "StreamCommit.commit_time" });
+    check(&format!("{commit} 00"), Trailing { what: "Stream Commit", bytes: 1 });
+    check("41 00000001 000000", Missing { field: "StreamAbort.subxid" });
+    check("41 00000001 00000002 00", Trailing { what: "Stream Abort", bytes: 1 });
+    let parallel = Layout { parallel: true, ..Layout::PLAIN };
+    let abort = Message::decode(from_hex("41 00000001 00000002"), parallel);
+    assert_eq!(abort, Err(Missing { field: "StreamAbort.abort_lsn" }));
+
+    let place = "0000000000000001 0000000000000002 0000000000000003 00000004";
+    check(&format!("62 {place} 67"), Missing { field: "BeginPrepare.gid" });
+    check(&format!("62 {place} ff00"), Utf8 { field: "BeginPrepare.gid" });
+    for tag in ["50", "70"] {
+        check(&format!("{tag} 01"), Flag { field: "Prepare.flags", value: 1 });
+        check(&format!("{tag} 00 {place} 67"), Missing { field: "Prepare.gid" });
+    }
+    check("4b 01", Flag { field: "CommitPrepared.flags", value: 1 });
+    check(&format!("4b 00 {place} 67"), Missing { field: "CommitPrepared.gid" });
+    check("72 01", Flag { field: "RollbackPrepared.flags", value: 1 });
+    check(&format!("72 00 {place}"), Missing { field: "RollbackPrepared.rollback_time" });
+}
+
+/// What has an xid in a block has none outside, and the other way round.
+#[test]
+fn blocks() {
+    let insert = from_hex("49 00000007 00000001 4e 0000");
+    assert_eq!(decode(insert.clone()), Err(Tag { tag: 0, what: "Insert.new" }));
+    let (xid, message) = Message::decode(insert.clone(), Layout::BLOCK).unwrap();
+    assert_eq!(xid.map(walferry::pg::Xid::get), Some(7));
+    assert!(matches!(message, Message::Insert(insert) if insert.relation.get() == 1));
+    assert!(matches!(Message::decode_blocked(insert), Ok(Blocked::Change(xid)) if xid.get() == 7));
+    let short = from_hex("49 000000");
+    assert_eq!(Message::decode(short.clone(), Layout::BLOCK), Err(Missing { field: "xid" }));
+    assert_eq!(Message::decode_blocked(short), Err(Missing { field: "xid" }));
+    assert_eq!(Message::decode_blocked(from_hex("")), Err(Missing { field: "message tag" }));
+    let origin = Message::decode(from_hex("4f 0000000000000001 6100"), Layout::BLOCK).unwrap();
+    assert!(matches!(origin, (None, Message::Origin(_))));
+}
+
 #[test]
 fn truncates() {
     let check = |hex: &str, expected: DecodeError| {
-        assert_eq!(Message::decode(from_hex(hex)), Err(expected), "{hex}");
+        assert_eq!(decode(from_hex(hex)), Err(expected), "{hex}");
     };
     let count = |count, max| Count { field: "Truncate.relation_count", count, max };
     check("54 ffffffff 00", count(-1, 0));
@@ -172,8 +221,8 @@ fn frames() {
 #[test]
 fn nothing_printed_holds_data() {
     let secret = "736563726574";
-    let insert = Message::decode(from_hex(&format!("49 00000001 4e 0001 74 00000006 {secret}"))).unwrap();
-    let logical = Message::decode(from_hex(&format!("4d 00 0000000000000001 00 00000006 {secret}"))).unwrap();
+    let insert = decode(from_hex(&format!("49 00000001 4e 0001 74 00000006 {secret}"))).unwrap();
+    let logical = decode(from_hex(&format!("4d 00 0000000000000001 00 00000006 {secret}"))).unwrap();
     let frame = from_hex(&format!("77 0000000000000001 0000000000000002 0000000000000003 {secret}"));
     let frame = ReplicationFrame::decode(frame).unwrap();
     for text in [format!("{insert:?}"), format!("{logical:?}"), format!("{frame:?}")] {

@@ -2,7 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 
-use super::super::{AssembleError, Assembler, Change, Segment, TakeError};
+use crate::assemble::{AssembleError, Assembler, Change, Segment, TakeError};
 use crate::limits::SEGMENT_COST_MAX;
 use crate::pg::{
     Column, CommitLsn, EndLsn, Oid, PgTimestamp, QualifiedName, Relation, RelationId, ReplicaIdentity, Xid,

@@ -2,10 +2,10 @@
 
 use bytes::{BufMut, BytesMut};
 
-use super::super::writer::{put_c_string, put_count_i16, put_count_i32};
-use super::super::{DecodeError, Reader, Tuple};
 use crate::limits::{COLUMNS_MAX, TRUNCATE_RELATIONS_MAX};
 use crate::pg::{Column, Oid, QualifiedName, Relation, RelationId, ReplicaIdentity};
+use crate::proto::writer::{put_c_string, put_count_i16, put_count_i32};
+use crate::proto::{DecodeError, Reader, Tuple};
 
 /// The name of a type that is not built in, sent before the Relation that uses it.
 #[derive(Debug, Clone, PartialEq, Eq)]

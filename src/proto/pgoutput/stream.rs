@@ -2,9 +2,9 @@
 
 use bytes::{BufMut, BytesMut};
 
-use super::super::{DecodeError, Reader};
 use super::{NO_FLAGS, no_flags};
 use crate::pg::{CommitLsn, EndLsn, PgTimestamp, SourceLsn, Xid};
+use crate::proto::{DecodeError, Reader};
 
 /// A block of a transaction that has not ended: what follows, up to Stream Stop, belongs to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,10 +5,10 @@ use std::fmt;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::super::writer::{put_c_string, put_counted};
-use super::super::{DecodeError, Reader};
 use super::{NO_FLAGS, no_flags};
 use crate::pg::{CommitLsn, EndLsn, PgTimestamp, SourceLsn, Xid};
+use crate::proto::writer::{put_c_string, put_counted};
+use crate::proto::{DecodeError, Reader};
 
 /// A transaction starts. Transactions come whole, in commit order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

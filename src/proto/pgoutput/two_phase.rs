@@ -2,10 +2,10 @@
 
 use bytes::{BufMut, BytesMut};
 
-use super::super::writer::put_c_string;
-use super::super::{DecodeError, Reader};
 use super::{NO_FLAGS, no_flags};
 use crate::pg::{CommitLsn, EndLsn, PgTimestamp, SourceLsn, Xid};
+use crate::proto::writer::put_c_string;
+use crate::proto::{DecodeError, Reader};
 
 /// Which prepared transaction is meant.
 #[derive(Debug, Clone, PartialEq, Eq)]
