@@ -103,7 +103,7 @@ impl World {
         for row in rows {
             let bytes = Bytes::from(row.get::<_, Vec<u8>>(0));
             let count = bytes.len();
-            let segment = assembler.push(Message::decode(bytes).unwrap(), count).unwrap();
+            let segment = assembler.take(bytes).unwrap();
             if let Some(segment) = segment {
                 self.apply(&mut planner, &segment, &mut followed).await;
                 if followed.error.is_some() {

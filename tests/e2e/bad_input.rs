@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use walferry::demo::{StopMode, WriterOptions, Writers, load_shop};
 use walferry::pg::{EndLsn, SlotName};
-use walferry::source::replication::ReplicationSession;
+use walferry::source::replication::{ReplicationSession, StreamOptions};
 use walferry::wire::{ConnInfo, Environment};
 
 use super::harness::{DATABASE, Launch, PATIENCE, Pair, wait_for};
@@ -171,7 +171,7 @@ async fn others_in_the_way() {
     let other = ReplicationSession::connect(&info, "another consumer").await.unwrap();
     let name = SlotName::new(&slot).unwrap();
     let from = EndLsn::new(pair.progress().await);
-    let stream = other.start(&name, from, std::slice::from_ref(&slot)).await.unwrap();
+    let stream = other.start(&name, from, std::slice::from_ref(&slot), StreamOptions::default()).await.unwrap();
     let active = "SELECT FROM pg_replication_slots WHERE active";
     wait_for("the slot is in use", PATIENCE, async || !pair.source(active).await.is_empty()).await;
     refused(&pair.migrate(), 5, &["in use by another program", "another consumer", "pg_terminate_backend"])

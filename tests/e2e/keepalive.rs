@@ -11,8 +11,8 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use walferry::demo::{PgBinaries, Server, ServerOptions};
 use walferry::pg::{EndLsn, SlotName, SourceLsn};
-use walferry::proto::{Message, ReplicationFrame, StandbyStatusUpdate, TupleValue};
-use walferry::source::replication::ReplicationSession;
+use walferry::proto::{Layout, Message, ReplicationFrame, StandbyStatusUpdate, TupleValue};
+use walferry::source::replication::{ReplicationSession, StreamOptions};
 use walferry::wire::{ConnInfo, CopyBothReader, CopyBothWriter, Environment};
 
 use super::harness::{lsn, random, turn};
@@ -125,7 +125,7 @@ impl Seen {
                     self.stored = self.stored.max(keepalive.wal_end.get());
                 }
             }
-            ReplicationFrame::XLogData(data) => match Message::decode(data.payload).unwrap() {
+            ReplicationFrame::XLogData(data) => match Message::decode(data.payload, Layout::PLAIN).unwrap().1 {
                 Message::Begin(begin) => {
                     let commit = begin.final_lsn.get();
                     assert!(
@@ -180,7 +180,7 @@ async fn stream(server: &Server, slot: &SlotName, from: u64) -> (CopyBothReader,
     // The walsender of the connection before may still be at it.
     for _ in 0..500 {
         let session = ReplicationSession::connect(&conninfo(server), "keepalive").await.unwrap();
-        match session.start(slot, EndLsn::new(from), &["p".to_owned()]).await {
+        match session.start(slot, EndLsn::new(from), &["p".to_owned()], StreamOptions::default()).await {
             Ok(stream) => return stream,
             Err(error) if error.state() == Some("55006") => sleep(Duration::from_millis(20)).await,
             Err(error) => panic!("{error}"),
