@@ -282,3 +282,7 @@ pub const SPILL_READ_BYTES: usize = 256 << 10;
 /// Bytes that all spools of one pipeline may take where nothing else is asked for: a transaction of some ten million
 /// rows. Beyond it the source keeps its unfinished transactions itself.
 pub const SPILL_BYTES_MAX_DEFAULT: u64 = 8 << 30;
+
+/// WAL that the source may have to decode once more, for the sake of a stream with transactions in progress: some ten
+/// seconds of one core.
+pub const REOPEN_WAL_BYTES_MAX: u64 = 1 << 30;

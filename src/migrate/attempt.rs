@@ -43,6 +43,8 @@ pub(super) struct Attempt<'a> {
     pub(super) metrics: Metrics,
     /// Tables that the log has named as not carried.
     pub(super) told: HashSet<QualifiedName>,
+    /// The stream was ended to be opened anew.
+    pub(super) reopens: bool,
 }
 
 impl Migration {
@@ -69,7 +71,9 @@ impl Migration {
         let phase = Phase::from_name(&row.phase).ok_or_else(|| unknown_phase(&row.phase))?;
         let metrics = self.metrics.database(sides.source.dbname());
         let (target, told) = (Arc::new(target), HashSet::new());
-        let mut attempt = Attempt { migration: self, number, source, target, row, phase, metrics, told };
+        let reopens = false;
+        let mut attempt =
+            Attempt { migration: self, number, source, target, row, phase, metrics, told, reopens };
         attempt.go_on(session, context).await
     }
 

@@ -9,13 +9,14 @@ use crate::apply::{Applier, ApplyError, Tables, TargetSession};
 use crate::config::Until;
 use crate::engine::{self, Finish, Run};
 use crate::error::{Definite, Failure, Result, Side, Transient};
-use crate::limits::{SEQUENCES_INTERVAL, TICK};
+use crate::limits::{REOPEN_WAL_BYTES_MAX, SEQUENCES_INTERVAL, TICK};
 use crate::pg::{EndLsn, SourceLsn};
 use crate::source::catalog;
 use crate::source::gap::{Expected, refuse_gap};
 use crate::source::replication::{ReplicationSession, StreamOptions};
 use crate::spill::SpillDir;
 use crate::status::TableState;
+use crate::wire::{CopyBothReader, CopyBothWriter};
 
 use super::attempt::{Attempt, Ended};
 use super::dump::{Archive, Wave};
@@ -45,7 +46,12 @@ impl Attempt<'_> {
             let wave = Wave::ForeignKeys;
             objects::make_wave(target, &self.target, &self.row.name, &archive, wave, jobs).await?;
         }
-        self.stream(session, None, context).await?;
+        loop {
+            (_, session) = self.stream(session, None, context).await?;
+            if !self.reopens {
+                break;
+            }
+        }
         sequences::carry(&self.source, &self.target).await?;
         Ok(Ended::Stopped)
     }
@@ -68,10 +74,10 @@ impl Attempt<'_> {
         let stored = self.stored().await?;
         let tables = Tables::new(Arc::clone(&self.target), self.store().relations().await?);
         let applier = Applier::new(session, tables).await?;
-        let spill = self.spill_dir(context);
-        let options = StreamOptions { streaming: spill.is_some(), ..StreamOptions::default() };
-        let stream = self.open(stored, options).await?;
-        tracing::info!(slot = %self.row.slot, from = %stored, "streaming");
+        let (stream, spill) = self.open(stored, context).await?;
+        // Opened while behind, it is opened anew when that is over: now transactions are taken in progress.
+        let reopens = run_to.is_none() && spill.is_none() && self.wants_spill(context);
+        tracing::info!(slot = %self.row.slot, from = %stored, in_progress = spill.is_some(), "streaming");
         self.migration.status.update_database(&self.row.dbname, |database| {
             for table in database.tables.iter_mut().filter(|table| table.state == TableState::Copied) {
                 table.state = TableState::Streaming;
@@ -92,7 +98,7 @@ impl Attempt<'_> {
         tokio::pin!(engine);
         let ended = tokio::select! {
             ended = &mut engine => ended,
-            failure = self.accompany(run_to.is_none(), &stop) => {
+            failure = self.accompany(run_to.is_none(), reopens, &stop) => {
                 let Err(failure) = failure;
                 return Err(failure);
             }
@@ -115,28 +121,34 @@ impl Attempt<'_> {
         }
     }
 
-    /// Where transactions in progress are kept; `None` where the source is to keep them.
-    fn spill_dir(&self, context: &Context) -> Option<SpillDir> {
-        let Migration { spill_dir, spill_bytes_max, .. } = self.migration;
-        if *spill_bytes_max == 0 || context.spill_failed {
-            return None;
-        }
+    fn wants_spill(&self, context: &Context) -> bool {
+        self.migration.spill_bytes_max > 0 && !context.spill_failed
+    }
+
+    /// Where transactions in progress are kept; `None` where that cannot be.
+    fn spill_dir(&self, context: &mut Context) -> Option<SpillDir> {
         // The slot's name is this migration's alone, and we hold its lock.
+        let Migration { spill_dir, spill_bytes_max, .. } = self.migration;
         match SpillDir::create(spill_dir, self.row.slot.as_str(), *spill_bytes_max) {
             Ok(spill) => Some(spill),
             Err(error) => {
                 tracing::warn!(%error, "large transactions are not taken before they end: set --spill-dir");
+                context.spill_failed = true;
                 None
             }
         }
     }
 
     /// Compares everything that could mean a gap, then starts the stream.
+    ///
+    /// Transactions in progress are asked for when we are not behind. Of those in the backlog most have ended: the
+    /// source would send them, for us to write to disk and read again, while it could send them in their order; and
+    /// taking them at their end costs no time then, since receiving and applying go on side by side.
     async fn open(
         &self,
         stored: EndLsn,
-        options: StreamOptions,
-    ) -> Result<(crate::wire::CopyBothReader, crate::wire::CopyBothWriter)> {
+        context: &mut Context,
+    ) -> Result<((CopyBothReader, CopyBothWriter), Option<SpillDir>)> {
         let at_source = |error: crate::source::Error| error.into_failure(Side::Source);
         let connected = ReplicationSession::connect(&self.migration.sides.source, STREAM_NAME).await;
         let mut replication = connected.map_err(|error| error.into_failure(Side::Source))?;
@@ -152,7 +164,11 @@ impl Attempt<'_> {
         if let Some(pid) = slot.filter(|slot| slot.active).and_then(|slot| slot.active_pid) {
             return Err(self.in_use(pid).await?);
         }
-        replication.start(&self.row.slot, stored, &self.row.publications, options).await.map_err(at_source)
+        let behind = identity.flushed.bytes_since(stored.position()) > self.migration.lag_bytes_max;
+        let spill = if behind || !self.wants_spill(context) { None } else { self.spill_dir(context) };
+        let options = StreamOptions { streaming: spill.is_some(), ..StreamOptions::default() };
+        let stream = replication.start(&self.row.slot, stored, &self.row.publications, options).await;
+        Ok((stream.map_err(at_source)?, spill))
     }
 
     /// We hold the lock, so a walsender of ours that still has the slot is one whose engine is gone: it ends soon.
@@ -180,6 +196,7 @@ impl Attempt<'_> {
     async fn accompany(
         &mut self,
         last_run: bool,
+        reopens: bool,
         stop: &watch::Sender<bool>,
     ) -> Result<std::convert::Infallible> {
         let mut asked = self.migration.stop.clone();
@@ -189,9 +206,13 @@ impl Attempt<'_> {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         carry.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut synced = false;
+        self.reopens = false;
         loop {
             tokio::select! {
-                _ = asked.wait_for(|asked| *asked), if !*stop.borrow() => { stop.send_replace(true); }
+                _ = asked.wait_for(|asked| *asked), if self.reopens || !*stop.borrow() => {
+                    self.reopens = false;
+                    stop.send_replace(true);
+                }
                 _ = carry.tick() => {
                     sequences::carry(&self.source, &self.target).await?;
                     self.look_at_source_tables().await?;
@@ -207,10 +228,20 @@ impl Attempt<'_> {
                     self.migration.show(Phase::Syncing);
                     if self.migration.until == Some(Until::Synced) {
                         stop.send_replace(true);
+                    } else if reopens && self.decodes_anew_soon() {
+                        self.reopens = true;
+                        stop.send_replace(true);
                     }
                 }
             }
         }
+    }
+
+    /// Whether what the source would have to decode once more for a new stream takes it a few seconds at most.
+    fn decodes_anew_soon(&self) -> bool {
+        let snapshot = self.migration.status.snapshot();
+        let slot = snapshot.database(&self.row.dbname).and_then(|database| database.slot.as_ref());
+        slot.is_some_and(|slot| slot.retained_bytes <= REOPEN_WAL_BYTES_MAX)
     }
 
     /// The stream runs, and what is not applied yet is within the bound.

@@ -171,7 +171,8 @@ async fn others_in_the_way() {
     let other = ReplicationSession::connect(&info, "another consumer").await.unwrap();
     let name = SlotName::new(&slot).unwrap();
     let from = EndLsn::new(pair.progress().await);
-    let stream = other.start(&name, from, std::slice::from_ref(&slot), StreamOptions::default()).await.unwrap();
+    let stream =
+        other.start(&name, from, std::slice::from_ref(&slot), StreamOptions::default()).await.unwrap();
     let active = "SELECT FROM pg_replication_slots WHERE active";
     wait_for("the slot is in use", PATIENCE, async || !pair.source(active).await.is_empty()).await;
     refused(&pair.migrate(), 5, &["in use by another program", "another consumer", "pg_terminate_backend"])

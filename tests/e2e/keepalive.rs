@@ -125,7 +125,8 @@ impl Seen {
                     self.stored = self.stored.max(keepalive.wal_end.get());
                 }
             }
-            ReplicationFrame::XLogData(data) => match Message::decode(data.payload, Layout::PLAIN).unwrap().1 {
+            ReplicationFrame::XLogData(data) => match Message::decode(data.payload, Layout::PLAIN).unwrap().1
+            {
                 Message::Begin(begin) => {
                     let commit = begin.final_lsn.get();
                     assert!(

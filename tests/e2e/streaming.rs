@@ -137,6 +137,29 @@ async fn many_at_a_time() {
     pair.assert_removes().await;
 }
 
+/// Behind, the source keeps them; in sync again, they come in progress again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn behind_and_in_sync() {
+    let mut random = random("streaming");
+    let pair = pair_with_table().await;
+    let directory = tempfile::tempdir().unwrap();
+    let launch = spilling(&pair, directory.path()).arguments(&["--max-lag", "256kB"]);
+    let mut engine = launch.start();
+    engine.wait_phase("syncing").await;
+    engine.terminate(0).await;
+    let mut before = Writer::begin(&pair, 0).await;
+    before.step(10_000, &mut random).await;
+    let mut engine = launch.start();
+    engine.wait_phase("syncing").await;
+    let opened = || engine.log().matches("in_progress=true").count();
+    wait_for("a stream with transactions in progress", PATIENCE, async || opened() == 1).await;
+    assert_eq!(engine.log().matches("in_progress=false").count(), 1, "{}", engine.log());
+    before.step(10_000, &mut random).await;
+    wait_spooled(directory.path(), 1 << 20).await;
+    before.end(true).await;
+    pair.assert_ends_equal(engine).await;
+}
+
 /// One that is larger than all memory: rows by `WALFERRY_TEST_LARGE_ROWS`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_that_is_larger_than_memory() {
