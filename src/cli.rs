@@ -52,6 +52,12 @@ pub enum Command {
     #[command(after_help = "Examples:\n  walferry remove\n  walferry remove --name prod --force\n\n\
         Run it when you give a migration up, too: a slot left on the source keeps its WAL until the disk is full.")]
     Remove(RemoveArgs),
+    /// Print what changes on the source from now on as JSON lines; touch neither the target nor a running migration
+    #[command(
+        after_help = "Examples:\n  walferry tail\n  walferry tail --publication orders | jq -c 'select(.kind == \"delete\")'\n\n\
+        It looks through a temporary slot, which goes when it ends. Transactions come whole, when they commit."
+    )]
+    Tail(TailArgs),
     /// Start two temporary servers on this machine and move a small shop from one to the other
     #[command(
         after_help = "Examples:\n  walferry demo\n  walferry demo --source-version 16 --target-version 18 --keep\n\n\
@@ -118,6 +124,23 @@ pub struct RemoveArgs {
     /// Remove a migration that is half done, too: what is copied stays, incomplete
     #[arg(long)]
     force: bool,
+}
+
+/// Options of `tail`.
+#[derive(Debug, Args)]
+pub struct TailArgs {
+    /// The cluster whose changes are printed: a libpq URI or keyword string [env: SOURCE_SERVICE_URI]
+    ///
+    /// A password given here can be seen by everybody on this machine with ps. Put it into SOURCE_SERVICE_URI or into
+    /// the file that PGPASSFILE names instead.
+    #[arg(short, long, value_name = "URI", value_parser = secret)]
+    source: Option<Secret>,
+    /// The migration whose tables are meant [default: default]
+    #[arg(long)]
+    name: Option<String>,
+    /// A publication of the source instead of the migration's; can be given several times
+    #[arg(long, value_name = "NAME")]
+    publication: Vec<String>,
 }
 
 /// Options of `demo`.
@@ -228,6 +251,10 @@ impl Cli {
                 args.sides.put(&mut raw);
                 raw.force = args.force;
             }
+            Command::Tail(args) => {
+                raw.source.clone_from(&args.source);
+                raw.name.clone_from(&args.name);
+            }
             Command::Demo(args) => {
                 // The demo has servers of its own: what the environment names is not to be touched.
                 raw.environment = Environment::default();
@@ -282,6 +309,7 @@ pub async fn run(command: &Command, config: &Config, screen: &Screen) -> Result<
         Command::Migrate(_) => migrate(config, screen).await,
         Command::Status(_) => show_status(config).await,
         Command::Remove(_) => remove(config).await,
+        Command::Tail(args) => tail(args, config).await,
         Command::Demo(args) => show_demo(args, config).await,
     }
 }
@@ -373,6 +401,17 @@ async fn remove(config: &Config) -> Result<Exit, Failure> {
     let dropped = migrate::remove(&Sides::new(config)?, config.force).await?;
     let lines: String = dropped.iter().map(|object| format!("dropped {object}\n")).collect();
     print(if lines.is_empty() { "nothing to drop\n" } else { &lines })?;
+    Ok(Exit::Fine)
+}
+
+async fn tail(args: &TailArgs, config: &Config) -> Result<Exit, Failure> {
+    let source = Sides::source(config)?;
+    let stop = stop_on_signals("stopping")?;
+    let line = |line: &str| {
+        let mut out = io::stdout().lock();
+        out.write_all(line.as_bytes()).and_then(|()| out.flush())
+    };
+    migrate::tail(&source, config.name.as_str(), &args.publication, stop, line).await?;
     Ok(Exit::Fine)
 }
 

@@ -23,6 +23,15 @@ use super::dump::{Archive, Wave};
 use super::retry::Context;
 use super::{Migration, Phase, STREAM_NAME, objects, sequences, snapshot};
 
+/// A stream of changes.
+struct Opened {
+    stream: (CopyBothReader, CopyBothWriter),
+    /// Where its transactions in progress are kept, if it has them.
+    spill: Option<SpillDir>,
+    /// It has none because we are behind: to be opened anew when that is over.
+    reopens: bool,
+}
+
 impl Attempt<'_> {
     /// Streams and applies until told to stop. With an `archive`, its foreign keys are made as soon as every table is
     /// at the same point.
@@ -74,9 +83,7 @@ impl Attempt<'_> {
         let stored = self.stored().await?;
         let tables = Tables::new(Arc::clone(&self.target), self.store().relations().await?);
         let applier = Applier::new(session, tables).await?;
-        let (stream, spill) = self.open(stored, context).await?;
-        // Opened while behind, it is opened anew when that is over: now transactions are taken in progress.
-        let reopens = run_to.is_none() && spill.is_none() && self.wants_spill(context);
+        let Opened { stream, spill, reopens } = self.open(stored, context).await?;
         tracing::info!(slot = %self.row.slot, from = %stored, in_progress = spill.is_some(), "streaming");
         self.migration.status.update_database(&self.row.dbname, |database| {
             for table in database.tables.iter_mut().filter(|table| table.state == TableState::Copied) {
@@ -98,7 +105,7 @@ impl Attempt<'_> {
         tokio::pin!(engine);
         let ended = tokio::select! {
             ended = &mut engine => ended,
-            failure = self.accompany(run_to.is_none(), reopens, &stop) => {
+            failure = self.accompany(run_to.is_none(), reopens && run_to.is_none(), &stop) => {
                 let Err(failure) = failure;
                 return Err(failure);
             }
@@ -144,11 +151,7 @@ impl Attempt<'_> {
     /// Transactions in progress are asked for when we are not behind. Of those in the backlog most have ended: the
     /// source would send them, for us to write to disk and read again, while it could send them in their order; and
     /// taking them at their end costs no time then, since receiving and applying go on side by side.
-    async fn open(
-        &self,
-        stored: EndLsn,
-        context: &mut Context,
-    ) -> Result<((CopyBothReader, CopyBothWriter), Option<SpillDir>)> {
+    async fn open(&self, stored: EndLsn, context: &mut Context) -> Result<Opened> {
         let at_source = |error: crate::source::Error| error.into_failure(Side::Source);
         let connected = ReplicationSession::connect(&self.migration.sides.source, STREAM_NAME).await;
         let mut replication = connected.map_err(|error| error.into_failure(Side::Source))?;
@@ -165,10 +168,11 @@ impl Attempt<'_> {
             return Err(self.in_use(pid).await?);
         }
         let behind = identity.flushed.bytes_since(stored.position()) > self.migration.lag_bytes_max;
-        let spill = if behind || !self.wants_spill(context) { None } else { self.spill_dir(context) };
+        let wanted = replication.can_stream() && self.wants_spill(context);
+        let spill = if wanted && !behind { self.spill_dir(context) } else { None };
         let options = StreamOptions { streaming: spill.is_some(), ..StreamOptions::default() };
         let stream = replication.start(&self.row.slot, stored, &self.row.publications, options).await;
-        Ok((stream.map_err(at_source)?, spill))
+        Ok(Opened { stream: stream.map_err(at_source)?, spill, reopens: wanted && behind })
     }
 
     /// We hold the lock, so a walsender of ours that still has the slot is one whose engine is gone: it ends soon.

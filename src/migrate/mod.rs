@@ -8,6 +8,7 @@
 //! | [`dump`], [`objects`] | schema, indexes, constraints |
 //! | [`copy`], [`sequences`] | rows, and what replication does not carry |
 //! | [`follow`], [`drift`] | the pipeline, and what goes on beside it |
+//! | [`mod@tail`] | the changes themselves, to look at |
 //! | [`report`], [`mod@remove`] | what is shown of a migration that need not run, and its end |
 //!
 //! All that is remembered is on the target ([`crate::apply::store`]), so that there is one way to start: read the
@@ -27,6 +28,7 @@ mod report;
 mod retry;
 mod sequences;
 mod snapshot;
+mod tail;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -46,6 +48,7 @@ pub use phase::Phase;
 pub use preflight::Report;
 pub use remove::remove;
 pub use report::status;
+pub use tail::tail;
 
 use preflight::{Finding, PgDump, PreflightInput};
 
@@ -94,16 +97,19 @@ impl Sides {
     /// # Errors
     /// A usage error when one is missing or wrong.
     pub fn new(config: &Config) -> Result<Self, Definite> {
-        let environment = Environment::from_process();
-        let parse = |text: &str, side: Side| {
-            ConnInfo::parse(text, &environment)
-                .map_err(|error| Definite::usage(format!("the {side}'s connection string is wrong: {error}")))
-        };
         Ok(Self {
             source: parse(config.source()?.expose(), Side::Source)?,
             target: parse(config.target()?.expose(), Side::Target)?,
             name: config.name.as_str().to_owned(),
         })
+    }
+
+    /// Reads the source's connection string: all that some commands need.
+    ///
+    /// # Errors
+    /// A usage error when it is missing or wrong.
+    pub fn source(config: &Config) -> Result<ConnInfo, Definite> {
+        parse(config.source()?.expose(), Side::Source)
     }
 
     async fn source_client(&self) -> Result<Client> {
@@ -147,6 +153,11 @@ impl Migration {
     pub async fn run(&self) -> Result<Exit> {
         retry::run(self).await
     }
+}
+
+fn parse(text: &str, side: Side) -> Result<ConnInfo, Definite> {
+    ConnInfo::parse(text, &Environment::from_process())
+        .map_err(|error| Definite::usage(format!("the {side}'s connection string is wrong: {error}")))
 }
 
 /// Looks at both sides and changes nothing.

@@ -21,7 +21,14 @@ pub struct Snapshot {
     /// What SET TRANSACTION SNAPSHOT takes.
     pub id: String,
     /// Stays idle: any command would end the snapshot.
-    _session: ReplicationSession,
+    session: ReplicationSession,
+}
+
+impl Snapshot {
+    /// The session, and with it a temporary slot; the snapshot ends with its next command.
+    pub fn into_session(self) -> ReplicationSession {
+        self.session
+    }
 }
 
 /// Creates the slot (a temporary one with `temporary`) and exports its snapshot.
@@ -44,7 +51,7 @@ pub async fn create(
         let mut session = connected.map_err(|error| error.into_failure(Side::Source))?;
         match session.create_slot(slot, temporary, SLOT_LOCK_TIMEOUT).await {
             Ok(CreatedSlot { consistent_point, snapshot }) => {
-                return Ok(Snapshot { consistent_point, id: snapshot, _session: session });
+                return Ok(Snapshot { consistent_point, id: snapshot, session });
             }
             Err(error) if error.state() == Some("55P03") => {
                 waited_for = oldest_writers(control).await?;

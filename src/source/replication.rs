@@ -61,6 +61,11 @@ impl ReplicationSession {
         self.session.server_version()
     }
 
+    /// Whether the server can send transactions in progress.
+    pub fn can_stream(&self) -> bool {
+        Dialect::new(self.server_version()).streams()
+    }
+
     /// Asks which cluster this is.
     ///
     /// # Errors

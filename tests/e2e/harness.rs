@@ -293,7 +293,7 @@ impl Launch {
         ended
     }
 
-    fn process(&self) -> Command {
+    pub fn process(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_walferry"));
         for (name, _) in std::env::vars_os() {
             if name.to_str().is_some_and(|name| name.starts_with("PG") || name == "RUST_LOG") {

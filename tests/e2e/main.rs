@@ -23,4 +23,5 @@ mod lag;
 mod protocol;
 mod proxy;
 mod streaming;
+mod tail;
 mod versions;

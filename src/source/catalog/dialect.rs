@@ -59,6 +59,11 @@ impl Dialect {
         }
     }
 
+    /// Whether transactions in progress can be had (14).
+    pub(in crate::source) const fn streams(self) -> bool {
+        self.0.major() >= 14
+    }
+
     /// Options of START_REPLICATION besides the publications: the newest protocol that the server speaks, and of what is
     /// wanted all that it can. Values stay text (`binary` is not asked for), changes come whatever their origin (the
     /// default), and a prepared transaction comes when it commits (`two_phase` is not asked for).
@@ -70,7 +75,7 @@ impl Dialect {
             15 => "'3'",
             16.. => "'4'",
         });
-        let sql = if wanted.streaming && major >= 14 { sql.text(", streaming 'on'") } else { sql };
+        let sql = if wanted.streaming && self.streams() { sql.text(", streaming 'on'") } else { sql };
         if wanted.messages && major >= 14 { sql.text(", messages 'on'") } else { sql }
     }
 
