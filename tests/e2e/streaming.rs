@@ -17,7 +17,8 @@ const RESIDENT_MAX: u64 = 256 << 20;
 /// The least that a server can be told: it streams what is larger.
 fn eager(options: &mut ClusterOptions) {
     let settings = options.source_options.clone().setting("logical_decoding_work_mem", "64kB");
-    options.source_options = settings.setting("max_connections", "300");
+    let settings = settings.setting("max_connections", "300");
+    options.source_options = settings.setting("max_prepared_transactions", "10");
 }
 
 async fn pair_with_table() -> Pair {
@@ -99,7 +100,8 @@ async fn many_at_a_time() {
     let mut random = random("streaming");
     let pair = pair_with_table().await;
     let directory = tempfile::tempdir().unwrap();
-    let mut engine = spilling(&pair, directory.path()).start();
+    let launch = spilling(&pair, directory.path());
+    let mut engine = launch.start();
     engine.wait_phase("syncing").await;
     let mut writers = Vec::new();
     for n in 0..200 {
@@ -114,6 +116,11 @@ async fn many_at_a_time() {
                 let sql = format!("INSERT INTO small VALUES ({})", round * 1_000 + n);
                 beside.batch_execute(&sql).await.unwrap();
             }
+        }
+        if round == 1 {
+            engine.kill9().await;
+            engine = launch.start();
+            engine.wait_phase("syncing").await;
         }
     }
     wait_spooled(directory.path(), 1 << 20).await;
@@ -135,6 +142,48 @@ async fn many_at_a_time() {
     pair.assert_ends_equal(engine).await;
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0, "nothing is left");
     pair.assert_removes().await;
+}
+
+/// Prepared transactions come when they commit, small ones and those that are streamed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn prepared_transactions() {
+    let pair = pair_with_table().await;
+    let directory = tempfile::tempdir().unwrap();
+    let launch = spilling(&pair, directory.path());
+    let mut engine = launch.start();
+    engine.wait_phase("syncing").await;
+    let owner = pair.owner().await;
+    let prepare = async |name: &str, first: u32, rows: u32| {
+        let last = first + rows - 1;
+        let insert = format!(
+            "INSERT INTO big SELECT k, 0, repeat(md5(k::text), 4) FROM generate_series({first}, {last}) k"
+        );
+        let sql = format!(
+            "BEGIN; {insert}; UPDATE big SET part = 1 WHERE k = {last}; PREPARE TRANSACTION '{name}'"
+        );
+        owner.batch_execute(&sql).await.unwrap();
+    };
+    prepare("small", 0, 3).await;
+    prepare("small, undone", 10, 3).await;
+    prepare("large", 10_000, 5_000).await;
+    prepare("large, undone", 20_000, 5_000).await;
+    prepare("large, across a restart", 30_000, 5_000).await;
+    wait_spooled(directory.path(), 1 << 20).await;
+    let count = || pair.target_value("SELECT count(*) FROM big");
+    owner.batch_execute("INSERT INTO small VALUES (1)").await.unwrap();
+    engine.wait_drained(&pair).await;
+    assert_eq!(count().await, "0", "what is only prepared is not there");
+    for end in ["COMMIT PREPARED 'small'", "ROLLBACK PREPARED 'small, undone'", "COMMIT PREPARED 'large'"] {
+        owner.batch_execute(end).await.unwrap();
+    }
+    owner.batch_execute("ROLLBACK PREPARED 'large, undone'").await.unwrap();
+    pair.assert_follows(&mut engine).await;
+    assert_eq!(count().await, "5003");
+    engine.kill9().await;
+    owner.batch_execute("COMMIT PREPARED 'large, across a restart'").await.unwrap();
+    let engine = launch.start();
+    pair.assert_ends_equal(engine).await;
+    assert_eq!(count().await, "10003");
 }
 
 /// Behind, the source keeps them; in sync again, they come in progress again.
