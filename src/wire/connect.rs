@@ -43,14 +43,19 @@ impl SessionOptions {
     }
 }
 
-/// Settings of every session, known to every supported server.
-const SETTINGS: [(&str, &str); 11] = [
+/// Settings of every session, known to every supported server. Without a word of warning, `array_nulls = off` makes
+/// texts of an array's NULLs, and another `lc_monetary` other amounts of money.
+const SETTINGS: [(&str, &str); 15] = [
     ("DateStyle", "ISO"),
     ("IntervalStyle", "postgres"),
     ("extra_float_digits", "3"),
     ("TimeZone", "UTC"),
     ("client_encoding", "UTF8"),
     ("bytea_output", "hex"),
+    ("array_nulls", "on"),
+    ("lc_monetary", "C"),
+    ("quote_all_identifiers", "off"),
+    ("xmloption", "content"),
     ("search_path", "pg_catalog"),
     ("row_security", "off"),
     ("statement_timeout", "0"),
