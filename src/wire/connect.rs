@@ -277,6 +277,10 @@ impl Session {
         let major = self.server_version().major();
         let newer = NEWER_SETTINGS.iter().filter(|(since, _)| major >= *since).map(|(_, name)| name);
         let sql = newer.fold(Sql::default(), |sql, name| sql.text("SET ").text(name).text(" = 0;"));
+        // Such a database takes any bytes for text. It would refuse to send those that are not UTF-8, without a word
+        // about where they are; so they go as they are, and a target that wants UTF-8 says which table's they were.
+        let raw = self.parameter("server_encoding") == Some("SQL_ASCII");
+        let sql = if raw { sql.text("SET client_encoding = SQL_ASCII") } else { sql };
         if sql == Sql::default() { Ok(()) } else { self.execute(&sql).await }
     }
 
