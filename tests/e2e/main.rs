@@ -21,4 +21,5 @@ mod keepalive;
 mod lag;
 mod protocol;
 mod proxy;
+mod values;
 mod versions;
