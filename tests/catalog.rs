@@ -135,24 +135,26 @@ async fn types(client: &Client) {
             let column = &found.column;
             let operator =
                 found.equality_operator.as_ref().map(|name| format!("{}.{}", name.schema, name.name));
-            format!("{} {} {}", column.name, column.type_name, operator.unwrap_or_default())
+            let cast = found.cast.as_ref().map(|name| format!(" of {}.{}", name.schema, name.name));
+            let (operator, cast) = (operator.unwrap_or_default(), cast.unwrap_or_default());
+            format!("{} {} {operator}{cast}", column.name, column.type_name)
         })
         .collect();
     let expected = [
         "id integer pg_catalog.=",
         "c bpchar pg_catalog.=",
         "b \"bit\" pg_catalog.=",
-        "v character varying pg_catalog.=",
+        "v character varying pg_catalog.= of pg_catalog.varchar",
         "n numeric[] pg_catalog.=",
         "doubled integer pg_catalog.=",
         "other integer pg_catalog.=",
         "serial integer pg_catalog.=",
-        "d public.code2 pg_catalog.=",
+        "d public.code2 pg_catalog.= of pg_catalog.varchar",
         "m public.mood pg_catalog.=",
-        "j json ",
+        "j json  of pg_catalog.json",
         "ja json[] ",
         "ca public.citext public.=",
-        "p point ",
+        "p point  of pg_catalog.point",
         "r int4range pg_catalog.=",
         "ba \"bit\"[] pg_catalog.=",
     ];

@@ -175,6 +175,7 @@ impl World {
                 generated: row.get(1),
                 identity_always: row.get(2),
                 equality: operator.map(|(schema, name)| QualifiedName::new(schema, name)),
+                cast: None,
             });
         }
         TargetTable { name, columns, key, copy_lsn: SourceLsn::ZERO, has_triggers: false }

@@ -21,7 +21,13 @@ pub struct Conflict {
     detail: String,
     statement: String,
     parameters: Vec<Option<String>>,
+    hint: &'static str,
 }
+
+const HINT: &str = "nothing was skipped; look at the change on the target: SELECT * FROM walferry.conflict ORDER BY id \
+                    DESC LIMIT 1; mend the target's row, then run `walferry migrate` again";
+const HINT_ENCODING: &str = "nothing was skipped; the source's row holds text that the target's encoding cannot hold: \
+                             mend the row on the source, then start afresh after `walferry remove --force`";
 
 impl Conflict {
     /// A step that touched another number of rows than one.
@@ -37,7 +43,8 @@ impl Conflict {
     /// A step that the target refused.
     pub(super) fn refused(step: &Step, error: &ServerError) -> Self {
         let kind = if error.sqlstate() == "23505" { "insert_exists" } else { "refused" };
-        Self::new(step, kind, error.to_string())
+        let hint = if matches!(error.sqlstate(), "22021" | "22P05") { HINT_ENCODING } else { HINT };
+        Self { hint, ..Self::new(step, kind, error.to_string()) }
     }
 
     fn new(step: &Step, kind: &'static str, detail: String) -> Self {
@@ -49,6 +56,7 @@ impl Conflict {
             detail,
             statement: step.statement.sql.to_string(),
             parameters: step.params.iter().map(|value| value.as_ref().map(text)).collect(),
+            hint: HINT,
         }
     }
 
@@ -70,13 +78,10 @@ impl Conflict {
 
     /// The failure that the operator sees.
     pub fn into_failure(self) -> Failure {
-        let Self { kind, commit_lsn, table, detail, .. } = self;
+        let Self { kind, commit_lsn, table, detail, hint, .. } = self;
         Definite::new(format!("conflict ({kind}) in table {table} at {commit_lsn}"))
             .detail(detail)
-            .hint(
-                "nothing was skipped; look at the change on the target: SELECT * FROM walferry.conflict ORDER BY id \
-                 DESC LIMIT 1; mend the target's row, then run `walferry migrate` again",
-            )
+            .hint(hint)
             .into()
     }
 }

@@ -62,6 +62,7 @@ fn target_table(table: catalog::TargetTable, copy_lsn: SourceLsn) -> TargetTable
             generated: target.column.generated != Generated::No,
             identity_always: target.column.identity == Identity::Always,
             equality: by_key.map(|key| key.equality_operator.clone()).or(target.equality_operator),
+            cast: target.cast,
             name: target.column.name,
         }
     });

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tokio_postgres::Client;
 
 use crate::apply::store::{RelationRow, RelationState, Store};
-use crate::error::{Definite, Result, Side, Transient};
+use crate::error::{Definite, Failure, Result, Side, Transient};
 use crate::limits::{COPY_RANGE_BYTES_MIN, COPY_RANGES_PER_JOB};
 use crate::pg::{QualifiedName, SourceLsn, Sql};
 use crate::source::catalog::{Generated, Table};
@@ -143,12 +143,13 @@ impl Copy {
         let table = &shared.tables[piece.table];
         let (from, to) = statements(table, piece);
         target.execute(&Sql::new("BEGIN")).await.map_err(|error| error.into_failure(Side::Target))?;
-        let to = target.copy_in(&to).await.map_err(|error| error.into_failure(Side::Target))?;
-        let from = source.copy_out(&from).await.map_err(|error| error.into_failure(Side::Source))?;
+        let failed = |side: Side| move |error: wire::Error| failed(&table.name, side, error);
+        let to = target.copy_in(&to).await.map_err(failed(Side::Target))?;
+        let from = source.copy_out(&from).await.map_err(failed(Side::Source))?;
         let relayed = relay(from, to, |bytes| self.progressed(shared, &table.name, bytes)).await;
         let relayed = relayed.map_err(|error| match error {
-            RelayError::Source(error) => error.into_failure(Side::Source),
-            RelayError::Target(error) => error.into_failure(Side::Target),
+            RelayError::Source(error) => failed(Side::Source)(error),
+            RelayError::Target(error) => failed(Side::Target)(error),
         })?;
         if relayed.rows_read != relayed.rows_written {
             return Err(Definite::new(format!("table {} arrived incomplete", table.name))
@@ -238,6 +239,19 @@ impl Shared {
         let mut ongoing = self.ongoing.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         change(ongoing.get_mut(name).expect("every table has its row"))
     }
+}
+
+/// The failure that an operator sees: which table, and where to look when the server has no hint.
+fn failed(table: &QualifiedName, side: Side, error: wire::Error) -> Failure {
+    let mut definite = match error.into_failure(side) {
+        Failure::Definite(definite) => definite,
+        transient @ Failure::Transient(_) => return transient,
+    };
+    definite.cause = format!("table {table} cannot be copied: {}", definite.cause);
+    if definite.hint.is_empty() {
+        definite.hint = format!("the {side}'s log says more: mend it, then run `walferry migrate` again");
+    }
+    definite.into()
 }
 
 /// COPY out of the source and into the target, in text. Generated columns are left out, identity columns kept.

@@ -93,6 +93,8 @@ impl ClientTools {
         command.args(["--format=custom", "--schema-only", "--no-owner", "--no-privileges"]);
         command.args(["--no-publications", "--no-subscriptions", "--no-security-labels", "--no-password"]);
         command.args(["--exclude-schema=walferry", "--exclude-schema=aiven_extras"]);
+        // Else it is the database's own.
+        command.arg("--encoding=UTF8");
         if let Some(snapshot) = snapshot {
             command.arg(format!("--snapshot={snapshot}"));
         }

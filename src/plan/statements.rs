@@ -1,8 +1,9 @@
 //! The text of ordered mode's statements.
 //!
-//! Parameters carry no cast: the server infers each one's type from the column that it is assigned to or compared
-//! with, and applies the column's own modifier on assignment. (An explicit cast to `varchar(2)` would truncate
-//! without a word.) Operators are named with their schema, so that an index of an extension's type is used under the
+//! Parameters carry no cast where it can be helped: the server infers each one's type from the column that it is
+//! assigned to or compared with, and applies the column's own modifier on assignment. (An explicit cast to
+//! `varchar(2)` would truncate without a word.) Where an operator compares values as another type than the column's,
+//! both sides are cast to the column's bare type. Operators are named with their schema, so that an index of an extension's type is used under the
 //! pinned `search_path`.
 
 use crate::pg::{QualifiedName, Sql};
@@ -10,8 +11,8 @@ use crate::pg::{QualifiedName, Sql};
 /// How one column of the row to change or delete is recognised.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Match {
-    /// By its type's equality operator, which is named.
-    Equal(QualifiedName),
+    /// By its type's equality operator, which is named; both sides are cast where the operator is another type's.
+    Equal { operator: QualifiedName, cast: Option<QualifiedName> },
     /// By its text, NULL included: for whole rows, whose types need not have an equality, or one that is too wide
     /// (1.0 = 1.00).
     SameText,
@@ -90,9 +91,10 @@ fn condition(sql: Sql, table: &QualifiedName, key: &[(&str, Match)], first_param
 
 fn conjunction(sql: Sql, key: &[(&str, Match)], first_param: usize) -> Sql {
     sql.list(key.iter().zip(first_param..), " AND ", |sql, ((column, by), n)| match by {
-        Match::Equal(operator) => {
-            let sql = sql.ident(column).text(" OPERATOR(").ident(&operator.schema).text(".");
-            param(sql.operator(&operator.name).text(") "), n)
+        Match::Equal { operator, cast } => {
+            let cast = |sql: Sql| cast.iter().fold(sql, |sql, cast| sql.text("::").name(cast));
+            let sql = cast(sql.ident(column)).text(" OPERATOR(").ident(&operator.schema).text(".");
+            cast(param(sql.operator(&operator.name).text(") "), n))
         }
         // `format` prints a value by its type's output function, as the source does; a cast to text would not
         // (boolean, char(n), inet). `IS NULL` holds for a row of NULLs too, which is not NULL.

@@ -36,6 +36,8 @@ pub struct TargetColumn {
     pub identity_always: bool,
     /// The equality operator to find it by: that of its key's index, else its type's own; `None` where there is none.
     pub equality: Option<QualifiedName>,
+    /// The type that it and the parameter are cast to for that; `None` where the operator tells the server.
+    pub cast: Option<QualifiedName>,
 }
 
 /// The two tables do not fit.
@@ -346,9 +348,10 @@ fn key(relation: &Relation, table: &TargetTable) -> Result<Vec<(usize, Match)>, 
     }
     let by_equality = |index: usize| {
         let name = &relation.columns[index].name;
-        let equality = table.column(name).and_then(|column| column.equality.clone());
         let missing = || ShapeError::NoEquality { table: table.name.clone(), column: name.clone() };
-        equality.map(|operator| (index, Match::Equal(operator))).ok_or_else(missing)
+        let column = table.column(name).ok_or_else(missing)?;
+        let operator = column.equality.clone().ok_or_else(missing)?;
+        Ok((index, Match::Equal { operator, cast: column.cast.clone() }))
     };
     identity.into_iter().map(by_equality).collect()
 }

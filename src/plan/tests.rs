@@ -52,6 +52,7 @@ fn target_named(name: QualifiedName, columns: &str) -> TargetTable {
             generated: what == "generated",
             identity_always: what == "identity",
             equality: (what != "incomparable").then(|| QualifiedName::new(schema, "=")),
+            cast: (what == "composite").then(|| QualifiedName::new("public", "part")),
         });
     }
     table
@@ -194,6 +195,13 @@ fn several_key_columns_and_an_operator_of_an_extension() {
             ),
         );
     }
+    check(
+        "k:composite a",
+        delete(&relation(ReplicaIdentity::Default, "k* a"), key("1 -")),
+        Ok(
+            r#"DELETE FROM ONLY "public"."t" WHERE "k"::"public"."part" OPERATOR("pg_catalog".=) $1::"public"."part" | 1"#,
+        ),
+    );
 }
 
 #[test]

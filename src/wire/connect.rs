@@ -43,14 +43,19 @@ impl SessionOptions {
     }
 }
 
-/// Settings of every session, known to every supported server.
-const SETTINGS: [(&str, &str); 11] = [
+/// Settings of every session, known to every supported server. Without a word of warning, `array_nulls = off` makes
+/// texts of an array's NULLs, and another `lc_monetary` other amounts of money.
+const SETTINGS: [(&str, &str); 15] = [
     ("DateStyle", "ISO"),
     ("IntervalStyle", "postgres"),
     ("extra_float_digits", "3"),
     ("TimeZone", "UTC"),
     ("client_encoding", "UTF8"),
     ("bytea_output", "hex"),
+    ("array_nulls", "on"),
+    ("lc_monetary", "C"),
+    ("quote_all_identifiers", "off"),
+    ("xmloption", "content"),
     ("search_path", "pg_catalog"),
     ("row_security", "off"),
     ("statement_timeout", "0"),
@@ -272,6 +277,10 @@ impl Session {
         let major = self.server_version().major();
         let newer = NEWER_SETTINGS.iter().filter(|(since, _)| major >= *since).map(|(_, name)| name);
         let sql = newer.fold(Sql::default(), |sql, name| sql.text("SET ").text(name).text(" = 0;"));
+        // Such a database takes any bytes for text. It would refuse to send those that are not UTF-8, without a word
+        // about where they are; so they go as they are, and a target that wants UTF-8 says which table's they were.
+        let raw = self.parameter("server_encoding") == Some("SQL_ASCII");
+        let sql = if raw { sql.text("SET client_encoding = SQL_ASCII") } else { sql };
         if sql == Sql::default() { Ok(()) } else { self.execute(&sql).await }
     }
 

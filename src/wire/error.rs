@@ -204,6 +204,12 @@ impl Advice {
     fn for_server_error(error: &ServerError, conninfo: &str) -> Self {
         let message = error.message().unwrap_or_default();
         let (cause, hint) = match error.sqlstate() {
+            "22021" | "22P05" => (
+                "text that cannot be converted",
+                "mend the row on the source, then run `walferry migrate` again; if it says the same again, start \
+                 afresh after `walferry remove --force`"
+                    .to_owned(),
+            ),
             "28P01" => ("wrong password or user", format!("check user and password in {conninfo}")),
             "28000" if message.contains("pg_hba.conf") => (
                 "server does not let us in from here",

@@ -24,4 +24,5 @@ mod protocol;
 mod proxy;
 mod streaming;
 mod tail;
+mod values;
 mod versions;

@@ -8,7 +8,7 @@ use walferry::demo::{PgBinaries, TriggerControl, WriterOptions, Writers, load_sh
 use super::harness::{DATABASE, Pair, random};
 
 /// Source and target versions; nothing given: those that the other tests run with.
-fn pairs() -> Vec<(Option<u32>, Option<u32>)> {
+pub fn pairs() -> Vec<(Option<u32>, Option<u32>)> {
     let given = std::env::var("WALFERRY_TEST_VERSIONS").unwrap_or_default();
     let pairs = given.split(',').filter(|text| !text.is_empty()).map(|text| {
         let (source, target) = text.split_once('-').unwrap_or((text, text));

@@ -18,7 +18,7 @@ pub(super) struct Operators {
     by_type: HashMap<u32, QualifiedName>,
     /// What a type can be taken for without conversion; preferred types first.
     coercions: HashMap<u32, Vec<u32>>,
-    types: HashMap<u32, Type>,
+    types: HashMap<u32, (Type, QualifiedName)>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -62,7 +62,7 @@ impl Operators {
     /// Equality as the type's default btree operator class has it. A composite type's is given even where one of its
     /// own columns has none.
     pub(super) fn of_type(&self, oid: u32) -> Option<&QualifiedName> {
-        let kind = self.types.get(&oid).copied().unwrap_or(Type::Other);
+        let kind = self.kind(oid);
         if let Type::Domain { base } = kind {
             return self.of_type(base);
         }
@@ -79,6 +79,24 @@ impl Operators {
             Type::Domain { .. } | Type::Other => coerced(),
         }
     }
+
+    /// What both sides are to be cast to before values of this type are compared. Without a cast the server takes a
+    /// text for what the operator compares: for oid where that is a regclass, for record where it is a composite
+    /// type; and finds no operator at all for a domain over an enum. Never a domain: a key that is looked for need
+    /// not meet its constraints.
+    pub(super) fn cast(&self, oid: u32) -> Option<&QualifiedName> {
+        let name = |oid| self.types.get(&oid).map(|(_, name)| name);
+        match self.kind(oid) {
+            Type::Domain { base } => self.cast(base).or_else(|| name(base)),
+            Type::Composite => name(oid),
+            Type::Other if !self.by_type.contains_key(&oid) => name(oid),
+            Type::Other | Type::Array { .. } | Type::Enum | Type::Range | Type::Multirange => None,
+        }
+    }
+
+    fn kind(&self, oid: u32) -> Type {
+        self.types.get(&oid).map_or(Type::Other, |(kind, _)| *kind)
+    }
 }
 
 async fn coercions(client: &Client) -> Result<HashMap<u32, Vec<u32>>, Error> {
@@ -93,13 +111,14 @@ async fn coercions(client: &Client) -> Result<HashMap<u32, Vec<u32>>, Error> {
     Ok(coercions)
 }
 
-async fn types(client: &Client, oids: Vec<u32>) -> Result<HashMap<u32, Type>, Error> {
+async fn types(client: &Client, oids: Vec<u32>) -> Result<HashMap<u32, (Type, QualifiedName)>, Error> {
     let sql = Sql::new(
         "WITH RECURSIVE used AS (SELECT unnest($1::oid[]) AS oid UNION SELECT coalesce(e.oid, t.typbasetype) \
          FROM used u JOIN pg_type t ON t.oid = u.oid LEFT JOIN pg_type e ON e.oid = t.typelem AND e.typarray = t.oid \
          WHERE t.typtype = 'd' OR e.oid IS NOT NULL) \
-         SELECT t.oid, t.typtype::text AS kind, t.typbasetype, e.oid AS element FROM used u \
-         JOIN pg_type t ON t.oid = u.oid LEFT JOIN pg_type e ON e.oid = t.typelem AND e.typarray = t.oid",
+         SELECT t.oid, n.nspname::text AS schema, t.typname::text AS name, t.typtype::text AS kind, t.typbasetype, \
+         e.oid AS element FROM used u JOIN pg_type t ON t.oid = u.oid \
+         JOIN pg_namespace n ON n.oid = t.typnamespace LEFT JOIN pg_type e ON e.oid = t.typelem AND e.typarray = t.oid",
     );
     let mut types = HashMap::new();
     for row in ask::rows(client, "the columns' types", &sql, &[&oids]).await? {
@@ -113,7 +132,7 @@ async fn types(client: &Client, oids: Vec<u32>) -> Result<HashMap<u32, Type>, Er
             (b'c', None) => Type::Composite,
             _ => Type::Other,
         };
-        types.insert(row.get("oid")?, kind);
+        types.insert(row.get("oid")?, (kind, row.name()?));
     }
     Ok(types)
 }

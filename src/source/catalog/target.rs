@@ -40,6 +40,8 @@ pub struct TargetColumn {
     pub column: TableColumn,
     /// Its type's default btree equality, if there is one (json, xml, point have none).
     pub equality_operator: Option<QualifiedName>,
+    /// What it and the text that it is compared with are to be cast to; `None` where the operator says it.
+    pub cast: Option<QualifiedName>,
 }
 
 /// A column of a key.
@@ -102,7 +104,8 @@ async fn read(client: &Client, scope: Scope<'_>) -> Result<Vec<TargetTable>, Err
         let (key, key_deferrable) = key(&indexes, &columns, &operators);
         let with_operator = |column: TableColumn| {
             let equality_operator = operators.of_type(column.type_oid.get()).cloned();
-            TargetColumn { column, equality_operator }
+            let cast = operators.cast(column.type_oid.get()).cloned();
+            TargetColumn { column, equality_operator, cast }
         };
         tables.push(TargetTable {
             oid: Oid::new(oid),
