@@ -14,7 +14,6 @@ use walferry::assemble::{Assembler, Segment};
 use walferry::demo::{PgBinaries, Server, ServerOptions};
 use walferry::pg::{QualifiedName, SourceLsn};
 use walferry::plan::{Kind, Planner, Step, TargetColumn, TargetTable};
-use walferry::proto::Message;
 
 /// Two databases of one server.
 struct World {
@@ -102,7 +101,6 @@ impl World {
         let mut followed = Followed::default();
         for row in rows {
             let bytes = Bytes::from(row.get::<_, Vec<u8>>(0));
-            let count = bytes.len();
             let segment = assembler.take(bytes).unwrap();
             if let Some(segment) = segment {
                 self.apply(&mut planner, &segment, &mut followed).await;

@@ -3,8 +3,8 @@
 //! Parameters carry no cast where it can be helped: the server infers each one's type from the column that it is
 //! assigned to or compared with, and applies the column's own modifier on assignment. (An explicit cast to
 //! `varchar(2)` would truncate without a word.) Where an operator compares values as another type than the column's,
-//! both sides are cast to the column's bare type. Operators are named with their schema, so that an index of an extension's type is used under the
-//! pinned `search_path`.
+//! both sides are cast to the column's bare type. Operators are named with their schema, so that an index of an
+//! extension's type is used under the pinned `search_path`.
 
 use crate::pg::{QualifiedName, Sql};
 
