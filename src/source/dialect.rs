@@ -1,21 +1,26 @@
-//! What differs between servers 10 and 18, in one place: each method is an expression or a list of columns.
+//! What differs between servers 10 and 18, in one place: each method is an expression, a list of columns, or an answer.
 
 use tokio_postgres::Client;
 
-use super::server::server_version;
+use super::Error;
+use super::catalog::server_version;
 use crate::pg::ServerVersion;
-use crate::source::Error;
 
-/// The expressions that one server understands.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Dialect(ServerVersion);
+/// What one server understands, and what it can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Dialect(ServerVersion);
 
 impl Dialect {
-    pub(super) const fn new(version: ServerVersion) -> Self {
+    /// That of this version.
+    pub const fn new(version: ServerVersion) -> Self {
         Self(version)
     }
 
-    pub(super) async fn of(client: &Client) -> Result<Self, Error> {
+    /// That of the server behind this session.
+    ///
+    /// # Errors
+    /// When the server does not answer.
+    pub async fn of(client: &Client) -> Result<Self, Error> {
         Ok(Self::new(server_version(client).await?))
     }
 
@@ -61,5 +66,20 @@ impl Dialect {
     /// `pg_available_extension_versions v`: whether CREATE on the database is enough to create it (13).
     pub(super) const fn trusted(self) -> &'static str {
         if self.0.major() >= 13 { "v.trusted" } else { "false" }
+    }
+
+    /// Whether a publication can hold a partitioned table, and with it partitions that are made later (13).
+    pub const fn publishes_partitioned_tables(self) -> bool {
+        self.0.major() >= 13
+    }
+
+    /// Whether TRUNCATE is in the stream (11).
+    pub const fn publishes_truncate(self) -> bool {
+        self.0.major() >= 11
+    }
+
+    /// Whether a range of pages is read without the rest of the table: by a TID range scan (14).
+    pub const fn scans_page_ranges(self) -> bool {
+        self.0.major() >= 14
     }
 }
