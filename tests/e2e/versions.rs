@@ -1,49 +1,104 @@
-//! Other versions of PostgreSQL on either side: `WALFERRY_TEST_VERSIONS=14-15,16-17,15-18`.
+//! Every version of PostgreSQL as a source, with targets of the same version and newer.
+//!
+//! One target for each source of 13 to 18, unless `WALFERRY_TEST_VERSIONS` says otherwise: `all`, or pairs such as
+//! `13-15,17-18`. What is not installed is downloaded.
 
 use std::time::Duration;
 
 use rand::Rng;
-use walferry::demo::{PgBinaries, TriggerControl, WriterOptions, Writers, load_shop};
+use tokio::sync::Mutex;
+use walferry::demo::{PgBinaries, WriterOptions, Writers, load_shop};
 
 use super::harness::{DATABASE, Pair, random};
 
-/// Source and target versions; nothing given: those that the other tests run with.
-fn pairs() -> Vec<(Option<u32>, Option<u32>)> {
-    let given = std::env::var("WALFERRY_TEST_VERSIONS").unwrap_or_default();
-    let pairs = given.split(',').filter(|text| !text.is_empty()).map(|text| {
-        let (source, target) = text.split_once('-').unwrap_or((text, text));
-        (Some(source.trim().parse().unwrap()), Some(target.trim().parse().unwrap()))
-    });
-    let pairs: Vec<_> = pairs.collect();
-    if pairs.is_empty() { vec![(None, None)] } else { pairs }
+/// The pairs of source and target of a run where none are given: each source, and each target.
+const FEW: [(u32, u32); 6] = [(13, 15), (14, 16), (15, 17), (16, 18), (17, 17), (18, 18)];
+
+/// Sources that are tested, the oldest ones in long runs only.
+const SOURCES: std::ops::RangeInclusive<u32> = 10..=18;
+
+/// Targets that are tested.
+const TARGETS: std::ops::RangeInclusive<u32> = 15..=18;
+
+/// Source and target versions.
+fn pairs() -> Vec<(u32, u32)> {
+    match std::env::var("WALFERRY_TEST_VERSIONS").unwrap_or_default().as_str() {
+        "" => FEW.to_vec(),
+        "all" => SOURCES
+            .flat_map(|source| TARGETS.map(move |target| (source, target)))
+            .filter(|(source, target)| source <= target)
+            .collect(),
+        given => given.split(',').map(pair).collect(),
+    }
 }
 
-/// Each source version once.
-pub async fn sources() -> Vec<PgBinaries> {
-    let mut majors: Vec<_> = pairs().into_iter().map(|(source, _)| source).collect();
-    majors.sort();
-    majors.dedup();
+/// `13-15`.
+fn pair(text: &str) -> (u32, u32) {
+    let major = |text: &str| text.trim().parse().unwrap_or_else(|_| panic!("no version: {text:?}"));
+    let (source, target) = text.split_once('-').unwrap_or((text, text));
+    (major(source), major(target))
+}
+
+/// Source and target of each pair that has this source.
+async fn from(source: u32) -> Vec<(PgBinaries, PgBinaries)> {
     let mut found = Vec::new();
-    for major in majors {
-        found.push(PgBinaries::find(major).await.unwrap());
+    for (_, target) in pairs().into_iter().filter(|pair| pair.0 == source) {
+        let target = find(target).await;
+        found.push((source_of(source, &target).await, target));
     }
     found
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_shop_moves_between_versions() {
+/// The source of each pair that has this version, once.
+pub async fn source(major: u32) -> Option<PgBinaries> {
+    let (_, target) = pairs().into_iter().find(|pair| pair.0 == major)?;
+    Some(source_of(major, &find(target).await).await)
+}
+
+/// A source; one older than 14 with the target's client programs.
+async fn source_of(major: u32, target: &PgBinaries) -> PgBinaries {
+    if major >= 14 {
+        return find(major).await;
+    }
+    let _alone = FINDING.lock().await;
+    PgBinaries::find_old(major, target).await.unwrap()
+}
+
+async fn find(major: u32) -> PgBinaries {
+    let _alone = FINDING.lock().await;
+    PgBinaries::find(Some(major)).await.unwrap()
+}
+
+/// Tests that want the same version at the same time should not all download it.
+static FINDING: Mutex<()> = Mutex::const_new(());
+
+/// A test for each source version, so that they run side by side and each can be asked for by its name.
+macro_rules! on_each_version {
+    ($check:path) => {
+        $crate::versions::on_each_version! {
+            $check,
+            source_10 10, source_11 11, source_12 12, source_13 13, source_14 14, source_15 15, source_16 16,
+            source_17 17, source_18 18,
+        }
+    };
+    ($check:path, $($test:ident $major:literal),* $(,)?) => {$(
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn $test() {
+            $check($major).await;
+        }
+    )*};
+}
+pub(crate) use on_each_version;
+
+mod the_shop_moves {
+    super::on_each_version!(super::the_shop_moves_from);
+}
+
+async fn the_shop_moves_from(major: u32) {
     let mut random = random("versions");
-    for (source, target) in pairs() {
-        let (source, target) =
-            (PgBinaries::find(source).await.unwrap(), PgBinaries::find(target).await.unwrap());
+    for (source, target) in from(major).await {
         let words = format!("{} to {}", source.version(), target.version());
-        let grants = target.major() >= 15;
-        let pair = Pair::of(source, target, |options| {
-            if !grants {
-                options.triggers = TriggerControl::AivenExtras;
-            }
-        })
-        .await;
+        let pair = Pair::of(source, target, |_| {}).await;
         load_shop(&pair.cluster.source, DATABASE).await.unwrap();
         let options = WriterOptions { shop_rate: 60, ..WriterOptions::default() };
         let writers = Writers::start(&pair.cluster.source, DATABASE, options).await.unwrap();
