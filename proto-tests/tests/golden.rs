@@ -9,6 +9,9 @@ use proto_tests::{Fixture, frame_line, tuples};
 use walferry::pg::ReplicaIdentity;
 use walferry::proto::{Message, OldTuple, ReplicationFrame, TupleValue};
 
+/// Tag, two positions and a time.
+const XLOGDATA_HEAD: usize = 1 + 8 + 8 + 8;
+
 #[test]
 fn captured_streams_mean_what_is_expected() {
     for fixture in Fixture::all() {
@@ -24,7 +27,9 @@ fn captured_streams_mean_what_is_expected() {
 fn no_proper_prefix_passes() {
     for fixture in Fixture::all() {
         for (number, frame) in fixture.frames.iter().enumerate() {
-            for end in 0..frame.len() {
+            // Cut after its own head, XLogData holds nothing: servers before 14 send such frames.
+            let nothing = |end: &usize| frame[0] == b'w' && *end == XLOGDATA_HEAD;
+            for end in (0..frame.len()).filter(|end| !nothing(end)) {
                 let line = frame_line(frame.slice(..end));
                 assert!(line.is_err(), "{} frame {number} cut to {end} bytes: {line:?}", fixture.name);
             }
@@ -54,7 +59,9 @@ fn what_is_decoded_encodes_to_the_same_bytes() {
             let mut out = BytesMut::new();
             decoded.encode(&mut out);
             assert_eq!(out, frame, "{} frame {number}", fixture.name);
-            if let ReplicationFrame::XLogData(data) = decoded {
+            if let ReplicationFrame::XLogData(data) = decoded
+                && !data.payload.is_empty()
+            {
                 out.clear();
                 Message::decode(data.payload.clone()).unwrap().encode(&mut out);
                 assert_eq!(out, data.payload, "{} message {number}", fixture.name);
@@ -88,12 +95,14 @@ fn every_stream_has_every_case() {
         let seen: BTreeSet<&str> =
             fixture.payloads().into_iter().flat_map(|p| cases(&Message::decode(p).unwrap())).collect();
         for case in CASES {
-            let value_case = match *case {
+            let sent = match *case {
                 "text" => fixture.name.ends_with("text"),
                 "binary" => fixture.name.ends_with("binary"),
+                // A server sends them from 14 on.
+                "message in transaction" | "message beside" => !fixture.name.starts_with("pg13"),
                 _ => true,
             };
-            assert!(!value_case || seen.contains(case), "{} has no {case}", fixture.name);
+            assert!(!sent || seen.contains(case), "{} has no {case}", fixture.name);
         }
         assert!(fixture.expected.iter().any(|line| line.starts_with("k ")), "{}", fixture.name);
     }

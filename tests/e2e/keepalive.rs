@@ -1,5 +1,6 @@
 //! What the engine relies on and the manual does not say: what a keepalive's WAL end means, and which transactions an
-//! exported snapshot holds. Runs on every source version that `versions` runs on.
+//! exported snapshot holds. Runs on every source version that `versions` runs on: for a few seconds on each, or, where
+//! `WALFERRY_TEST_VERSIONS` names them, for longer.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -37,6 +38,11 @@ async fn server(binaries: &PgBinaries) -> Server {
 fn conninfo(server: &Server) -> ConnInfo {
     let none: [(&str, &str); 0] = [];
     ConnInfo::parse(&server.superuser_uri("here"), &Environment::from_map(none)).unwrap()
+}
+
+/// How often a test does its work.
+fn rounds(few: u32, many: u32) -> u32 {
+    if versions::asked_for() { many } else { few }
 }
 
 /// Sessions that write without pause, large and small transactions, some rolled back.
@@ -204,7 +210,7 @@ async fn keepalives_of(major: u32) {
     drop(session);
     let mut seen = Seen { stored: created.consistent_point.get(), ..Seen::default() };
     let busy = Busy::start(&server, 6, random.random()).await;
-    for round in 0..8 {
+    for round in 0..rounds(3, 8) {
         let (mut reader, writer) = stream(&server, &slot, seen.stored).await;
         let (stored, told) = watch::channel(seen.stored);
         let asker = tokio::spawn(ask(writer, told, Duration::from_millis(random.random_range(1..6))));
@@ -255,7 +261,7 @@ async fn snapshots_of(major: u32) {
     let server = server(&binaries).await;
     let busy = Busy::start(&server, 6, random.random()).await;
     let mut checked = Vec::new();
-    for round in 0..6 {
+    for round in 0..rounds(2, 6) {
         let slot = SlotName::new(&format!("round_{round}")).unwrap();
         let mut session = ReplicationSession::connect(&conninfo(&server), "snapshot").await.unwrap();
         let created = session.create_slot(&slot, false, Duration::from_secs(30)).await.unwrap();

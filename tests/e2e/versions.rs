@@ -32,6 +32,11 @@ fn pairs() -> Vec<(u32, u32)> {
     }
 }
 
+/// Whether somebody said which versions to test, and has time.
+pub fn asked_for() -> bool {
+    std::env::var_os("WALFERRY_TEST_VERSIONS").is_some_and(|given| !given.is_empty())
+}
+
 /// `13-15`.
 fn pair(text: &str) -> (u32, u32) {
     let major = |text: &str| text.trim().parse().unwrap_or_else(|_| panic!("no version: {text:?}"));
