@@ -1,7 +1,7 @@
 //! Every version of PostgreSQL as a source, with targets of the same version and newer.
 //!
 //! One target for each source of 13 to 18, unless `WALFERRY_TEST_VERSIONS` says otherwise: `all`, or pairs such as
-//! `13-15,17-18`. What is not installed is downloaded.
+//! `13-15,17-18`. A source newer than its target is refused. What is not installed is downloaded.
 
 use std::time::Duration;
 
@@ -14,22 +14,36 @@ use super::harness::{DATABASE, Pair, random};
 /// The pairs of source and target of a run where none are given: each source, and each target.
 const FEW: [(u32, u32); 6] = [(13, 15), (14, 16), (15, 17), (16, 18), (17, 17), (18, 18)];
 
+/// A pair whose source is newer, which is refused.
+const REFUSED: (u32, u32) = (18, 17);
+
 /// Sources that are tested, the oldest ones in long runs only.
 const SOURCES: std::ops::RangeInclusive<u32> = 10..=18;
 
 /// Targets that are tested.
 const TARGETS: std::ops::RangeInclusive<u32> = 15..=18;
 
-/// Source and target versions.
+/// Source and target versions, those that are refused aside.
 fn pairs() -> Vec<(u32, u32)> {
-    match std::env::var("WALFERRY_TEST_VERSIONS").unwrap_or_default().as_str() {
+    let pairs = match std::env::var("WALFERRY_TEST_VERSIONS").unwrap_or_default().as_str() {
         "" => FEW.to_vec(),
-        "all" => SOURCES
-            .flat_map(|source| TARGETS.map(move |target| (source, target)))
-            .filter(|(source, target)| source <= target)
-            .collect(),
+        "all" => every_pair(),
         given => given.split(',').map(pair).collect(),
+    };
+    pairs.into_iter().filter(|(source, target)| source <= target).collect()
+}
+
+/// Pairs that are refused: with `all`, every one whose source is newer.
+fn refused_pairs() -> Vec<(u32, u32)> {
+    match std::env::var("WALFERRY_TEST_VERSIONS").unwrap_or_default().as_str() {
+        "" => vec![REFUSED],
+        "all" => every_pair().into_iter().filter(|(source, target)| source > target).collect(),
+        given => given.split(',').map(pair).filter(|(source, target)| source > target).collect(),
     }
+}
+
+fn every_pair() -> Vec<(u32, u32)> {
+    SOURCES.flat_map(|source| TARGETS.map(move |target| (source, target))).collect()
 }
 
 /// Whether somebody said which versions to test, and has time.
@@ -121,5 +135,20 @@ async fn the_shop_moves_from(major: u32) {
         pair.assert_ends_equal(engine).await;
         eprintln!("PostgreSQL {words}: {} transactions while it moved", counts.transactions());
         pair.assert_removes().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_source_newer_than_the_target_is_refused() {
+    for (source, target) in refused_pairs() {
+        let pair = Pair::of(find(source).await, find(target).await, |_| {}).await;
+        pair.source("CREATE TABLE public.t (id int PRIMARY KEY)").await;
+        let words = format!("is too old: {source} or later is needed for this source");
+        let ended = pair.migrate().run().await;
+        ended.assert(3, &[words.as_str()]);
+        let left =
+            "SELECT (SELECT count(*) FROM pg_replication_slots) + (SELECT count(*) FROM pg_publication)";
+        assert_eq!(pair.source_value(left).await, "0");
+        assert_eq!(pair.target_value("SELECT count(*) FROM pg_class WHERE relname = 't'").await, "0");
     }
 }
