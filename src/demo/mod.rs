@@ -10,6 +10,7 @@ mod compare;
 mod endpoint;
 mod error;
 mod options;
+mod packages;
 mod sample;
 mod server;
 mod shop_writes;

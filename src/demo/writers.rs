@@ -17,6 +17,7 @@ use tokio_postgres::error::SqlState;
 use super::cluster::APP_OWNER;
 use super::endpoint::Endpoint;
 use super::sample::become_owner;
+use super::shop_writes::NOT_ON_10;
 use super::{Result, SHOP_WRITES, Server, ShopWrite};
 use crate::limits::{DEMO_RECONNECT_DELAY, DEMO_WRITERS_STOP_TIMEOUT};
 
@@ -88,7 +89,9 @@ impl Writers {
         let (stop, stopped) = watch::channel(false);
         let counts = Arc::new(Mutex::new(WriterCounts::default()));
         let mut tasks = JoinSet::new();
-        let kept = |write: &ShopWrite| !options.leave_out.contains(&write.name);
+        let unable: &[&str] = if server.binaries().major() == 10 { &NOT_ON_10 } else { &[] };
+        let left_out = |name| options.leave_out.contains(&name) || unable.contains(&name);
+        let kept = |write: &ShopWrite| !left_out(write.name);
         let writes: Vec<_> = SHOP_WRITES.into_iter().filter(kept).collect();
         for _ in 0..options.shop_clients {
             let writer = Writer {

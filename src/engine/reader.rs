@@ -123,6 +123,8 @@ fn silent() -> Failure {
 fn take(assembler: &mut Assembler, pace: &mut Pace, payload: Bytes) -> Result<Option<Incoming>, Incoming> {
     let undecodable = |error| Incoming::Failed(undecodable(error));
     match ReplicationFrame::decode(payload).map_err(undecodable)? {
+        // Before 14, a server sends nothing in place of an Origin whose name it cannot find.
+        ReplicationFrame::XLogData(data) if data.payload.is_empty() => Ok(None),
         ReplicationFrame::XLogData(data) => {
             let segment = if assembler.writes_with(data.payload.len()) {
                 block_in_place(|| assembler.take(data.payload))

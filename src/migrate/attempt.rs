@@ -11,6 +11,7 @@ use crate::config::Until;
 use crate::engine::{Monitor, MonitorInput};
 use crate::error::{Definite, Result, Side};
 use crate::pg::{EndLsn, QualifiedName, SlotName, SystemId};
+use crate::source::Dialect;
 use crate::source::catalog::{self, Table, TableKind};
 use crate::source::replication::ReplicationSession;
 use crate::status::{Metrics, TableState, TableStatus};
@@ -228,7 +229,7 @@ impl Attempt<'_> {
             dbname: self.row.dbname.clone(),
             snapshot: snapshot.id.clone(),
             copy_lsn: snapshot.consistent_point,
-            ranges: self.source_version().await?.major() >= 14,
+            ranges: Dialect::new(self.source_version().await?).scans_page_ranges(),
             jobs: self.migration.jobs,
             status: self.migration.status.clone(),
             metrics: self.metrics.clone(),
@@ -248,7 +249,8 @@ impl Attempt<'_> {
             return snapshot::create(source, &self.source, &temporary, true).await;
         }
         let tables = catalog::tables(&self.source).await.map_err(|error| error.into_failure(Side::Source))?;
-        Publications::of(&tables).create(&self.source, &self.row.publications).await?;
+        let dialect = Dialect::new(self.source_version().await?);
+        Publications::of(&tables, dialect).create(&self.source, &self.row.publications).await?;
         let rows: Vec<RelationRow> =
             tables.iter().filter(|t| t.kind == TableKind::Plain).map(relation_row).collect();
         self.store().begin_relations(&rows).await?;

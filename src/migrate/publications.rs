@@ -1,39 +1,45 @@
 //! The publications on the source.
 //!
-//! Two: one for the tables whose rows can be identified, and one with `publish = 'insert, truncate'` for the others.
+//! Two: one for the tables whose rows can be identified, and one with `publish = 'insert, truncate'` (on a
+//! source of version 10, which sends no TRUNCATE, `'insert'`) for the others.
 //! A table without replica identity must be in no publication that publishes updates or deletes: the source would
 //! reject its own UPDATE and DELETE. So FOR ALL TABLES is never used.
 //!
 //! A partitioned table is published by its root, so that a partition made later is published too (its changes then
-//! stop the stream with a definite error, rather than being missed), unless one of its partitions has no identity.
+//! stop the stream with a definite error, rather than being missed), unless one of its partitions has no identity, or
+//! the source is older than 13: then its leaves are published, and the log tells of one that is made later.
 
 use tokio_postgres::Client;
 
 use crate::error::{Definite, Result, Side};
 use crate::pg::{QualifiedName, Sql};
 use crate::source::catalog::{Persistence, Table, TableKind};
-use crate::source::{self};
+use crate::source::{self, Dialect};
 
 /// What goes into which publication.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Publications {
     /// Tables with a replica identity: all changes.
     pub identified: Vec<QualifiedName>,
     /// Tables without: inserts and truncates.
     pub inserts_only: Vec<QualifiedName>,
+    /// What the source understands.
+    dialect: Dialect,
 }
 
 impl Publications {
     /// Sorts the source's tables.
-    pub fn of(tables: &[Table]) -> Self {
-        let mut publications = Self::default();
+    pub fn of(tables: &[Table], dialect: Dialect) -> Self {
+        let mut publications = Self { identified: Vec::new(), inserts_only: Vec::new(), dialect };
         let logged = || tables.iter().filter(|table| table.persistence == Persistence::Permanent);
         let leaves_of = |root: &QualifiedName| {
             let root = root.clone();
             logged().filter(move |t| t.kind == TableKind::Plain && t.partition_of.as_ref() == Some(&root))
         };
         for table in logged() {
-            let whole_root = |root: &QualifiedName| leaves_of(root).all(Table::has_identity);
+            let whole_root = |root: &QualifiedName| {
+                dialect.publishes_partitioned_tables() && leaves_of(root).all(Table::has_identity)
+            };
             match (&table.partition_of, table.kind) {
                 (None, TableKind::Partitioned) if whole_root(&table.name) => {
                     publications.identified.push(table.name.clone());
@@ -67,7 +73,11 @@ impl Publications {
             }
             sql.text(" FOR TABLE ").list(tables, ", ", |sql, table| sql.text("ONLY ").name(table))
         };
-        let inserts = create(inserts_only, &self.inserts_only).text(" WITH (publish = 'insert, truncate')");
+        let publish = match self.dialect.publishes_truncate() {
+            true => " WITH (publish = 'insert, truncate')",
+            false => " WITH (publish = 'insert')",
+        };
+        let inserts = create(inserts_only, &self.inserts_only).text(publish);
         for sql in [create(identified, &self.identified), inserts] {
             client.batch_execute(sql.as_str()).await.map_err(|error| failure(error, "a new publication"))?;
         }

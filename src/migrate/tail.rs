@@ -142,6 +142,8 @@ impl Lines {
     /// The line that a frame makes, if it makes one, and whether the source wants an answer.
     fn take(&mut self, payload: Bytes) -> Result<(Option<Value>, bool), DecodeError> {
         match ReplicationFrame::decode(payload)? {
+            // Before 14, a server sends nothing in place of an Origin whose name it cannot find.
+            ReplicationFrame::XLogData(data) if data.payload.is_empty() => Ok((None, false)),
             ReplicationFrame::XLogData(data) => {
                 let (_, message) = Message::decode(data.payload, Layout::PLAIN)?;
                 Ok((self.line(message), false))

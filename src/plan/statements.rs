@@ -97,13 +97,20 @@ fn conjunction(sql: Sql, key: &[(&str, Match)], first_param: usize) -> Sql {
             cast(param(sql.operator(&operator.name).text(") "), n))
         }
         // `format` prints a value by its type's output function, as the source does; a cast to text would not
-        // (boolean, char(n), inet). `IS NULL` holds for a row of NULLs too, which is not NULL.
+        // (boolean, char(n), inet). `IS NULL` holds for a row of NULLs too, which is not NULL. The parameter goes in
+        // and out of the column's type as well, since versions print alike values differently (before 12, floating
+        // point); it gets that type in a CASE, and is printed once, not for each row, in a SELECT of its own.
         Match::SameText => {
             let sql = sql
                 .text("CASE WHEN ")
                 .ident(column)
-                .text(" IS NOT DISTINCT FROM NULL THEN NULL ELSE format('%s', ");
-            param(sql.ident(column).text(") END COLLATE \"C\" IS NOT DISTINCT FROM "), n).text("::text")
+                .text(" IS NOT DISTINCT FROM NULL THEN NULL ELSE format('%s', ")
+                .ident(column)
+                .text(") END COLLATE \"C\" IS NOT DISTINCT FROM (SELECT CASE WHEN given IS NOT DISTINCT FROM NULL THEN NULL ")
+                .text("ELSE format('%s', given) END FROM (SELECT CASE WHEN false THEN ")
+                .ident(column)
+                .text(" ELSE ");
+            param(sql, n).text(" END AS given) old)")
         }
     })
 }

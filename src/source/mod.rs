@@ -5,13 +5,16 @@
 //! | [`catalog`] | questions over plain SQL sessions; many are asked of the target too |
 //! | [`replication`] | the walsender session: slot, snapshot, stream |
 //! | [`gap`] | whether the stream can go on without losing a change |
+//! | [`Dialect`] | what differs between servers 10 and 18 |
 //!
 //! Questions change nothing and rely on `search_path = pg_catalog` alone. Who connects, and when, is decided elsewhere.
 
 mod ask;
 pub mod catalog;
+mod dialect;
 mod error;
 pub mod gap;
 pub mod replication;
 
+pub use dialect::Dialect;
 pub use error::{Error, state_is_transient};

@@ -6,8 +6,8 @@
 //!
 //! The session that exported a snapshot must stay idle for as long as the snapshot is wanted: any command ends it.
 
+use super::Dialect;
 use super::Error;
-use super::catalog::dialect::Dialect;
 use crate::pg::{EndLsn, ServerVersion, SlotName, SourceLsn, Sql, SystemId, TimelineId};
 use crate::wire::{self, ConnInfo, CopyBothReader, CopyBothWriter, Session, SessionOptions};
 

@@ -383,13 +383,15 @@ impl Engine {
         }
     }
 
-    /// Waits until it is in this phase, or beyond.
+    /// Waits until it is in this phase, or beyond: through a copy and its indexes, say, which take their time on a
+    /// machine busy with other things.
     pub async fn wait_phase(&mut self, phase: &str) {
         const ORDER: [&str; 7] =
             ["waiting", "checking", "schema", "copying", "indexing", "catching_up", "syncing"];
         let place = |name: &str| ORDER.iter().position(|other| *other == name);
         let wanted = place(phase);
-        self.wait_until(phase, |detail| place(detail["phase"].as_str().unwrap()) >= wanted).await;
+        let there = |detail: &Value| place(detail["phase"].as_str().unwrap()) >= wanted;
+        self.wait_until_within(PATIENCE * 3, phase, there).await;
     }
 
     /// Waits until everything that the source has written up to now is applied.

@@ -1,5 +1,6 @@
 //! What the engine relies on and the manual does not say: what a keepalive's WAL end means, and which transactions an
-//! exported snapshot holds. Runs on every version that `WALFERRY_TEST_VERSIONS` names as a source.
+//! exported snapshot holds. Runs on every source version that `versions` runs on: for a few seconds on each, or, where
+//! `WALFERRY_TEST_VERSIONS` names them, for longer.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -16,7 +17,7 @@ use walferry::source::replication::{ReplicationSession, StreamOptions};
 use walferry::wire::{ConnInfo, CopyBothReader, CopyBothWriter, Environment};
 
 use super::harness::{lsn, random, turn};
-use super::versions;
+use super::versions::{self, on_each_version};
 
 /// A server with databases `here` and `elsewhere`, each with a table `t (writer int, n int)`.
 async fn server(binaries: &PgBinaries) -> Server {
@@ -37,6 +38,11 @@ async fn server(binaries: &PgBinaries) -> Server {
 fn conninfo(server: &Server) -> ConnInfo {
     let none: [(&str, &str); 0] = [];
     ConnInfo::parse(&server.superuser_uri("here"), &Environment::from_map(none)).unwrap()
+}
+
+/// How often a test does its work.
+fn rounds(few: u32, many: u32) -> u32 {
+    if versions::asked_for() { many } else { few }
 }
 
 /// Sessions that write without pause, large and small transactions, some rolled back.
@@ -190,118 +196,118 @@ async fn stream(server: &Server, slot: &SlotName, from: u64) -> (CopyBothReader,
     panic!("the slot stays in use");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_that_commits_before_a_keepalive_comes_after_it() {
+mod nothing_that_commits_before_a_keepalive_comes_after_it {
+    super::on_each_version!(super::keepalives_of);
+}
+
+async fn keepalives_of(major: u32) {
+    let Some(binaries) = versions::source(major).await else { return };
     let _turn = turn().await;
     let mut random = random("keepalive");
-    for binaries in versions::sources().await {
-        let server = server(&binaries).await;
-        let slot = SlotName::new("keepalive").unwrap();
-        let mut session = ReplicationSession::connect(&conninfo(&server), "keepalive").await.unwrap();
-        let created = session.create_slot(&slot, false, Duration::from_secs(10)).await.unwrap();
-        drop(session);
-        let mut seen = Seen { stored: created.consistent_point.get(), ..Seen::default() };
-        let busy = Busy::start(&server, 6, random.random()).await;
-        for round in 0..8 {
-            let (mut reader, writer) = stream(&server, &slot, seen.stored).await;
-            let (stored, told) = watch::channel(seen.stored);
-            let asker = tokio::spawn(ask(writer, told, Duration::from_millis(random.random_range(1..6))));
-            let until = Duration::from_millis(random.random_range(200..1_500));
-            let read = async {
-                loop {
-                    seen.take(reader.next().await.unwrap().expect("the stream goes on"));
-                    stored.send_replace(seen.stored);
-                }
-            };
-            // Cut off wherever it is, in the middle of a transaction, say: the next round goes on from what is stored.
-            let _ = timeout(until, read).await;
-            seen.open = None;
-            asker.abort();
-            assert!(seen.keepalives > round, "no keepalive");
-        }
-        let last = busy.stop().await;
-        let end =
-            lsn(&server.sql("here", "SELECT pg_current_wal_lsn()").await.unwrap()[0][0].clone().unwrap());
+    let server = server(&binaries).await;
+    let slot = SlotName::new("keepalive").unwrap();
+    let mut session = ReplicationSession::connect(&conninfo(&server), "keepalive").await.unwrap();
+    let created = session.create_slot(&slot, false, Duration::from_secs(10)).await.unwrap();
+    drop(session);
+    let mut seen = Seen { stored: created.consistent_point.get(), ..Seen::default() };
+    let busy = Busy::start(&server, 6, random.random()).await;
+    for round in 0..rounds(3, 8) {
         let (mut reader, writer) = stream(&server, &slot, seen.stored).await;
-        let (_stored, told) = watch::channel(seen.stored);
+        let (stored, told) = watch::channel(seen.stored);
+        let asker = tokio::spawn(ask(writer, told, Duration::from_millis(random.random_range(1..6))));
+        let until = Duration::from_millis(random.random_range(200..1_500));
+        let read = async {
+            loop {
+                seen.take(reader.next().await.unwrap().expect("the stream goes on"));
+                stored.send_replace(seen.stored);
+            }
+        };
+        // Cut off wherever it is, in the middle of a transaction, say: the next round goes on from what is stored.
+        let _ = timeout(until, read).await;
+        seen.open = None;
+        asker.abort();
+        assert!(seen.keepalives > round, "no keepalive");
+    }
+    let last = busy.stop().await;
+    let end = lsn(&server.sql("here", "SELECT pg_current_wal_lsn()").await.unwrap()[0][0].clone().unwrap());
+    let (mut reader, writer) = stream(&server, &slot, seen.stored).await;
+    let (_stored, told) = watch::channel(seen.stored);
+    let asker = tokio::spawn(ask(writer, told, Duration::from_millis(5)));
+    while seen.stored < end {
+        let next = timeout(Duration::from_secs(60), reader.next()).await.expect("it ends");
+        seen.take(next.unwrap().unwrap());
+    }
+    asker.abort();
+    let version = binaries.version();
+    eprintln!(
+        "PostgreSQL {version}: {} transactions, {} keepalives between them, {} inside",
+        seen.transactions, seen.keepalives, seen.in_transaction
+    );
+    for (writer, last) in (0..).zip(last) {
+        let numbers = seen.numbers.remove(&writer).unwrap_or_default();
+        let expected: Vec<i32> = if writer % 3 == 2 { Vec::new() } else { (1..=last).collect() };
+        assert!(numbers == expected, "PostgreSQL {version}: lost or doubled of writer {writer}");
+    }
+    assert_eq!(seen.numbers.len(), 0, "{:?}", seen.numbers.keys());
+}
+
+mod a_transaction_is_in_the_snapshot_or_in_the_stream {
+    super::on_each_version!(super::snapshots_of);
+}
+
+async fn snapshots_of(major: u32) {
+    let Some(binaries) = versions::source(major).await else { return };
+    let _turn = turn().await;
+    let mut random = random("snapshot");
+    let server = server(&binaries).await;
+    let busy = Busy::start(&server, 6, random.random()).await;
+    let mut checked = Vec::new();
+    for round in 0..rounds(2, 6) {
+        let slot = SlotName::new(&format!("round_{round}")).unwrap();
+        let mut session = ReplicationSession::connect(&conninfo(&server), "snapshot").await.unwrap();
+        let created = session.create_slot(&slot, false, Duration::from_secs(30)).await.unwrap();
+        let client = server.client("here").await.unwrap();
+        let begin =
+            format!("BEGIN ISOLATION LEVEL REPEATABLE READ; SET TRANSACTION SNAPSHOT '{}'", created.snapshot);
+        client.batch_execute(&begin).await.unwrap();
+        let rows = client.query("SELECT writer, n FROM t", &[]).await.unwrap();
+        let copied: BTreeSet<(i32, i32)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+        assert_eq!(copied.len(), rows.len());
+        client.batch_execute("COMMIT").await.unwrap();
+        drop(session);
+        sleep(Duration::from_millis(random.random_range(0..300))).await;
+        checked.push((slot, created.consistent_point.get(), copied));
+    }
+    busy.stop().await;
+    let end = lsn(&server.sql("here", "SELECT pg_current_wal_lsn()").await.unwrap()[0][0].clone().unwrap());
+    let all: BTreeSet<(i32, i32)> = {
+        let client = server.client("here").await.unwrap();
+        let rows = client.query("SELECT writer, n FROM t", &[]).await.unwrap();
+        rows.iter().map(|row| (row.get(0), row.get(1))).collect()
+    };
+    for (slot, consistent_point, copied) in checked {
+        // `stored` starts at the consistent point: a transaction that committed before it fails there.
+        let mut seen = Seen { stored: consistent_point, ..Seen::default() };
+        let (mut reader, writer) = stream(&server, &slot, consistent_point).await;
+        let (_stored, told) = watch::channel(0);
         let asker = tokio::spawn(ask(writer, told, Duration::from_millis(5)));
         while seen.stored < end {
             let next = timeout(Duration::from_secs(60), reader.next()).await.expect("it ends");
             seen.take(next.unwrap().unwrap());
         }
         asker.abort();
-        let version = binaries.version();
+        let streamed: BTreeSet<(i32, i32)> = seen
+            .numbers
+            .iter()
+            .flat_map(|(writer, numbers)| numbers.iter().map(move |number| (*writer, *number)))
+            .collect();
         eprintln!(
-            "PostgreSQL {version}: {} transactions, {} keepalives between them, {} inside",
-            seen.transactions, seen.keepalives, seen.in_transaction
+            "PostgreSQL {}: {} rows in the snapshot, {} in the stream",
+            binaries.version(),
+            copied.len(),
+            streamed.len()
         );
-        for (writer, last) in (0..).zip(last) {
-            let numbers = seen.numbers.remove(&writer).unwrap_or_default();
-            let expected: Vec<i32> = if writer % 3 == 2 { Vec::new() } else { (1..=last).collect() };
-            assert!(numbers == expected, "PostgreSQL {version}: lost or doubled of writer {writer}");
-        }
-        assert_eq!(seen.numbers.len(), 0, "{:?}", seen.numbers.keys());
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_transaction_is_in_the_snapshot_or_in_the_stream() {
-    let _turn = turn().await;
-    let mut random = random("snapshot");
-    for binaries in versions::sources().await {
-        let server = server(&binaries).await;
-        let busy = Busy::start(&server, 6, random.random()).await;
-        let mut checked = Vec::new();
-        for round in 0..6 {
-            let slot = SlotName::new(&format!("round_{round}")).unwrap();
-            let mut session = ReplicationSession::connect(&conninfo(&server), "snapshot").await.unwrap();
-            let created = session.create_slot(&slot, false, Duration::from_secs(30)).await.unwrap();
-            let client = server.client("here").await.unwrap();
-            let begin = format!(
-                "BEGIN ISOLATION LEVEL REPEATABLE READ; SET TRANSACTION SNAPSHOT '{}'",
-                created.snapshot
-            );
-            client.batch_execute(&begin).await.unwrap();
-            let rows = client.query("SELECT writer, n FROM t", &[]).await.unwrap();
-            let copied: BTreeSet<(i32, i32)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
-            assert_eq!(copied.len(), rows.len());
-            client.batch_execute("COMMIT").await.unwrap();
-            drop(session);
-            sleep(Duration::from_millis(random.random_range(0..300))).await;
-            checked.push((slot, created.consistent_point.get(), copied));
-        }
-        busy.stop().await;
-        let end =
-            lsn(&server.sql("here", "SELECT pg_current_wal_lsn()").await.unwrap()[0][0].clone().unwrap());
-        let all: BTreeSet<(i32, i32)> = {
-            let client = server.client("here").await.unwrap();
-            let rows = client.query("SELECT writer, n FROM t", &[]).await.unwrap();
-            rows.iter().map(|row| (row.get(0), row.get(1))).collect()
-        };
-        for (slot, consistent_point, copied) in checked {
-            // `stored` starts at the consistent point: a transaction that committed before it fails there.
-            let mut seen = Seen { stored: consistent_point, ..Seen::default() };
-            let (mut reader, writer) = stream(&server, &slot, consistent_point).await;
-            let (_stored, told) = watch::channel(0);
-            let asker = tokio::spawn(ask(writer, told, Duration::from_millis(5)));
-            while seen.stored < end {
-                let next = timeout(Duration::from_secs(60), reader.next()).await.expect("it ends");
-                seen.take(next.unwrap().unwrap());
-            }
-            asker.abort();
-            let streamed: BTreeSet<(i32, i32)> = seen
-                .numbers
-                .iter()
-                .flat_map(|(writer, numbers)| numbers.iter().map(move |number| (*writer, *number)))
-                .collect();
-            eprintln!(
-                "PostgreSQL {}: {} rows in the snapshot, {} in the stream",
-                binaries.version(),
-                copied.len(),
-                streamed.len()
-            );
-            assert_eq!(copied.intersection(&streamed).next(), None, "both copied and streamed");
-            assert!(copied.union(&streamed).eq(all.iter()), "neither copied nor streamed");
-        }
+        assert_eq!(copied.intersection(&streamed).next(), None, "both copied and streamed");
+        assert!(copied.union(&streamed).eq(all.iter()), "neither copied nor streamed");
     }
 }

@@ -5,11 +5,13 @@ use super::{Finding, PgDump, PreflightInput, Report, Sides, hints, standby};
 use crate::error::Side;
 use crate::limits::LONG_TRANSACTION;
 use crate::pg::{ServerVersion, Sql};
+use crate::source::Dialect;
 use crate::source::catalog::{self, PreparedTransaction, ServerFacts, SlotInfo, WritingTransaction};
 
 pub(super) async fn check(report: &mut Report, sides: &Sides<'_>, input: &PreflightInput) {
     let (source, target) = (&sides.source_facts, &sides.target_facts);
     report.push(source_version(source));
+    report.add("source-truncate", Side::Source, Ok(truncate(source.version)));
     report.push(target_version(source, target));
     report.push(same_cluster(source, target));
     report.push(recovery("source-recovery", Side::Source, source));
@@ -83,6 +85,15 @@ fn source_version(source: &ServerFacts) -> Finding {
     } else {
         Finding::ok("source-version", "source", cause)
     }
+}
+
+fn truncate(source: ServerVersion) -> Option<Finding> {
+    if Dialect::new(source).publishes_truncate() {
+        return None;
+    }
+    let cause = format!("version {} does not send it: the target keeps the rows", source.major());
+    let hint = "use DELETE instead for as long as the migration runs";
+    Some(Finding::warning("source-truncate", "TRUNCATE", cause).hint(hint))
 }
 
 fn target_version(source: &ServerFacts, target: &ServerFacts) -> Finding {
@@ -378,6 +389,13 @@ mod tests {
         let found = [transaction(7, Some(90)), transaction(2, None)];
         check(&found, Severity::Warning, "pid 7 in app for 90 s");
         check(&found, Severity::Warning, "SELECT pg_terminate_backend(7);");
+    }
+
+    #[test]
+    fn truncate_from_old_sources() {
+        let severity = |version| truncate(ServerVersion::new(version)).map(|finding| finding.severity);
+        assert_eq!(severity(100_023), Some(Severity::Warning));
+        assert_eq!(severity(110_022), None);
     }
 
     #[test]

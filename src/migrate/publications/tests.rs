@@ -1,5 +1,5 @@
 use super::*;
-use crate::pg::{Oid, ReplicaIdentity};
+use crate::pg::{Oid, ReplicaIdentity, ServerVersion};
 
 /// A table such as `public.t`; with `partition_of` a leaf of that one; identified by `id` or by nothing.
 fn table(name: &str, kind: TableKind, partition_of: Option<&str>, identified: bool) -> Table {
@@ -29,7 +29,11 @@ fn table(name: &str, kind: TableKind, partition_of: Option<&str>, identified: bo
 }
 
 fn check(tables: &[Table], identified: &[&str], inserts_only: &[&str]) {
-    let publications = Publications::of(tables);
+    check_on(13, tables, identified, inserts_only);
+}
+
+fn check_on(major: u32, tables: &[Table], identified: &[&str], inserts_only: &[&str]) {
+    let publications = Publications::of(tables, Dialect::new(ServerVersion::new(major * 10_000)));
     let names = |list: &[QualifiedName]| list.iter().map(|name| name.name.clone()).collect::<Vec<_>>();
     assert_eq!(names(&publications.identified), identified);
     assert_eq!(names(&publications.inserts_only), inserts_only);
@@ -48,7 +52,8 @@ fn partitions_go_by_their_root_unless_one_has_no_identity() {
     use TableKind::{Partitioned, Plain};
     let root = table("p", Partitioned, None, true);
     let (one, two) = (table("p1", Plain, Some("p"), true), table("p2", Plain, Some("p"), true));
-    check(&[root.clone(), one.clone(), two], &["p"], &[]);
+    check(&[root.clone(), one.clone(), two.clone()], &["p"], &[]);
+    check_on(12, &[root.clone(), one.clone(), two], &["p1", "p2"], &[]);
     let keyless = table("p2", Plain, Some("p"), false);
     check(&[root, one, keyless], &["p1"], &["p2"]);
 }

@@ -2,9 +2,8 @@
 
 use tokio_postgres::Client;
 
-use super::dialect::Dialect;
 use crate::pg::Sql;
-use crate::source::{Error, ask};
+use crate::source::{Dialect, Error, ask};
 
 /// An extension of the current database.
 #[derive(Debug, Clone, PartialEq, Eq)]

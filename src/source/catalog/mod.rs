@@ -1,6 +1,6 @@
 //! What the catalogs of a server say: facts, slots, tables, sequences, extensions.
 //!
-//! Works on servers 10 to 18, source or target; what differs between versions is in `dialect`. Every question is
+//! Works on servers 10 to 18, source or target; what differs between versions is in [`Dialect`](super::Dialect). Every question is
 //! independent: inside a transaction with a snapshot the answers agree with each other, outside they are each true
 //! at their own moment. A table that goes away in between is left out.
 //!
@@ -9,7 +9,6 @@
 
 mod activity;
 mod contents;
-pub(super) mod dialect;
 mod extensions;
 mod operators;
 mod sequences;

@@ -5,9 +5,8 @@ use std::time::Duration;
 
 use tokio_postgres::Client;
 
-use super::dialect::Dialect;
 use crate::pg::{PgTimestamp, ServerVersion, Sql, SystemId, TimelineId};
-use crate::source::{Error, ask};
+use crate::source::{Dialect, Error, ask};
 
 /// A server, as seen from one session of it.
 #[derive(Debug, Clone, PartialEq)]

@@ -5,9 +5,8 @@
 
 use tokio_postgres::Client;
 
-use super::dialect::Dialect;
 use crate::pg::{SourceLsn, Sql};
-use crate::source::{Error, ask};
+use crate::source::{Dialect, Error, ask};
 
 /// A replication slot, physical or logical: a row of `pg_replication_slots`.
 #[derive(Debug, Clone, PartialEq, Eq)]

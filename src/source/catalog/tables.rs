@@ -4,9 +4,8 @@ use std::collections::{HashMap, HashSet};
 
 use tokio_postgres::Client;
 
-use super::dialect::Dialect;
 use crate::pg::{Oid, QualifiedName, ReplicaIdentity, Sql};
-use crate::source::{Error, ask};
+use crate::source::{Dialect, Error, ask};
 
 /// A table of a user: neither of the system, nor Walferry's own, nor a member of an extension, nor temporary.
 #[derive(Debug, Clone, PartialEq)]

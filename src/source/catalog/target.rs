@@ -4,11 +4,10 @@ use std::collections::{HashMap, HashSet};
 
 use tokio_postgres::Client;
 
-use super::dialect::Dialect;
 use super::operators::Operators;
 use super::tables::{self, Index, Scope, TableColumn, TableKind};
 use crate::pg::{Oid, QualifiedName, Sql};
-use crate::source::{Error, ask};
+use crate::source::{Dialect, Error, ask};
 
 /// A table to write to.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -2,10 +2,9 @@
 
 use super::samples::{BUILTIN, EXTENSIONS, MADE, MADE_VALUES, MODIFIED, NEWER, NO_INPUT};
 use tokio_postgres::Client;
-use walferry::demo::PgBinaries;
 
 use crate::harness::{DATABASE, Pair};
-use crate::versions::pairs;
+use crate::versions::asked_pairs;
 
 /// A type, and values of it.
 struct Subject {
@@ -201,9 +200,7 @@ async fn subjects(pair: &Pair, owner: &Client) -> Vec<Subject> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_type() {
-    for (source, target) in pairs() {
-        let (source, target) =
-            (PgBinaries::find(source).await.unwrap(), PgBinaries::find(target).await.unwrap());
+    for (source, target) in asked_pairs().await {
         let pair = Pair::of(source, target, |_| {}).await;
         every_type_of(&pair).await;
     }

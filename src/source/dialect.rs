@@ -1,22 +1,27 @@
-//! What differs between servers 10 and 18, in one place: each method is an expression or a list of columns.
+//! What differs between servers 10 and 18, in one place: each method is an expression, a list of columns, or an answer.
 
 use tokio_postgres::Client;
 
-use super::server::server_version;
+use super::Error;
+use super::catalog::server_version;
+use super::replication::StreamOptions;
 use crate::pg::{ServerVersion, Sql};
-use crate::source::Error;
-use crate::source::replication::StreamOptions;
 
-/// The expressions that one server understands.
-#[derive(Debug, Clone, Copy)]
-pub(in crate::source) struct Dialect(ServerVersion);
+/// What one server understands, and what it can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Dialect(ServerVersion);
 
 impl Dialect {
-    pub(in crate::source) const fn new(version: ServerVersion) -> Self {
+    /// That of this version.
+    pub const fn new(version: ServerVersion) -> Self {
         Self(version)
     }
 
-    pub(super) async fn of(client: &Client) -> Result<Self, Error> {
+    /// That of the server behind this session.
+    ///
+    /// # Errors
+    /// When the server does not answer.
+    pub async fn of(client: &Client) -> Result<Self, Error> {
         Ok(Self::new(server_version(client).await?))
     }
 
@@ -60,14 +65,14 @@ impl Dialect {
     }
 
     /// Whether transactions in progress can be had (14).
-    pub(in crate::source) const fn streams(self) -> bool {
+    pub const fn streams(self) -> bool {
         self.0.major() >= 14
     }
 
     /// Options of START_REPLICATION besides the publications: the newest protocol that the server speaks, and of what is
     /// wanted all that it can. Values stay text (`binary` is not asked for), changes come whatever their origin (the
     /// default), and a prepared transaction comes when it commits (`two_phase` is not asked for).
-    pub(in crate::source) fn stream_options(self, wanted: StreamOptions) -> Sql {
+    pub fn stream_options(self, wanted: StreamOptions) -> Sql {
         let major = self.0.major();
         let sql = Sql::new(", proto_version ").text(match major {
             ..=13 => "'1'",
@@ -82,5 +87,20 @@ impl Dialect {
     /// `pg_available_extension_versions v`: whether CREATE on the database is enough to create it (13).
     pub(super) const fn trusted(self) -> &'static str {
         if self.0.major() >= 13 { "v.trusted" } else { "false" }
+    }
+
+    /// Whether a publication can hold a partitioned table, and with it partitions that are made later (13).
+    pub const fn publishes_partitioned_tables(self) -> bool {
+        self.0.major() >= 13
+    }
+
+    /// Whether TRUNCATE is in the stream (11).
+    pub const fn publishes_truncate(self) -> bool {
+        self.0.major() >= 11
+    }
+
+    /// Whether a range of pages is read without the rest of the table: by a TID range scan (14).
+    pub const fn scans_page_ranges(self) -> bool {
+        self.0.major() >= 14
     }
 }
