@@ -17,7 +17,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::limits::{CHANGE_COST, SEGMENT_COST_MAX};
-use crate::pg::{Column, CommitLsn, EndLsn, PgTimestamp, Relation, RelationId, Xid};
+use crate::pg::{Column, CommitLsn, EndLsn, Oid, PgTimestamp, QualifiedName, Relation, RelationId, Xid};
 use crate::proto::{Message, OldTuple, Tuple};
 
 /// One transaction of the source, or a part of a large one.
@@ -136,6 +136,8 @@ pub enum AssembleError {
 #[derive(Debug, Default)]
 pub struct Assembler {
     relations: HashMap<RelationId, Arc<Relation>>,
+    /// Of types that are not builtin: announced before each relation that has them.
+    types: HashMap<Oid, QualifiedName>,
     open: Option<Segment>,
     previous_end: EndLsn,
 }
@@ -174,7 +176,11 @@ impl Assembler {
                 if let Some(open) = &mut self.open {
                     open.cost += bytes + relation.columns.len() * size_of::<Column>();
                 }
-                self.relations.insert(relation.id, Arc::new(relation));
+                self.announce(relation);
+                Ok(None)
+            }
+            Message::Type(named) => {
+                self.types.insert(named.oid, named.name);
                 Ok(None)
             }
             Message::Insert(insert) => {
@@ -198,9 +204,8 @@ impl Assembler {
                 let (cascade, restart_identity) = (truncate.cascade, truncate.restart_identity);
                 self.change(Change::Truncate { relations, cascade, restart_identity }, bytes)
             }
-            // Where a change came from, what a type is called and what an application wrote into the WAL do not
-            // change a row.
-            Message::Origin(_) | Message::Type(_) | Message::Message(_) => Ok(None),
+            // Where a change came from and what an application wrote into the WAL do not change a row.
+            Message::Origin(_) | Message::Message(_) => Ok(None),
         }
     }
 
@@ -258,6 +263,14 @@ impl Assembler {
             end: None,
         };
         Ok(self.open.replace(rest))
+    }
+
+    /// Keeps a relation for the changes that follow, its columns' types by name where they were named.
+    fn announce(&mut self, mut relation: Relation) {
+        for column in &mut relation.columns {
+            column.type_name = self.types.get(&column.type_oid).cloned();
+        }
+        self.relations.insert(relation.id, Arc::new(relation));
     }
 
     fn relation<'a>(

@@ -6,7 +6,7 @@ use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
 use crate::apply::{Applier, ApplyError, Tables, TargetSession};
-use crate::config::Until;
+use crate::config::{Ddl, Until};
 use crate::engine::{self, Clocks, Finish, Run};
 use crate::error::{Definite, Failure, Result, Side};
 use crate::limits::{SEQUENCES_INTERVAL, TICK};
@@ -64,8 +64,9 @@ impl Attempt<'_> {
     ) -> Result<(Finish, TargetSession)> {
         // The position is read when the lock is held: nobody moves it any more.
         let stored = self.stored().await?;
-        let tables = Tables::new(Arc::clone(&self.target), self.store().relations().await?);
-        let applier = Applier::new(session, tables).await?;
+        let (source, target) = (Arc::clone(&self.source), Arc::clone(&self.target));
+        let tables = Tables::new(source, target, &self.row.name, self.store().relations().await?).await?;
+        let applier = Applier::new(session, tables, self.migration.ddl == Ddl::Follow);
         let stream = self.open(stored).await?;
         tracing::info!(slot = %self.row.slot, from = %stored, "streaming");
         self.migration.status.update_database(&self.row.dbname, |database| {

@@ -6,7 +6,7 @@
 //! | [`attempt`] | one run from the stored phase on; a transient failure leads to the next one |
 //! | [`publications`], [`snapshot`] | what is made on the source |
 //! | [`dump`], [`objects`] | schema, indexes, constraints |
-//! | [`copy`], [`sequences`] | rows, and what replication does not carry |
+//! | [`copy`], [`late`], [`sequences`] | rows, and what replication does not carry |
 //! | [`follow`], [`drift`] | the pipeline, and what goes on beside it |
 //! | [`report`], [`mod@remove`] | what is shown of a migration that need not run, and its end |
 //!
@@ -18,6 +18,7 @@ mod copy;
 mod drift;
 mod dump;
 mod follow;
+mod late;
 mod objects;
 pub mod phase;
 pub mod preflight;
@@ -35,7 +36,7 @@ use tokio::task::JoinSet;
 use tokio_postgres::Client;
 
 use crate::apply::store::Store;
-use crate::config::{Config, Until};
+use crate::config::{Config, Ddl, Until};
 use crate::error::{Definite, Exit, Failure, Result, Side};
 use crate::pg::SlotName;
 use crate::status::{MetricsRegistry, StatusHandle};
@@ -73,6 +74,8 @@ pub struct Migration {
     pub confirm_delay: Duration,
     /// Where to end by itself.
     pub until: Option<Until>,
+    /// What to do about a column that the source added.
+    pub ddl: Ddl,
     /// Up to so many bytes behind, it counts as synced.
     pub lag_bytes_max: u64,
     /// Where it is shown.
@@ -126,6 +129,7 @@ impl Migration {
             jobs: config.jobs,
             confirm_delay: config.confirm_delay,
             until: config.until,
+            ddl: config.ddl,
             lag_bytes_max: config.lag_bytes_max,
             status,
             metrics,
