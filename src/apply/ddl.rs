@@ -23,7 +23,7 @@ use std::sync::Arc;
 use super::tables::{Tables, at_source};
 use crate::error::{Definite, Failure, Result};
 use crate::pg::{Column, QualifiedName, Relation, Sql};
-use crate::plan::{Planner, ShapeError, TargetColumn, TargetTable, TargetType};
+use crate::plan::{ShapeError, TargetColumn, TargetTable, TargetType, TypeNames};
 use crate::source::catalog::{self, DefinedColumn, Definition, Generated, Identity};
 
 use super::store::Origin;
@@ -33,6 +33,8 @@ use super::store::Origin;
 pub(super) enum Remedy {
     /// Run these, and take the table for this one then.
     Alter(Vec<Sql>, TargetTable),
+    /// It does no harm: take the table for this one.
+    Accept(TargetTable),
     /// End.
     Stop(Failure),
 }
@@ -43,8 +45,8 @@ pub(super) struct Misfit<'a> {
     pub(super) error: &'a ShapeError,
     pub(super) relation: &'a Arc<Relation>,
     pub(super) table: &'a Arc<TargetTable>,
-    /// The transaction changed the table before: as what it was announced then, if that is still known.
-    pub(super) before: Option<Option<Arc<Relation>>>,
+    /// The transaction changed the table before.
+    pub(super) changed_before: bool,
 }
 
 /// Finds the remedy; `follow` allows added columns.
@@ -53,16 +55,21 @@ pub(super) struct Misfit<'a> {
 /// When a catalog does not answer.
 pub(super) async fn remedy(
     tables: &Tables,
-    planner: &Planner,
+    types: &TypeNames,
     misfit: &Misfit<'_>,
     follow: bool,
 ) -> Result<Remedy> {
     let definition = catalog::definition(&tables.source, misfit.relation.id).await.map_err(at_source)?;
+    let origin = tables.row(misfit.relation).and_then(|row| row.origin);
+    if let (Some(definition), ShapeError::Type { column, .. }) = (&definition, misfit.error)
+        && let Some(table) = wider(misfit, definition, origin, column, types)
+    {
+        return Ok(Remedy::Accept(table));
+    }
     if let (true, Some(definition), ShapeError::NoColumn { .. }) = (follow, &definition, misfit.error) {
-        let origin = tables.row(misfit.relation).and_then(|row| row.origin);
         let added = added(misfit, definition, origin);
         if let Ok(added) = &added {
-            return follow_added(tables, misfit, added).await;
+            return follow_added(tables, types, misfit, added).await;
         }
         if let Err(reason) = added {
             tracing::info!(table = %misfit.table.name, reason, "an added column is not followed");
@@ -75,7 +82,7 @@ pub(super) async fn remedy(
         return Ok(Remedy::Stop(failure.into()));
     };
     let mut detail = "the table's definition changed on the source; nothing was skipped".to_owned();
-    if needs_copy(misfit, planner) {
+    if needs_copy(misfit) {
         tables.copy_again(&misfit.table.name).await?;
         detail.push_str("; it changed within a transaction that had changed the table's rows before");
         advice.push_str("; it copies the table again, since no definition fits all of that transaction");
@@ -137,23 +144,24 @@ fn added<'a>(
     Ok(added)
 }
 
-async fn follow_added(tables: &Tables, misfit: &Misfit<'_>, added: &[&DefinedColumn]) -> Result<Remedy> {
+async fn follow_added(
+    tables: &Tables,
+    types: &TypeNames,
+    misfit: &Misfit<'_>,
+    added: &[&DefinedColumn],
+) -> Result<Remedy> {
     let mut table = TargetTable::clone(misfit.table);
     let mut statements = Vec::new();
     for column in added {
         let type_text =
             type_text(tables, misfit, column.type_oid, column.type_modifier, &column.name).await?;
         statements.extend(add_column(&table.name, column, &type_text));
-        let type_name = misfit.relation.columns.iter().find(|c| c.name == column.name);
-        let type_name = type_name.and_then(|column| column.type_name.clone());
+        let Some(announced) = misfit.relation.columns.iter().find(|c| c.name == column.name) else {
+            continue;
+        };
         table.columns.push(TargetColumn {
             name: column.name.clone(),
-            of: TargetType {
-                oid: column.type_oid,
-                name: type_name.unwrap_or_else(|| QualifiedName::new("pg_catalog", "")),
-                modifier: column.type_modifier,
-                base: None,
-            },
+            of: announced_type(announced, types),
             required: false,
             generated: false,
             identity_always: false,
@@ -226,7 +234,7 @@ async fn statement(
         ShapeError::Required { column, .. } => {
             let gone = definition.is_none_or(|definition| definition.column(column).is_none());
             let drop = alter().text(" DROP COLUMN ").ident(column);
-            if gone && misfit.before.is_none() {
+            if gone && !misfit.changed_before {
                 return Ok(Some((drop.to_string(), String::new())));
             }
             let sql = alter().text(" ALTER COLUMN ").ident(column).text(" DROP NOT NULL");
@@ -279,32 +287,53 @@ fn renamed_from<'a>(
 }
 
 /// Whether no definition of the target fits both what the transaction changed before and what it changes now.
-fn needs_copy(misfit: &Misfit<'_>, planner: &Planner) -> bool {
-    let Some(before) = &misfit.before else { return false };
+fn needs_copy(misfit: &Misfit<'_>) -> bool {
+    if !misfit.changed_before {
+        return false;
+    }
     match misfit.error {
-        // The column is added, or its NOT NULL dropped, and earlier changes do without it.
+        // Its NOT NULL is dropped, and earlier changes do without it.
         ShapeError::Required { .. } => false,
+        // Added, it does no harm to earlier changes; renamed, it does.
         ShapeError::NoColumn { .. } => {
             let sent = |name: &str| misfit.relation.columns.iter().any(|column| column.name == name);
             misfit.table.columns.iter().any(|column| !column.generated && !sent(&column.name))
         }
-        // Good for both where what came before fits into what comes now.
-        ShapeError::Type { column, .. } => {
-            let of = |relation: &Arc<Relation>| relation.columns.iter().find(|c| c.name == *column).cloned();
-            let (Some(before), Some(now)) = (before.as_ref().and_then(of), of(misfit.relation)) else {
-                return true;
-            };
-            let name = planner.type_name(now.type_oid).or(now.type_name.as_ref()).cloned();
-            let now = TargetType {
-                oid: now.type_oid,
-                name: name.unwrap_or_else(|| QualifiedName::new("pg_catalog", "")),
-                modifier: now.type_modifier,
-                base: None,
-            };
-            !now.keeps(&before, planner.type_name(before.type_oid))
-        }
-        ShapeError::NoEquality { .. } => true,
+        // What came before was converted on the source.
+        ShapeError::Type { .. } | ShapeError::NoEquality { .. } => true,
     }
+}
+
+/// The table with a column taken for the source's type, if it keeps all that the source can send, and the source never
+/// had another: its table was not rewritten since the copy.
+fn wider(
+    misfit: &Misfit<'_>,
+    definition: &Definition,
+    origin: Option<Origin>,
+    column: &str,
+    types: &TypeNames,
+) -> Option<TargetTable> {
+    let announced = misfit.relation.columns.iter().find(|announced| announced.name == column)?;
+    let defined = definition.column(column)?;
+    let same_as_now =
+        (defined.type_oid, defined.type_modifier) == (announced.type_oid, announced.type_modifier);
+    let rewritten =
+        origin.is_none_or(|origin| origin.filenode == 0 || origin.filenode != definition.filenode);
+    let mut table = TargetTable::clone(misfit.table);
+    let found = table.columns.iter_mut().find(|found| found.name == column)?;
+    if !same_as_now || rewritten || !found.of.keeps(announced, types.get(&announced.type_oid)) {
+        return None;
+    }
+    tracing::info!(table = %table.name, column, "the target's type is wider than the source's");
+    found.of = announced_type(announced, types);
+    Some(table)
+}
+
+/// A target's type that is the announced one.
+fn announced_type(announced: &Column, types: &TypeNames) -> TargetType {
+    let name = types.get(&announced.type_oid).or(announced.type_name.as_ref()).cloned();
+    let name = name.unwrap_or_else(|| QualifiedName::new("pg_catalog", ""));
+    TargetType { oid: announced.type_oid, name, modifier: announced.type_modifier, base: None }
 }
 
 /// A type as SQL; by the name that the stream said where the source has it no more.

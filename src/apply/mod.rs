@@ -224,10 +224,11 @@ impl Applier {
                 error: shape,
                 relation,
                 table,
-                before: self.planner.changed_before(segment, next, relation.id),
+                changed_before: self.planner.changed_before(segment, next, relation.id),
             };
-            match ddl::remedy(&self.tables, &self.planner, &misfit, self.follow_ddl).await? {
+            match ddl::remedy(&self.tables, self.planner.types(), &misfit, self.follow_ddl).await? {
                 Remedy::Stop(failure) => return Err(failure),
+                Remedy::Accept(table) => self.planner.learn(relation.id, table),
                 Remedy::Alter(statements, table) => {
                     let alter = |sql| Step::alter(sql, relation, segment.commit_lsn);
                     steps.extend(statements.into_iter().map(alter));

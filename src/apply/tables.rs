@@ -13,7 +13,7 @@ use super::ddl::{self, Misfit, Remedy};
 use super::store::{RelationRow, Store};
 use crate::error::{Definite, Failure, Result, Side};
 use crate::pg::{Oid, QualifiedName, Relation, RelationId, SourceLsn, Sql};
-use crate::plan::{Planner, Shape, TargetColumn, TargetTable, TargetType, TypeNames, is_builtin};
+use crate::plan::{Shape, TargetColumn, TargetTable, TargetType, TypeNames, is_builtin};
 use crate::source::catalog::{self, Generated, Identity};
 
 /// Asks the catalogs of both sides.
@@ -71,12 +71,14 @@ impl Tables {
     /// As [`Tables::of`]; and a definite failure, with the statement to run, when it does not take all.
     pub async fn prepared(&mut self, relation: &Arc<Relation>) -> Result<QualifiedName> {
         let Some(position) = self.position(relation) else { return Err(not_ours(&relation.name)) };
-        let table = Arc::new(target_table(self.found(position, relation).await?, SourceLsn::ZERO));
+        let mut table = Arc::new(target_table(self.found(position, relation).await?, SourceLsn::ZERO));
         let types: TypeNames = self.types(relation).await?.into_iter().collect();
-        if let Err(error) = Shape::new(Arc::clone(relation), Arc::clone(&table), &types) {
-            let misfit = Misfit { error: &error, relation, table: &table, before: None };
-            if let Remedy::Stop(failure) = ddl::remedy(self, &Planner::new(), &misfit, false).await? {
-                return Err(failure);
+        while let Err(error) = Shape::new(Arc::clone(relation), Arc::clone(&table), &types) {
+            let misfit = Misfit { error: &error, relation, table: &table, changed_before: false };
+            match ddl::remedy(self, &types, &misfit, false).await? {
+                Remedy::Accept(as_announced) => table = Arc::new(as_announced),
+                Remedy::Stop(failure) => return Err(failure),
+                Remedy::Alter(..) => unreachable!("nothing is to be followed"),
             }
         }
         Ok(table.name.clone())

@@ -240,25 +240,15 @@ impl Planner {
         self.tables.get(&id)
     }
 
-    /// The relation that a change before the one at `next` was announced with, if the transaction changed the table
-    /// before; `Some(None)` where that was in an earlier segment.
-    pub fn changed_before(
-        &self,
-        segment: &Segment,
-        next: usize,
-        id: RelationId,
-    ) -> Option<Option<Arc<Relation>>> {
-        let before = segment.changes.iter().take(next).rev().flat_map(Change::relations);
-        let last = before.into_iter().find(|relation| relation.id == id);
-        match last {
-            Some(relation) => Some(Some(Arc::clone(relation))),
-            None => self.touched.contains(&id).then_some(None),
-        }
+    /// Whether the transaction changed the table before its change at `next`.
+    pub fn changed_before(&self, segment: &Segment, next: usize, id: RelationId) -> bool {
+        let mut before = segment.changes.iter().take(next).flat_map(Change::relations);
+        self.touched.contains(&id) || before.any(|relation| relation.id == id)
     }
 
-    /// What the source's catalog calls a type, as it was learnt.
-    pub fn type_name(&self, oid: Oid) -> Option<&QualifiedName> {
-        self.types.get(&oid)
+    /// What the source's catalog calls types, as far as it was learnt.
+    pub const fn types(&self) -> &TypeNames {
+        &self.types
     }
 
     /// Whether a table of `segment` has triggers that fire even for a replica: they may see any table, so the source's

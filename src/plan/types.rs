@@ -1,8 +1,9 @@
-//! Whether a column of the target takes what a column of the source sends, and keeps it as it is.
+//! Whether a column of the target has the type of a column of the source, or one that keeps all its values as they are.
 //!
 //! Values go to the target as text. A column of another type may take that text and keep less of it without a word: a
-//! `timestamp` drops the zone of a `timestamptz`, a `numeric(10,2)` rounds. So the types must be the same, but for a
-//! short list of those that hold every text of the other unchanged.
+//! `timestamp` drops the zone of a `timestamptz`, a `numeric(10,2)` rounds. So the types must be the same. There is a
+//! short list of types that hold every text of another unchanged; but a target's wider type may also mean that the
+//! source narrowed its own, and rewrote its rows without sending them: whoever asks must know that it did not.
 //!
 //! Builtin types have the same identifiers on all servers. Others are known by their names: the one that the source's
 //! catalog has for the identifier now, and the one that the stream said (for a domain, its base type's).
@@ -23,8 +24,26 @@ pub struct TargetType {
 }
 
 impl TargetType {
-    /// Whether it keeps every value of `column` as it is sent; `current` is the name that the source's catalog has for
-    /// the column's type, unless the type is builtin or gone.
+    /// Whether it is the type of `column`; `current` is the name that the source's catalog has for that type, unless it
+    /// is builtin or gone.
+    pub fn is(&self, column: &Column, current: Option<&QualifiedName>) -> bool {
+        let same = if is_builtin(column.type_oid) {
+            self.oid == column.type_oid
+        } else {
+            // A type that is gone from the source is known by what the stream said alone.
+            current.or(column.type_name.as_ref()) == Some(&self.name)
+        };
+        (same && self.modifier == column.type_modifier) || (current.is_none() && self.is_domain_over(column))
+    }
+
+    /// Whether it is a domain, without a length or precision, over the type that the stream said: all that is known of
+    /// a domain that is gone from the source.
+    fn is_domain_over(&self, column: &Column) -> bool {
+        let base = self.base.as_ref().filter(|(_, modifier)| *modifier == -1);
+        !is_builtin(column.type_oid) && base.is_some_and(|(name, _)| Some(name) == column.type_name.as_ref())
+    }
+
+    /// Whether it keeps every value of `column` as it is sent.
     pub fn keeps(&self, column: &Column, current: Option<&QualifiedName>) -> bool {
         let same_modifier = self.modifier == column.type_modifier || self.modifier == -1;
         if is_builtin(column.type_oid) {
@@ -35,9 +54,7 @@ impl TargetType {
         if [announced, current].into_iter().flatten().any(|name| *name == self.name) {
             return same_modifier;
         }
-        // A domain that is gone from the source is known by its base type alone.
-        let base = self.base.as_ref().filter(|(_, modifier)| *modifier == -1);
-        current.is_none() && base.is_some_and(|(name, _)| Some(name) == announced)
+        current.is_none() && self.is_domain_over(column)
     }
 
     /// The short list.
@@ -114,8 +131,9 @@ mod tests {
     fn builtin_types() {
         #[track_caller]
         fn check(from: (u32, i32), to: (u32, i32), expected: bool) {
-            let kept = target(to.0, to.1, "t", None).keeps(&column(from.0, from.1, None), None);
-            assert_eq!(kept, expected, "{from:?} in {to:?}");
+            let (column, target) = (column(from.0, from.1, None), target(to.0, to.1, "t", None));
+            assert_eq!(target.keeps(&column, None), expected, "{from:?} in {to:?}");
+            assert_eq!(target.is(&column, None), from == to, "{from:?} and {to:?}");
         }
         for oid in [INT2, INT4, INT8, TEXT, VARCHAR, NUMERIC, FLOAT4, FLOAT8, BPCHAR, TIMESTAMP, 1007, 3802] {
             check((oid, -1), (oid, -1), true);
@@ -156,30 +174,31 @@ mod tests {
     #[test]
     fn types_known_by_name() {
         #[track_caller]
-        fn check(announced: &str, current: Option<&str>, to: &TargetType, expected: bool) {
-            let current = current.map(name);
-            let kept = to.keeps(&column(MOOD, -1, Some(announced)), current.as_ref());
-            assert_eq!(kept, expected, "{announced} {current:?} in {to:?}");
+        fn check(announced: &str, current: Option<&str>, to: &TargetType, (is, keeps): (bool, bool)) {
+            let (column, current) = (column(MOOD, -1, Some(announced)), current.map(name));
+            assert_eq!(to.is(&column, current.as_ref()), is, "{announced} {current:?} and {to:?}");
+            assert_eq!(to.keeps(&column, current.as_ref()), keeps, "{announced} {current:?} in {to:?}");
         }
+        let (same, kept, neither) = ((true, true), (false, true), (false, false));
         let mood = target(20_000, -1, "public.mood", None);
-        check("public.mood", Some("public.mood"), &mood, true);
-        check("public.mood", None, &mood, true);
-        check("public.mood", Some("public.feeling"), &mood, true);
-        check("public.feeling", Some("public.mood"), &mood, true);
-        check("public.feeling", Some("public.feeling"), &mood, false);
-        check("other.mood", Some("other.mood"), &mood, false);
-        check("other.mood", None, &mood, false);
+        check("public.mood", Some("public.mood"), &mood, same);
+        check("public.mood", None, &mood, same);
+        check("public.mood", Some("public.feeling"), &mood, kept);
+        check("public.feeling", Some("public.mood"), &mood, same);
+        check("public.feeling", Some("public.feeling"), &mood, neither);
+        check("other.mood", Some("other.mood"), &mood, neither);
+        check("other.mood", None, &mood, neither);
         // Domains: the stream says the base type's name.
         let domain = target(20_001, -1, "public.amount", Some(("numeric", numeric(10, 2))));
-        check("numeric", Some("public.amount"), &domain, true);
-        check("numeric", Some("public.precise"), &domain, false);
-        check("numeric", None, &domain, false);
+        check("numeric", Some("public.amount"), &domain, same);
+        check("numeric", Some("public.precise"), &domain, neither);
+        check("numeric", None, &domain, neither);
         let whole = target(20_002, -1, "public.whole", Some(("int4", -1)));
-        check("int4", None, &whole, true);
-        check("int4", Some("public.other"), &whole, false);
-        check("int4", Some("public.other"), &target(INT4, -1, "int4", None), true);
-        check("numeric", Some("public.precise"), &target(NUMERIC, numeric(10, 2), "numeric", None), false);
-        check("numeric", Some("public.precise"), &target(NUMERIC, -1, "numeric", None), true);
+        check("int4", None, &whole, same);
+        check("int4", Some("public.other"), &whole, neither);
+        check("int4", Some("public.other"), &target(INT4, -1, "int4", None), kept);
+        check("numeric", Some("public.precise"), &target(NUMERIC, numeric(10, 2), "numeric", None), neither);
+        check("numeric", Some("public.precise"), &target(NUMERIC, -1, "numeric", None), kept);
         // A modifier of a type that is not builtin.
         let point = target(20_003, 1_107, "public.geometry", None);
         let check = |modifier, expected| {

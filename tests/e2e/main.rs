@@ -15,6 +15,7 @@
 mod bad_input;
 mod crash;
 mod databases;
+mod ddl;
 mod faults;
 mod harness;
 mod keepalive;
