@@ -1,8 +1,14 @@
 //! Definitions that change while the stream runs: followed, or stopped at with the statement that the target needs.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+use tokio::time::sleep;
 use tokio_postgres::Client;
 
-use super::harness::{DATABASE, PATIENCE, Pair};
+use super::harness::{DATABASE, PATIENCE, Pair, wait_for};
 
 /// What is done on the source, where the engine stops, and what its hint says.
 struct Case {
@@ -324,7 +330,7 @@ async fn added_columns_are_followed() {
         "BEGIN; DELETE FROM whole WHERE a = 1; ALTER TABLE whole ADD b int DEFAULT 5; UPDATE whole SET a = 3; COMMIT",
         "ALTER TABLE gap ADD b int DEFAULT 5; UPDATE gap SET b = 6; ALTER TABLE gap ADD c int; INSERT INTO gap VALUES (2, 3, 4)",
         // More than is held at once: the statement goes into a target transaction that is open already.
-        "BEGIN; INSERT INTO large SELECT g, repeat(md5(g::text), 7) FROM generate_series(2, 60000) g;
+        "BEGIN; INSERT INTO large SELECT g, repeat(md5(g::text), 7) FROM generate_series(2, 40000) g;
          ALTER TABLE large ADD c int DEFAULT 4; UPDATE large SET b = 'y', c = a WHERE a % 2 = 0;
          ALTER TABLE large ADD d int DEFAULT 5; UPDATE large SET b = 'y' WHERE a % 3 = 0; COMMIT",
     ];
@@ -453,4 +459,217 @@ async fn the_target_has_more_columns_in_another_order() {
     }
     assert!(engine.log().contains("left as it is on the target"), "{}", engine.log());
     engine.terminate(0).await;
+}
+
+/// Somebody who writes all the time: each statement with the next number in place of `$n`.
+struct Writing {
+    stop: Arc<AtomicBool>,
+    task: JoinHandle<()>,
+}
+
+impl Writing {
+    async fn start(pair: &Pair, statements: &'static [&'static str]) -> Self {
+        let owner = pair.owner().await;
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let task = tokio::spawn(async move {
+            for n in 1_000_000.. {
+                if stopped.load(Ordering::Relaxed) {
+                    break;
+                }
+                for statement in statements {
+                    run(&owner, &statement.replace("$n", &n.to_string())).await;
+                }
+                sleep(Duration::from_millis(5)).await;
+            }
+        });
+        Self { stop, task }
+    }
+
+    async fn stop(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.task.await.unwrap();
+    }
+}
+
+/// Tables that come and go while others are written to all the time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tables_made_dropped_and_made_again() {
+    let pair = Pair::start().await;
+    let owner = pair.owner().await;
+    let parted = "CREATE TABLE parted (a int PRIMARY KEY, b int REFERENCES other) PARTITION BY RANGE (a);
+        CREATE TABLE parted_1 PARTITION OF parted FOR VALUES FROM (0) TO (100);
+        CREATE TABLE parted_2 PARTITION OF parted FOR VALUES FROM (100) TO (200)";
+    run(&owner, "CREATE TABLE other (a int PRIMARY KEY); CREATE TABLE leaves (a int PRIMARY KEY)").await;
+    run(&owner, parted).await;
+    run(
+        &owner,
+        "INSERT INTO other VALUES (1); INSERT INTO parted SELECT g, 1 FROM generate_series(0, 150) g",
+    )
+    .await;
+    run(&owner, "INSERT INTO leaves VALUES (1)").await;
+    let target = target(&pair).await;
+    let mut engine = pair.migrate().start();
+    engine.wait_phase("syncing").await;
+
+    // A partition made later, with triggers and foreign keys as the others have them.
+    let writing = Writing::start(
+        &pair,
+        &["INSERT INTO other VALUES ($n)", "UPDATE parted SET b = $n WHERE a % 50 = $n % 50"],
+    )
+    .await;
+    let third = "CREATE TABLE parted_3 PARTITION OF parted FOR VALUES FROM (200) TO (300)";
+    run(&owner, third).await;
+    run(
+        &owner,
+        "INSERT INTO parted SELECT g, 1 FROM generate_series(200, 250) g; DELETE FROM parted WHERE a = 201",
+    )
+    .await;
+    let log = engine.wait_exit(5, PATIENCE).await;
+    let says = [
+        "changes came to table public.parted_3, which is not part of the migration",
+        "pg_dump --schema-only",
+    ];
+    assert!(says.iter().all(|part| log.contains(part)), "{log}");
+    pair.migrate().run().await.assert(5, &says);
+    run(&target, third).await;
+    engine = pair.migrate().start();
+    engine.wait_phase("syncing").await;
+    pair.assert_written(&mut engine, 20).await;
+
+    // A table that is published by hand.
+    let late = "CREATE TABLE late (a int PRIMARY KEY, b text)";
+    run(&owner, late).await;
+    run(&owner, "INSERT INTO late SELECT g, 'x' FROM generate_series(1, 100) g").await;
+    let publication = pair.target_value("SELECT publications[1] FROM walferry.migration").await;
+    pair.source(&format!("ALTER PUBLICATION {publication} ADD TABLE ONLY late")).await;
+    run(&owner, "UPDATE late SET b = 'y' WHERE a < 10").await;
+    let log = engine.wait_exit(5, PATIENCE).await;
+    assert!(log.contains("changes came to table public.late, which is not part of the migration"), "{log}");
+    run(&target, late).await;
+    engine = pair.migrate().start();
+    engine.wait_phase("syncing").await;
+    run(&owner, "UPDATE late SET b = 'z' WHERE a < 5; DELETE FROM late WHERE a = 50").await;
+    pair.assert_written(&mut engine, 20).await;
+
+    // A partition dropped and made again: another table of the same name. The copy is met by a kill.
+    run(
+        &owner,
+        "DROP TABLE parted_2; CREATE TABLE parted_2 PARTITION OF parted FOR VALUES FROM (100) TO (200)",
+    )
+    .await;
+    run(&owner, "INSERT INTO parted SELECT g, 1 FROM generate_series(120, 130) g").await;
+    let log = engine.wait_exit(5, PATIENCE).await;
+    assert!(
+        log.contains("table public.parted_2 of the source is another than the one that was copied"),
+        "{log}"
+    );
+    engine = pair.migrate().start();
+    let copying = async || {
+        let state = "SELECT state || coalesce(source_oid::text, '') FROM walferry.relation WHERE table_name = 'parted_2'";
+        pair.target_value(state).await.starts_with("copying")
+    };
+    wait_for("the copy", PATIENCE, copying).await;
+    engine.kill9().await;
+    engine = pair.migrate().start();
+    engine.wait_phase("syncing").await;
+    pair.assert_written(&mut engine, 20).await;
+    writing.stop().await;
+    pair.assert_follows(&mut engine).await;
+
+    // A table dropped: the target keeps it, and all goes on, after a restart, too.
+    run(&owner, "INSERT INTO leaves VALUES (2); DROP TABLE leaves; INSERT INTO other VALUES (2)").await;
+    engine.wait_drained(&pair).await;
+    assert_eq!(pair.target_value("SELECT count(*) FROM leaves").await, "2");
+    engine.terminate(0).await;
+    engine = pair.migrate().start();
+    engine.wait_phase("syncing").await;
+    run(&owner, "INSERT INTO other VALUES (3)").await;
+    engine.wait_drained(&pair).await;
+    assert!(
+        engine.log().contains("dropped on the source: the target keeps it table=public.leaves"),
+        "{}",
+        engine.log()
+    );
+    run(&target, "DROP TABLE leaves").await;
+    pair.assert_ends_equal(engine).await;
+    pair.assert_removes().await;
+}
+
+/// Somebody else changes the migration's publications: changes are missed, so it stops, and the tables are copied again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn publications_changed_by_somebody_else() {
+    let pair = Pair::start().await;
+    let owner = pair.owner().await;
+    run(
+        &owner,
+        "CREATE TABLE a (a int PRIMARY KEY, b text); CREATE TABLE refers (a int PRIMARY KEY REFERENCES a);
+         CREATE TABLE keyless (a int); CREATE TABLE parted (a int PRIMARY KEY) PARTITION BY LIST (a);
+         CREATE TABLE parted_1 PARTITION OF parted DEFAULT;
+         INSERT INTO a SELECT g, 'x' FROM generate_series(1, 50) g; INSERT INTO refers SELECT generate_series(1, 50);
+         INSERT INTO parted VALUES (1)",
+    )
+    .await;
+    let mut engine = pair.migrate().start();
+    engine.wait_phase("syncing").await;
+    let [all, inserts] = [1, 2].map(|n| format!("SELECT publications[{n}] FROM walferry.migration"));
+    let (all, inserts) = (pair.target_value(&all).await, pair.target_value(&inserts).await);
+    // (what somebody does; what is missed; the cause; what mends it)
+    let mut cases = vec![
+        (
+            format!("ALTER PUBLICATION {all} DROP TABLE a"),
+            "UPDATE a SET b = 'missed' WHERE a = 1; INSERT INTO a VALUES (51, 'missed')",
+            "table public.a is no longer in the migration's publications".to_owned(),
+        ),
+        (
+            format!("ALTER PUBLICATION {all} SET (publish = 'insert')"),
+            "DELETE FROM refers WHERE a = 3; DELETE FROM a WHERE a = 3; INSERT INTO parted VALUES (2); DELETE FROM parted WHERE a = 1",
+            format!("publication {all} of the source publishes other operations than it did"),
+        ),
+        (
+            format!("ALTER PUBLICATION {inserts} SET (publish = 'truncate')"),
+            "INSERT INTO keyless VALUES (1)",
+            format!("publication {inserts} of the source publishes other operations than it did"),
+        ),
+    ];
+    if pair.cluster.source.binaries().major() >= 15 {
+        cases.push((
+            format!("ALTER PUBLICATION {all} DROP TABLE a; ALTER PUBLICATION {all} ADD TABLE ONLY a WHERE (a > 10)"),
+            "UPDATE a SET b = 'filtered' WHERE a = 5",
+            format!("publication {all} of the source has a row filter or a column list"),
+        ));
+        cases.push((
+            format!("ALTER PUBLICATION {all} DROP TABLE a; ALTER PUBLICATION {all} ADD TABLE ONLY a (a)"),
+            "UPDATE a SET b = 'left out' WHERE a = 6",
+            format!("publication {all} of the source has a row filter or a column list"),
+        ));
+    }
+    for (number, (change, missed, cause)) in cases.into_iter().enumerate() {
+        // While it runs it looks every half minute; the others are met at a start.
+        if number > 0 {
+            engine.terminate(0).await;
+        }
+        for statement in change.split("; ") {
+            pair.source(statement).await;
+        }
+        run(&owner, missed).await;
+        if number > 0 {
+            engine = pair.migrate().start();
+        }
+        let log = engine.wait_exit(5, PATIENCE).await;
+        assert!(log.contains(&cause), "{change}: no {cause:?} in {log}");
+        let hint = log.split("on the source run: ").nth(1).and_then(|rest| rest.split("; then run").next());
+        for statement in hint.unwrap_or_else(|| panic!("{log}")).split("; ") {
+            pair.source(statement).await;
+        }
+        engine = pair.migrate().start();
+        engine.wait_phase("syncing").await;
+        pair.assert_follows(&mut engine).await;
+    }
+    engine.terminate(0).await;
+    pair.source(&format!("DROP PUBLICATION {all}")).await;
+    let cause = format!("publication {all} of the source is gone");
+    pair.migrate().run().await.assert(5, &[&cause, "walferry remove --force"]);
+    let ended = pair.command("remove").arguments(&["--force"]).run().await;
+    ended.assert(0, &["dropped replication slot"]);
 }
