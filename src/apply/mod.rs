@@ -205,7 +205,11 @@ impl Applier {
 
     async fn plan_segment(&mut self, segment: &Segment, steps: &mut Vec<Step>) -> Result<()> {
         // A table that changed its shape on the source is looked up again: it may have changed here, too.
-        for relation in self.planner.unknown(segment) {
+        let unknown = self.planner.unknown(segment);
+        if !unknown.is_empty() {
+            self.tables.wait_until_visible(segment.xid).await?;
+        }
+        for relation in unknown {
             let table = match self.altered.get(&relation.id) {
                 Some(table) => table.clone(),
                 None => self.tables.of(&relation).await?,

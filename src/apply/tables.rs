@@ -11,8 +11,9 @@ use tokio_postgres::Client;
 
 use super::ddl::{self, Misfit, Remedy};
 use super::store::{RelationRow, Store};
-use crate::error::{Definite, Failure, Result, Side};
-use crate::pg::{Oid, QualifiedName, Relation, RelationId, SourceLsn, Sql};
+use crate::error::{Definite, Failure, Result, Side, Transient};
+use crate::limits::{VISIBLE_POLL, VISIBLE_WAIT};
+use crate::pg::{Oid, QualifiedName, Relation, RelationId, SourceLsn, Sql, Xid};
 use crate::plan::{Shape, TargetColumn, TargetTable, TargetType, TypeNames, is_builtin};
 use crate::source::catalog::{self, Generated, Identity};
 
@@ -45,6 +46,31 @@ impl Tables {
         Ok(Self { source, target, migration: migration.to_owned(), rows, first, types: HashMap::new() })
     }
 
+    /// Waits until the source's catalog shows what the transaction did. Its commit is streamed as soon as it is in the
+    /// WAL; sessions see it a little later, with a synchronous standby much later.
+    ///
+    /// # Errors
+    /// A transient failure when it takes too long, or the source does not answer.
+    pub(super) async fn wait_until_visible(&self, xid: Xid) -> Result<()> {
+        // A transaction holds the lock on its identifier until others see what it did.
+        let sql = "SELECT FROM pg_locks WHERE locktype = 'transactionid' AND transactionid = $1::text::xid AND granted";
+        let began = tokio::time::Instant::now();
+        let xid = xid.to_string();
+        loop {
+            let held = self.source.query(sql, &[&xid]).await;
+            let held = held.map_err(|error| at_source(crate::source::Error::new("a transaction", error)))?;
+            if held.is_empty() {
+                return Ok(());
+            }
+            if began.elapsed() >= VISIBLE_WAIT {
+                return Err(Transient::new(Side::Source, "a committed transaction is not visible yet")
+                    .detail(format!("transaction {xid}; a synchronous standby may be missing"))
+                    .into());
+            }
+            tokio::time::sleep(VISIBLE_POLL).await;
+        }
+    }
+
     /// The row of a relation, by its identifier, or by its name where the identifier was never recorded.
     pub(super) fn row(&self, relation: &Relation) -> Option<&RelationRow> {
         self.position(relation).map(|position| &self.rows[position])
@@ -57,8 +83,11 @@ impl Tables {
     /// gone from the target, or is renamed on the source alone.
     pub(super) async fn of(&mut self, relation: &Relation) -> Result<TargetTable> {
         let Some(position) = self.position(relation) else { return Err(not_ours(&relation.name)) };
-        if self.rows[position].origin.is_some_and(|origin| origin.id != relation.id) {
-            return Err(another(&relation.name));
+        if let Some(origin) = self.rows[position].origin.filter(|origin| origin.id != relation.id) {
+            // The one that was copied may live on under another name.
+            self.follow_name(position, origin.id).await?;
+            let free = self.rows[position].name != relation.name;
+            return Err(if free { not_ours(&relation.name) } else { another(&relation.name) });
         }
         let found = self.found(position, relation).await?;
         let copy_lsn = self.rows[position].copy_lsn.ok_or_else(|| not_ours(&relation.name))?;

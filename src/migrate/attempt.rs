@@ -173,6 +173,7 @@ impl Attempt<'_> {
         let resumes = matches!(self.phase, Phase::CatchingUp | Phase::Syncing);
         let archive = self.prepare_target().await?;
         if resumes {
+            self.refuse_gap().await?;
             self.look_at_source_tables().await?;
             self.copy_late(session).await?;
         }

@@ -87,7 +87,7 @@ impl Attempt<'_> {
         if let Some(altered) = altered.into_iter().next() {
             return Err(changed(altered).into());
         }
-        let Some(first) = missing.first() else { return Ok(()) };
+        let Some(first) = missing.first() else { return self.refuse_others(tables, relations, &members) };
         let add = missing.iter().map(|table| {
             let name = &names[usize::from(!table.has_identity())];
             Sql::new("ALTER PUBLICATION ").ident(name).text(" ADD TABLE ONLY ").name(&table.name)
@@ -99,6 +99,33 @@ impl Attempt<'_> {
                 joined(add)
             ))
             .into())
+    }
+
+    /// A table that has the name of a followed one, and is another: dropped and made again, or swapped.
+    fn refuse_others(
+        &self,
+        tables: &[Table],
+        relations: &[RelationRow],
+        members: &HashSet<QualifiedName>,
+    ) -> Result<()> {
+        let other = tables.iter().find(|table| {
+            let followed = relations.iter().any(|row| row.name == table.name && !is(row, table));
+            table.kind == TableKind::Plain
+                && table.persistence == Persistence::Permanent
+                && followed
+                && !members.contains(&table.name)
+                && relations.iter().all(|row| !is(row, table))
+        });
+        let Some(table) = other else { return Ok(()) };
+        let name = &self.row.publications[usize::from(!table.has_identity())];
+        let add = Sql::new("ALTER PUBLICATION ").ident(name).text(" ADD TABLE ONLY ").name(&table.name);
+        Err(Definite::new(format!(
+            "table {} of the source is another than the one that was copied",
+            table.name
+        ))
+        .detail("it was dropped and made again, or another was renamed to it; its changes are not published")
+        .hint(format!("on the source run: {add}; then run `walferry migrate` again"))
+        .into())
     }
 
     /// Records that the tables, and for partitioned ones their partitions, are to be copied again.

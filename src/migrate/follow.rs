@@ -111,6 +111,20 @@ impl Attempt<'_> {
         &self,
         stored: EndLsn,
     ) -> Result<(crate::wire::CopyBothReader, crate::wire::CopyBothWriter)> {
+        let (replication, slot) = self.without_gap(stored).await?;
+        if let Some(pid) = slot.filter(|slot| slot.active).and_then(|slot| slot.active_pid) {
+            return Err(self.in_use(pid).await?);
+        }
+        let started = replication.start(&self.row.slot, stored, &self.row.publications).await;
+        started.map_err(|error| error.into_failure(Side::Source))
+    }
+
+    /// Refuses a gap before anything is done that a gap would make worse.
+    pub(super) async fn refuse_gap(&self) -> Result<()> {
+        self.without_gap(self.stored().await?).await.map(|_| ())
+    }
+
+    async fn without_gap(&self, stored: EndLsn) -> Result<(ReplicationSession, Option<catalog::SlotInfo>)> {
         let at_source = |error: crate::source::Error| error.into_failure(Side::Source);
         let connected = ReplicationSession::connect(&self.migration.sides.source, STREAM_NAME).await;
         let mut replication = connected.map_err(|error| error.into_failure(Side::Source))?;
@@ -123,10 +137,7 @@ impl Attempt<'_> {
             stored,
         };
         refuse_gap(&expected, &identity, slot.as_ref())?;
-        if let Some(pid) = slot.filter(|slot| slot.active).and_then(|slot| slot.active_pid) {
-            return Err(self.in_use(pid).await?);
-        }
-        replication.start(&self.row.slot, stored, &self.row.publications).await.map_err(at_source)
+        Ok((replication, slot))
     }
 
     /// We hold the lock, so a walsender of ours that still has the slot is one whose engine is gone: it ends soon.

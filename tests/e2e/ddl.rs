@@ -245,8 +245,7 @@ const CASES: &[Case] = &[
 async fn statements_for_the_target() {
     let pair = Pair::start().await;
     let only = std::env::var("WALFERRY_TEST_CASE").unwrap_or_default();
-    let cases: Vec<_> =
-        CASES.iter().filter(|case| only.split("+").any(|part| case.name.contains(part))).collect();
+    let cases: Vec<_> = CASES.iter().filter(|case| case.name.contains(&only)).collect();
     let owner = pair.owner().await;
     for case in &cases {
         run(&owner, case.tables).await;
@@ -267,7 +266,7 @@ async fn statements_for_the_target() {
             if number == 0 && !case.held.0.is_empty() {
                 assert_eq!(pair.target_value(case.held.0).await, case.held.1, "{}: {log}", case.name);
             }
-            if number == 0 && case.name.contains("transaction") {
+            if number == 0 && case.name.contains("comes and goes") {
                 // Nothing done, it ends the same way.
                 pair.migrate().run().await.assert(5, &[cause]);
             }
@@ -336,6 +335,12 @@ async fn added_columns_are_followed() {
     ];
     for writes in followed {
         run(&owner, writes).await;
+        if writes.contains("large") {
+            // Dead in the middle of it, it has done nothing; or all of it.
+            sleep(Duration::from_millis(300)).await;
+            engine.kill9().await;
+            engine = launch.start();
+        }
         engine.wait_drained(&pair).await;
         let comparison = pair.compare().await;
         assert!(comparison.tables_equal(), "{writes}: {comparison}\n{}", engine.log());
@@ -592,6 +597,44 @@ async fn tables_made_dropped_and_made_again() {
         engine.log()
     );
     run(&target, "DROP TABLE leaves").await;
+    engine.terminate(0).await;
+
+    // A table that is not published by its root, dropped and made again: it stops until it is published.
+    run(&owner, "DROP TABLE late; CREATE TABLE late (a int PRIMARY KEY, b text); INSERT INTO late VALUES (1, 'again')")
+        .await;
+    // What an older engine left behind knows names only.
+    pair.target(
+        "ALTER TABLE walferry.relation DROP source_filenode, DROP source_attributes; UPDATE walferry.relation
+         SET source_oid = NULL WHERE table_name <> 'late'",
+    )
+    .await;
+    let ended = pair.migrate().run().await;
+    ended.assert(5, &["table public.late of the source is another than the one that was copied"]);
+    pair.source(&format!("ALTER PUBLICATION {publication} ADD TABLE ONLY late")).await;
+    engine = pair.migrate().start();
+    engine.wait_phase("syncing").await;
+    run(&owner, "INSERT INTO late VALUES (2, 'again')").await;
+    pair.assert_follows(&mut engine).await;
+
+    // Two tables change places, as when a table is rebuilt beside the one in use.
+    run(&owner, "CREATE TABLE late_new (a int PRIMARY KEY, b text, c int); INSERT INTO late_new SELECT a, b, 1 FROM late")
+        .await;
+    pair.source(&format!("ALTER PUBLICATION {publication} ADD TABLE ONLY late_new")).await;
+    run(&owner, "BEGIN; ALTER TABLE late RENAME TO late_old; ALTER TABLE late_new RENAME TO late; COMMIT")
+        .await;
+    run(&owner, "INSERT INTO late VALUES (3, 'new', 3)").await;
+    let log = engine.wait_exit(5, PATIENCE).await;
+    let statement = "ALTER TABLE \"public\".\"late\" RENAME TO \"late_old\"";
+    assert!(log.contains(statement), "{log}");
+    run(&target, statement).await;
+    pair.migrate()
+        .run()
+        .await
+        .assert(5, &["changes came to table public.late, which is not part of the migration"]);
+    run(&target, "CREATE TABLE late (a int PRIMARY KEY, b text, c int)").await;
+    engine = pair.migrate().start();
+    engine.wait_phase("syncing").await;
+    run(&owner, "UPDATE late SET c = 5 WHERE a = 1; INSERT INTO late_old VALUES (9, 'old')").await;
     pair.assert_ends_equal(engine).await;
     pair.assert_removes().await;
 }
@@ -644,20 +687,16 @@ async fn publications_changed_by_somebody_else() {
             format!("publication {all} of the source has a row filter or a column list"),
         ));
     }
-    for (number, (change, missed, cause)) in cases.into_iter().enumerate() {
-        // While it runs it looks every half minute; the others are met at a start.
-        if number > 0 {
-            engine.terminate(0).await;
-        }
+    for (change, missed, cause) in cases {
+        // While it runs it looks every half minute: a start is quicker.
+        engine.terminate(0).await;
         for statement in change.split("; ") {
             pair.source(statement).await;
         }
         run(&owner, missed).await;
-        if number > 0 {
-            engine = pair.migrate().start();
-        }
-        let log = engine.wait_exit(5, PATIENCE).await;
-        assert!(log.contains(&cause), "{change}: no {cause:?} in {log}");
+        let ended = pair.migrate().run().await;
+        ended.assert(5, &[&cause]);
+        let log = ended.stderr;
         let hint = log.split("on the source run: ").nth(1).and_then(|rest| rest.split("; then run").next());
         for statement in hint.unwrap_or_else(|| panic!("{log}")).split("; ") {
             pair.source(statement).await;

@@ -7,7 +7,7 @@
 //! | `WALFERRY_TEST_SEED` | replays the random choices of a run, which prints its seed |
 //! | `WALFERRY_TEST_KILLS` | how often `crash` kills the engine; 22 unless told otherwise |
 //! | `WALFERRY_TEST_DATA` | where the sample databases are; `../shared/data` unless told otherwise; skipped where absent |
-//! | `WALFERRY_TEST_CASE` | runs the cases of `protocol::changes` whose name holds this |
+//! | `WALFERRY_TEST_CASE` | runs the cases of `protocol::changes` and `ddl::statements_for_the_target` whose name holds this |
 //! | `WALFERRY_TEST_VERSIONS` | pairs of source and target versions: `14-15,16-17,15-18` |
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr)]

@@ -66,6 +66,8 @@ impl Definition {
 /// When the server does not answer.
 pub async fn definition(client: &Client, id: RelationId) -> Result<Option<Definition>, Error> {
     let dialect = Dialect::of(client).await?;
+    // The columns first: a table that is rewritten in between then has another file than what they say goes with.
+    let columns = columns(client, dialect, id).await?;
     let sql = Sql::new(
         "WITH RECURSIVE above AS (SELECT oid, relispartition FROM pg_class WHERE oid = $1::oid \
          UNION ALL SELECT c.oid, c.relispartition FROM above a JOIN pg_inherits i ON i.inhrelid = a.oid \
@@ -86,7 +88,7 @@ pub async fn definition(client: &Client, id: RelationId) -> Result<Option<Defini
         filenode: row.get("filenode")?,
         in_hierarchy: row.get("in_hierarchy")?,
         root: root.0.zip(root.1).map(|(schema, name)| QualifiedName::new(schema, name)),
-        columns: columns(client, dialect, id).await?,
+        columns,
     }))
 }
 
