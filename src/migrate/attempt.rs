@@ -170,14 +170,13 @@ impl Attempt<'_> {
 
     /// Everything before the stream. Gives the archive where foreign keys may still have to be made.
     async fn prepare(&mut self, session: &mut TargetSession) -> Result<Option<Arc<Archive>>> {
-        let resumes = matches!(self.phase, Phase::CatchingUp | Phase::Syncing);
-        let archive = self.prepare_target().await?;
-        if resumes {
+        if matches!(self.phase, Phase::CatchingUp | Phase::Syncing) {
             self.refuse_gap().await?;
-            self.look_at_source_tables().await?;
-            self.copy_late(session).await?;
+            // Read before any snapshot is made: a table that is rewritten in between then counts as rewritten.
+            let tables = self.look_at_source_tables().await?;
+            self.copy_late(session, &tables).await?;
         }
-        Ok(archive)
+        self.prepare_target().await
     }
 
     async fn prepare_target(&mut self) -> Result<Option<Arc<Archive>>> {

@@ -22,13 +22,14 @@ use super::attempt::Attempt;
 use super::publications::{self, Altered};
 
 impl Attempt<'_> {
-    /// Looks, and acts.
-    pub(super) async fn look_at_source_tables(&mut self) -> Result<()> {
+    /// Looks, and acts; gives the tables as they are.
+    pub(super) async fn look_at_source_tables(&mut self) -> Result<Vec<Table>> {
         let tables = catalog::tables(&self.source).await.map_err(|error| error.into_failure(Side::Source))?;
         let relations = self.store().relations().await?;
         self.tell_of_tables(&tables, &relations);
         self.refuse_lost_identities(&tables, &relations).await?;
-        self.refuse_altered_publications(&tables, &relations).await
+        self.refuse_altered_publications(&tables, &relations).await?;
+        Ok(tables)
     }
 
     fn tell_of_tables(&mut self, tables: &[Table], relations: &[RelationRow]) {

@@ -5,6 +5,7 @@
 //! missed or fit no definition, which is emptied first. They are copied on another snapshot, before the stream starts
 //! again from where it was: what commits before that snapshot is in the copy, and is dropped from the stream.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::apply::store::{RelationRow, RelationState};
@@ -18,11 +19,10 @@ use super::publications;
 
 impl Attempt<'_> {
     /// Takes in what is to be followed from now on, and copies what is not copied.
-    pub(super) async fn copy_late(&mut self, session: &mut TargetSession) -> Result<()> {
-        // Read before the snapshot is made: a table that is rewritten in between then counts as rewritten.
-        let all = catalog::tables(&self.source).await.map_err(|error| error.into_failure(Side::Source))?;
-        self.identify(&all).await?;
-        self.take_in(&all).await?;
+    pub(super) async fn copy_late(&mut self, session: &mut TargetSession, all: &[Table]) -> Result<()> {
+        let published = publications::members(&self.source, &self.row.publications).await?;
+        self.identify(all, &published).await?;
+        self.take_in(all, &published).await?;
         let rows = self.store().relations().await?;
         let mut left: Vec<RelationRow> =
             rows.iter().filter(|row| row.state != RelationState::Copied).cloned().collect();
@@ -62,8 +62,7 @@ impl Attempt<'_> {
     }
 
     /// Which table of the source each name means; a table that was made again is another one, to be copied afresh.
-    async fn identify(&self, all: &[Table]) -> Result<()> {
-        let published = publications::members(&self.source, &self.row.publications).await?;
+    async fn identify(&self, all: &[Table], published: &HashSet<QualifiedName>) -> Result<()> {
         for row in self.store().relations().await? {
             let Some(named) = all.iter().find(|table| table.name == row.name) else { continue };
             let id = RelationId::new(named.oid.get());
@@ -82,8 +81,7 @@ impl Attempt<'_> {
     }
 
     /// Tables that are published now, were not part of the migration so far, and are on the target.
-    async fn take_in(&self, all: &[Table]) -> Result<()> {
-        let published = publications::members(&self.source, &self.row.publications).await?;
+    async fn take_in(&self, all: &[Table], published: &HashSet<QualifiedName>) -> Result<()> {
         let rows = self.store().relations().await?;
         for table in all.iter().filter(|table| followable(table) && published.contains(&table.name)) {
             let id = table.oid.get();
