@@ -101,6 +101,10 @@ pub struct MigrateArgs {
     /// What to do with a change that the target cannot take as it is: `stop` with an error [default: stop]
     #[arg(long, value_name = "stop")]
     on_conflict: Option<String>,
+    /// What to do about a column that was added on the source: `follow` adds it on the target where that is safe, `stop`
+    /// ends with an error that has the statement [default: stop]
+    #[arg(long, value_name = "follow|stop")]
+    ddl: Option<String>,
 }
 
 /// Options of `status`.
@@ -242,6 +246,7 @@ impl Cli {
                 raw.spill_dir.clone_from(&args.spill_dir);
                 raw.spill_max.clone_from(&args.spill_max);
                 raw.on_conflict.clone_from(&args.on_conflict);
+                raw.ddl.clone_from(&args.ddl);
             }
             Command::Status(args) => {
                 args.sides.put(&mut raw);

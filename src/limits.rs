@@ -82,6 +82,13 @@ pub const ENGINE_LOCK_WAIT: Duration = Duration::from_secs(15);
 /// How often that lock is tried.
 pub const ENGINE_LOCK_POLL: Duration = Duration::from_millis(100);
 
+/// How long a commit that was streamed may stay invisible to other sessions: an instant, but for a source that waits
+/// for a synchronous standby.
+pub const VISIBLE_WAIT: Duration = Duration::from_secs(10);
+
+/// Between two looks at that.
+pub const VISIBLE_POLL: Duration = Duration::from_millis(5);
+
 /// How often a pipeline looks at its clock: the coarsest that shows lag as it is.
 pub const TICK: Duration = Duration::from_millis(100);
 

@@ -12,8 +12,8 @@ use tokio_postgres::types::{Format, IsNull, ToSql, Type};
 use tokio_postgres::{Client, SimpleQueryMessage};
 use walferry::assemble::{Assembler, Segment};
 use walferry::demo::{PgBinaries, Server, ServerOptions};
-use walferry::pg::{QualifiedName, SourceLsn};
-use walferry::plan::{Kind, Planner, Step, TargetColumn, TargetTable};
+use walferry::pg::{Oid, QualifiedName, Relation, SourceLsn};
+use walferry::plan::{Kind, Planner, Step, TargetColumn, TargetTable, TargetType};
 
 /// Two databases of one server.
 struct World {
@@ -113,8 +113,8 @@ impl World {
     }
 
     async fn apply(&self, planner: &mut Planner, segment: &Segment, followed: &mut Followed) {
-        for name in planner.unknown(segment) {
-            planner.learn(self.table(name).await);
+        for relation in planner.unknown(segment) {
+            planner.learn(relation.id, self.table(&relation).await);
         }
         let mut steps = Vec::new();
         planner.plan(segment, &mut steps).unwrap();
@@ -139,7 +139,8 @@ impl World {
         }
     }
 
-    async fn table(&self, name: QualifiedName) -> TargetTable {
+    async fn table(&self, relation: &Relation) -> TargetTable {
+        let name = relation.name.clone();
         let sql = "SELECT a.attname, a.attgenerated <> '', a.attidentity = 'a', e.schema, e.operator,
                 coalesce(a.attnum = ANY (i.indkey), false)
             FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_attribute a ON a.attrelid = c.oid
@@ -169,7 +170,9 @@ impl World {
             }
             let operator = row.get::<_, Option<String>>(3).zip(row.get::<_, Option<String>>(4));
             columns.push(TargetColumn {
+                of: type_of(relation, &column),
                 name: column,
+                required: false,
                 generated: row.get(1),
                 identity_always: row.get(2),
                 equality: operator.map(|(schema, name)| QualifiedName::new(schema, name)),
@@ -193,6 +196,16 @@ impl World {
         self.same(&format!("SELECT t FROM {table} t ORDER BY t::text")).await;
         followed
     }
+}
+
+/// The type that the source announced: what the planner refuses must be refused by the server, too.
+fn type_of(relation: &Relation, column: &str) -> TargetType {
+    let announced = relation.columns.iter().find(|announced| announced.name == column);
+    let (oid, modifier) =
+        announced.map_or((Oid::new(25), -1), |column| (column.type_oid, column.type_modifier));
+    let name = announced.and_then(|column| column.type_name.clone());
+    let name = name.unwrap_or_else(|| QualifiedName::new("pg_catalog", "text"));
+    TargetType { oid, name, modifier, base: None }
 }
 
 impl Followed {

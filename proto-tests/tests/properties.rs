@@ -208,7 +208,7 @@ fn relation_id() -> impl Strategy<Value = RelationId> {
 
 fn column() -> impl Strategy<Value = Column> {
     (text(), any::<u32>(), any::<i32>(), any::<bool>()).prop_map(|(name, type_oid, type_modifier, key)| {
-        Column { name, type_oid: Oid::new(type_oid), type_modifier, key }
+        Column { name, type_oid: Oid::new(type_oid), type_modifier, type_name: None, key }
     })
 }
 

@@ -19,15 +19,10 @@ pub struct Conflict {
     commit_lsn: CommitLsn,
     table: QualifiedName,
     detail: String,
+    hint: &'static str,
     statement: String,
     parameters: Vec<Option<String>>,
-    hint: &'static str,
 }
-
-const HINT: &str = "nothing was skipped; look at the change on the target: SELECT * FROM walferry.conflict ORDER BY id \
-                    DESC LIMIT 1; mend the target's row, then run `walferry migrate` again";
-const HINT_ENCODING: &str = "nothing was skipped; the source's row holds text that the target's encoding cannot hold: \
-                             mend the row on the source, then start afresh after `walferry remove --force`";
 
 impl Conflict {
     /// A step that touched another number of rows than one.
@@ -43,8 +38,7 @@ impl Conflict {
     /// A step that the target refused.
     pub(super) fn refused(step: &Step, error: &ServerError) -> Self {
         let kind = if error.sqlstate() == "23505" { "insert_exists" } else { "refused" };
-        let hint = if matches!(error.sqlstate(), "22021" | "22P05") { HINT_ENCODING } else { HINT };
-        Self { hint, ..Self::new(step, kind, error.to_string()) }
+        Self { hint: hint(error.sqlstate()), ..Self::new(step, kind, error.to_string()) }
     }
 
     fn new(step: &Step, kind: &'static str, detail: String) -> Self {
@@ -54,9 +48,9 @@ impl Conflict {
             commit_lsn: step.commit_lsn,
             table: step.relation.name.clone(),
             detail,
+            hint: MEND_ROW,
             statement: step.statement.sql.to_string(),
             parameters: step.params.iter().map(|value| value.as_ref().map(text)).collect(),
-            hint: HINT,
         }
     }
 
@@ -81,7 +75,56 @@ impl Conflict {
         let Self { kind, commit_lsn, table, detail, hint, .. } = self;
         Definite::new(format!("conflict ({kind}) in table {table} at {commit_lsn}"))
             .detail(detail)
-            .hint(hint)
+            .hint(format!(
+                "nothing was skipped; look at the change on the target: SELECT * FROM walferry.conflict ORDER BY id \
+                 DESC LIMIT 1; {hint}, then run `walferry migrate` again"
+            ))
             .into()
+    }
+}
+
+const MEND_ROW: &str = "mend the target's row";
+
+/// What to do about a value, or a row, that the target refuses. An enum's new label, a wider domain or a dropped
+/// constraint makes no announcement in the stream.
+fn hint(sqlstate: &str) -> &'static str {
+    match sqlstate {
+        "22P02" | "22001" | "22003" | "42704" | "42883" => {
+            "the target's type lacks what the source's has: make the type there what it is on the source (a new label: \
+             ALTER TYPE … ADD VALUE …; a longer or wider one: ALTER TABLE … ALTER COLUMN … TYPE …)"
+        }
+        "22021" | "22P05" => {
+            "the source's row holds text that the target's encoding cannot hold: mend it on the source, start afresh \
+             with `walferry remove --force`"
+        }
+        "23502" => {
+            "the target's column is NOT NULL and the source's is not: ALTER TABLE … ALTER COLUMN … DROP NOT NULL there"
+        }
+        "23514" | "23P01" => {
+            "the target's constraint is not the source's: make it there what it is on the source (ALTER TABLE … DROP \
+             CONSTRAINT …, ALTER DOMAIN …)"
+        }
+        _ => MEND_ROW,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hints() {
+        #[track_caller]
+        fn check(sqlstate: &str, expected: &str) {
+            assert!(hint(sqlstate).contains(expected), "{sqlstate}: {}", hint(sqlstate));
+        }
+        check("22P02", "ADD VALUE");
+        check("22001", "ALTER COLUMN");
+        check("22003", "ALTER COLUMN");
+        check("42704", "what it is on the source");
+        check("23502", "DROP NOT NULL");
+        check("23514", "CONSTRAINT");
+        check("23505", "mend the target's row");
+        check("23503", "mend the target's row");
     }
 }

@@ -11,21 +11,25 @@
 //! Not here: what is received, when a batch is cut, when to reconnect.
 
 mod conflict;
+mod ddl;
 mod session;
 pub mod store;
 mod tables;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
 
+use crate::assemble::Segment;
 use crate::error::{Definite, Failure, Result, Side};
 use crate::limits::{PIPELINE_EXECUTES_MAX, PREPARED_STATEMENTS_MAX};
-use crate::pg::{EndLsn, PgTimestamp, Sql};
-use crate::plan::{Batch, PlanError, Planner, Step, merge};
-use crate::wire::{self, Pipeline, PipelineError};
+use crate::pg::{EndLsn, PgTimestamp, QualifiedName, Relation, RelationId, Sql};
+use crate::plan::{Batch, Kind, PlanError, Planner, Step, TargetTable, merge};
+use crate::wire::{self, Pipeline, PipelineError, ServerError};
+
+use ddl::{Misfit, Remedy};
 
 pub use conflict::Conflict;
-pub use session::TargetSession;
+pub use session::{TargetSession, become_replica};
 pub use tables::Tables;
 
 /// Applies batches, one at a time.
@@ -35,10 +39,25 @@ pub struct Applier {
     tables: Tables,
     planner: Planner,
     pipeline: Pipeline,
-    steps: Vec<Step>,
     prepared: HashSet<u64>,
     /// The target transaction of a large source transaction is open.
     open: bool,
+    /// Columns that the source added are added here, too, where that is safe.
+    follow_ddl: bool,
+    /// Tables altered in the open transaction: no other session sees them so.
+    altered: HashMap<RelationId, TargetTable>,
+    /// Columns that the log has named as the target's alone.
+    told: HashSet<(QualifiedName, String)>,
+}
+
+/// What of a batch is planned.
+#[derive(Debug, Default)]
+struct Planned {
+    steps: Vec<Step>,
+    /// Segments, from the first on.
+    segments: usize,
+    /// Why not all of them.
+    stopped: Option<Failure>,
 }
 
 /// What a batch did.
@@ -74,17 +93,11 @@ impl From<Definite> for ApplyError {
 }
 
 impl Applier {
-    /// Takes the session over, and learns all tables of the migration.
-    ///
-    /// # Errors
-    /// When the target does not answer.
-    pub async fn new(target: TargetSession, tables: Tables) -> Result<Self> {
-        let mut planner = Planner::new();
-        for table in tables.all().await? {
-            planner.learn(table);
-        }
-        let (pipeline, steps, prepared) = (Pipeline::new(), Vec::new(), HashSet::new());
-        Ok(Self { target, tables, planner, pipeline, steps, prepared, open: false })
+    /// Takes the session over; `follow_ddl` allows it to add columns to the target's tables.
+    pub fn new(target: TargetSession, tables: Tables, follow_ddl: bool) -> Self {
+        let (planner, pipeline, prepared) = (Planner::new(), Pipeline::new(), HashSet::new());
+        let (altered, told) = (HashMap::new(), HashSet::new());
+        Self { target, tables, planner, pipeline, prepared, open: false, follow_ddl, altered, told }
     }
 
     /// Gives the session back, its unfinished transaction rolled back.
@@ -94,29 +107,39 @@ impl Applier {
 
     /// Applies `batch`; commits when it ends with a whole transaction.
     ///
+    /// Where a transaction has a change that needs another definition of its table, those before it are committed.
+    ///
     /// # Errors
     /// When anything fails; the session is of no use then, and its transaction is rolled back.
     pub async fn apply(&mut self, batch: &Batch) -> Result<Applied, ApplyError> {
-        self.plan(batch).await?;
+        let planned = self.plan(&batch.segments).await?;
         let mut applied = Applied::default();
-        for step in &self.steps {
-            applied.changes[step.kind as usize] += 1;
+        for step in &planned.steps {
+            if let Some(count) = applied.changes.get_mut(step.kind as usize) {
+                *count += 1;
+            }
         }
-        let steps = std::mem::take(&mut self.steps);
-        applied.ordered = self.execute_merged(batch, steps).await?;
-        applied.transactions = batch.segments.iter().filter(|segment| segment.end.is_some()).count() as u64;
+        let segments = &batch.segments[..planned.segments];
+        if let Some(stopped) = planned.stopped {
+            if !segments.is_empty() {
+                self.execute_merged(batch.previous, segments, planned.steps).await?;
+            }
+            return Err(stopped.into());
+        }
+        applied.ordered = self.execute_merged(batch.previous, segments, planned.steps).await?;
+        applied.transactions = segments.iter().filter(|segment| segment.end.is_some()).count() as u64;
         Ok(applied)
     }
 
     /// Fewer steps to the same end, if they get there: a unique value that is handed from row to row may be in the way
-    /// when steps are left out. Then the batch is applied again in the source's order, step by step. Says why, where it
-    /// is applied so.
+    /// when steps are left out. Then the segments are applied again in the source's order, step by step. Says why, where
+    /// they are applied so.
     async fn execute_merged(
         &mut self,
-        batch: &Batch,
+        previous: EndLsn,
+        segments: &[Segment],
         steps: Vec<Step>,
     ) -> Result<Option<&'static str>, ApplyError> {
-        let segments = &batch.segments;
         let reason = if segments.iter().any(|segment| !segment.first || segment.end.is_none()) {
             // What came before in the same target transaction cannot be applied again.
             Some("segment")
@@ -124,20 +147,25 @@ impl Applier {
             segments.iter().any(|segment| self.planner.has_triggers(segment)).then_some("triggers")
         };
         if reason.is_some() {
-            self.execute(batch, &steps).await?;
+            self.execute(previous, segments, &steps).await?;
             return Ok(reason);
         }
         let single = steps.len() == 1;
-        match self.execute(batch, &merge(steps)).await {
+        match self.execute(previous, segments, &merge(steps)).await {
             Err(ApplyError::Conflict(_)) if !single => {
                 let rollback = self.target.session().execute(&Sql::new("ROLLBACK; DEALLOCATE ALL")).await;
                 rollback.map_err(target_failed)?;
                 // What was parsed after the failure was not prepared.
                 self.prepared.clear();
                 self.open = false;
-                self.plan(batch).await?;
-                let steps = std::mem::take(&mut self.steps);
-                self.execute(batch, &steps).await?;
+                for (id, _) in self.altered.drain() {
+                    self.planner.forget(id);
+                }
+                let planned = self.plan(segments).await?;
+                if let Some(stopped) = planned.stopped {
+                    return Err(stopped.into());
+                }
+                self.execute(previous, segments, &planned.steps).await?;
                 Ok(Some("failed"))
             }
             outcome => outcome.map(|()| None),
@@ -157,19 +185,85 @@ impl Applier {
         self.progress_moved(affected.last().copied())
     }
 
-    async fn plan(&mut self, batch: &Batch) -> Result<()> {
-        self.steps.clear();
-        for segment in &batch.segments {
-            // A table that changed its shape on the source is looked up again: it may have changed here, too.
-            for name in self.planner.unknown(segment) {
-                self.planner.learn(self.tables.one(&name).await?);
+    /// Plans whole segments, up to one that cannot be applied.
+    async fn plan(&mut self, segments: &[Segment]) -> Result<Planned> {
+        let mut planned = Planned::default();
+        for segment in segments {
+            let before = planned.steps.len();
+            match self.plan_segment(segment, &mut planned.steps).await {
+                Ok(()) => planned.segments += 1,
+                Err(Failure::Definite(definite)) => {
+                    planned.steps.truncate(before);
+                    planned.stopped = Some(definite.into());
+                    break;
+                }
+                Err(transient) => return Err(transient),
             }
-            self.planner.plan(segment, &mut self.steps).map_err(|error| not_planned(&error))?;
+        }
+        Ok(planned)
+    }
+
+    async fn plan_segment(&mut self, segment: &Segment, steps: &mut Vec<Step>) -> Result<()> {
+        // A table that changed its shape on the source is looked up again: it may have changed here, too.
+        let unknown = self.planner.unknown(segment);
+        if !unknown.is_empty() {
+            self.tables.wait_until_visible(segment.xid).await?;
+        }
+        for relation in unknown {
+            let table = match self.altered.get(&relation.id) {
+                Some(table) => table.clone(),
+                None => self.tables.of(&relation).await?,
+            };
+            self.tell_of_columns(&relation, &table);
+            self.planner.learn(relation.id, table);
+            for (oid, name) in self.tables.types(&relation).await? {
+                self.planner.learn_type(oid, name);
+            }
+        }
+        let mut next = 0;
+        while let Err(error) = self.planner.plan_from(segment, &mut next, steps) {
+            let PlanError::Shape { relation, error: shape } = &error else { return Err(not_planned(&error)) };
+            let Some(table) = self.planner.table(relation.id) else { return Err(not_planned(&error)) };
+            let misfit = Misfit {
+                error: shape,
+                relation,
+                table,
+                changed_before: self.planner.changed_before(segment, next, relation.id),
+            };
+            match ddl::remedy(&self.tables, self.planner.types(), &misfit, self.follow_ddl).await? {
+                Remedy::Stop(failure) => return Err(failure),
+                Remedy::Accept(table) => self.planner.learn(relation.id, table),
+                Remedy::Alter(statements, table) => {
+                    let alter = |sql| Step::alter(sql, relation, segment.commit_lsn);
+                    steps.extend(statements.into_iter().map(alter));
+                    self.altered.insert(relation.id, table.clone());
+                    self.planner.learn(relation.id, table);
+                }
+            }
         }
         Ok(())
     }
 
-    async fn execute(&mut self, batch: &Batch, steps: &[Step]) -> Result<(), ApplyError> {
+    /// Columns that only the target has are left alone; once, the log says so.
+    fn tell_of_columns(&mut self, relation: &Relation, table: &TargetTable) {
+        let sent = |name: &str| relation.columns.iter().any(|column| column.name == name);
+        for column in table.columns.iter().filter(|c| !c.generated && !c.required && !sent(&c.name)) {
+            if self.told.insert((table.name.clone(), column.name.clone())) {
+                tracing::info!(
+                    table = %table.name,
+                    column = column.name,
+                    "not on the source, or not any more: left as it is on the target"
+                );
+            }
+        }
+    }
+
+    async fn execute(
+        &mut self,
+        previous: EndLsn,
+        segments: &[Segment],
+        steps: &[Step],
+    ) -> Result<(), ApplyError> {
         let mut chunks = steps.chunks(PIPELINE_EXECUTES_MAX).peekable();
         loop {
             let chunk = chunks.next().unwrap_or_default();
@@ -183,10 +277,10 @@ impl Applier {
             for step in chunk {
                 self.push_step(step)?;
             }
-            let end = batch.end().filter(|_| last);
+            let end = segments.last().and_then(|segment| segment.end).filter(|_| last);
             if let Some(end) = end {
-                let commit_time = batch.segments.last().map(|segment| segment.commit_time);
-                self.push_progress(batch.previous, end, commit_time)?;
+                let commit_time = segments.last().map(|segment| segment.commit_time);
+                self.push_progress(previous, end, commit_time)?;
             }
             self.pipeline.sync();
             let affected = match self.run().await {
@@ -217,6 +311,7 @@ impl Applier {
         self.pipeline.sync();
         self.run().await.map_err(|error| target_failed(error.error))?;
         self.open = false;
+        self.altered.clear();
         // Between transactions is the one moment at which nothing is lost by it.
         if self.prepared.len() > PREPARED_STATEMENTS_MAX {
             self.target.session().execute(&Sql::new("DEALLOCATE ALL")).await.map_err(target_failed)?;
@@ -282,6 +377,9 @@ impl Applier {
 
     fn failed(&self, step: Option<&Step>, error: PipelineError) -> ApplyError {
         match (step, error.error.server()) {
+            (Some(step), Some(server)) if !error.error.is_transient() && step.kind == Kind::Alter => {
+                ApplyError::Failure(not_altered(step, server))
+            }
             (Some(step), Some(server)) if !error.error.is_transient() => {
                 ApplyError::Conflict(Box::new(Conflict::refused(step, server)))
             }
@@ -294,20 +392,30 @@ fn target_failed(error: wire::Error) -> Failure {
     error.into_failure(Side::Target)
 }
 
+/// The failure of a column that the target does not add.
+fn not_altered(step: &Step, error: &ServerError) -> Failure {
+    Definite::new(format!("the target refuses a column that was added to table {}", step.relation.name))
+        .detail(format!("{error}; nothing was skipped"))
+        .hint(format!(
+            "on the target make it possible, or run yourself: {}; then run `walferry migrate` again",
+            step.statement.sql
+        ))
+        .into()
+}
+
 /// The failure that a change without a right statement is.
 fn not_planned(error: &PlanError) -> Failure {
     let definite = Definite::new(error.to_string());
     let (detail, hint) = match error {
-        PlanError::Shape(_) => (
-            "the table's definition changed on the source; nothing was skipped",
-            "make the same change on the target, then run `walferry migrate` again",
-        ),
         PlanError::NoIdentity { .. } => (
             "nothing was skipped",
             "give the table a primary key or REPLICA IDENTITY FULL on the source, then start afresh after \
              `walferry remove --force`",
         ),
-        PlanError::UnknownTable(_) | PlanError::MissingValue { .. } | PlanError::Binary(_) => {
+        PlanError::Shape { .. }
+        | PlanError::UnknownTable(_)
+        | PlanError::MissingValue { .. }
+        | PlanError::Binary(_) => {
             ("nothing was skipped", "this is a defect: report it with the table's definition on both sides")
         }
     };

@@ -2,7 +2,7 @@
 
 use crate::error::{Definite, Result, Side};
 use crate::limits::{ENGINE_LOCK_POLL, ENGINE_LOCK_WAIT};
-use crate::pg::Sql;
+use crate::pg::{QualifiedName, Sql};
 use crate::wire::{ConnInfo, Session, SessionOptions};
 
 /// A session that holds the migration's advisory lock and acts as a replica.
@@ -27,7 +27,7 @@ impl TargetSession {
         let session = Session::connect(info, &options).await.map_err(|e| e.into_failure(Side::Target))?;
         let mut target = Self { session, migration: migration.to_owned() };
         target.take_lock(lost).await?;
-        target.become_replica().await?;
+        become_replica(&mut target.session).await?;
         target.pin_planner().await?;
         Ok(target)
     }
@@ -45,6 +45,22 @@ impl TargetSession {
     /// The connection itself.
     pub fn session(&mut self) -> &mut Session {
         &mut self.session
+    }
+
+    /// Empties a table. One that foreign keys of others refer to cannot be truncated; they do not act in this session.
+    ///
+    /// # Errors
+    /// When the target refuses.
+    pub async fn empty(&mut self, name: &QualifiedName) -> Result<()> {
+        let truncate = Sql::new("TRUNCATE ONLY ").name(name);
+        let delete = Sql::new("DELETE FROM ONLY ").name(name);
+        let emptied = match self.session.execute(&truncate).await {
+            Err(error) if error.server().is_some_and(|error| error.sqlstate() == "0A000") => {
+                self.session.execute(&delete).await
+            }
+            emptied => emptied,
+        };
+        emptied.map_err(|error| error.into_failure(Side::Target))
     }
 
     async fn take_lock(&mut self, mut lost: Option<i32>) -> Result<()> {
@@ -76,36 +92,6 @@ impl TargetSession {
         self.query(&of_holder(what, key)).await
     }
 
-    /// Directly where that is granted (superuser, or GRANT SET ON PARAMETER), else by Aiven's function.
-    async fn become_replica(&mut self) -> Result<()> {
-        if self.session.execute(&Sql::new("SET session_replication_role = replica")).await.is_ok() {
-            return Ok(());
-        }
-        let extras = Sql::new("SELECT to_regprocedure('aiven_extras.session_replication_role(text)')");
-        if self.query(&extras).await?.is_some() {
-            self.query(&Sql::new("SELECT aiven_extras.session_replication_role('replica')")).await?;
-        }
-        let role = self.query(&Sql::new("SHOW session_replication_role")).await?;
-        if role.as_deref() == Some("replica") || !self.has_triggers().await? {
-            return Ok(());
-        }
-        Err(Definite::new("triggers and foreign keys of the target cannot be switched off for this session")
-            .detail("neither SET session_replication_role nor aiven_extras.session_replication_role is allowed")
-            .hint(
-                "on the target run CREATE EXTENSION aiven_extras (Aiven), or as superuser: GRANT SET ON PARAMETER \
-                 session_replication_role TO the migrating role",
-            )
-            .into())
-    }
-
-    /// Foreign keys are triggers too.
-    async fn has_triggers(&mut self) -> Result<bool> {
-        let sql = Sql::new("SELECT EXISTS (SELECT FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid ")
-            .text("JOIN pg_namespace n ON n.oid = c.relnamespace WHERE t.tgenabled <> 'D' ")
-            .text("AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'walferry'))");
-        Ok(self.query(&sql).await?.as_deref() == Some("t"))
-    }
-
     /// A key's index is always the way: stale statistics must not turn a row's look-up into a scan. One plan serves
     /// all executions. Nothing is confirmed to the source that is not on the target's disk.
     async fn pin_planner(&mut self) -> Result<()> {
@@ -115,11 +101,49 @@ impl TargetSession {
         self.session.execute(&sql).await.map(|_| ()).map_err(|e| e.into_failure(Side::Target))
     }
 
-    /// The first column of the first row.
     async fn query(&mut self, sql: &Sql) -> Result<Option<String>> {
-        let rows = self.session.query(sql).await.map_err(|e| e.into_failure(Side::Target))?;
-        Ok(rows.first().and_then(|row| row.text(0)).map(str::to_owned))
+        query(&mut self.session, sql).await
     }
+}
+
+/// Switches triggers and foreign keys off for the session: directly where that is granted (superuser, or GRANT SET ON
+/// PARAMETER), else by Aiven's function.
+///
+/// # Errors
+/// When neither is possible, and there is a trigger or foreign key that would act.
+pub async fn become_replica(session: &mut Session) -> Result<()> {
+    if session.execute(&Sql::new("SET session_replication_role = replica")).await.is_ok() {
+        return Ok(());
+    }
+    let extras = Sql::new("SELECT to_regprocedure('aiven_extras.session_replication_role(text)')");
+    if query(session, &extras).await?.is_some() {
+        query(session, &Sql::new("SELECT aiven_extras.session_replication_role('replica')")).await?;
+    }
+    let role = query(session, &Sql::new("SHOW session_replication_role")).await?;
+    if role.as_deref() == Some("replica") || !has_triggers(session).await? {
+        return Ok(());
+    }
+    Err(Definite::new("triggers and foreign keys of the target cannot be switched off for this session")
+        .detail("neither SET session_replication_role nor aiven_extras.session_replication_role is allowed")
+        .hint(
+            "on the target run CREATE EXTENSION aiven_extras (Aiven), or as superuser: GRANT SET ON PARAMETER \
+             session_replication_role TO the migrating role",
+        )
+        .into())
+}
+
+/// Foreign keys are triggers too.
+async fn has_triggers(session: &mut Session) -> Result<bool> {
+    let sql = Sql::new("SELECT EXISTS (SELECT FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid ")
+        .text("JOIN pg_namespace n ON n.oid = c.relnamespace WHERE t.tgenabled <> 'D' ")
+        .text("AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'walferry'))");
+    Ok(query(session, &sql).await?.as_deref() == Some("t"))
+}
+
+/// The first column of the first row.
+async fn query(session: &mut Session, sql: &Sql) -> Result<Option<String>> {
+    let rows = session.query(sql).await.map_err(|e| e.into_failure(Side::Target))?;
+    Ok(rows.first().and_then(|row| row.text(0)).map(str::to_owned))
 }
 
 /// Asks for `what` of the session `a` that holds the lock.

@@ -8,13 +8,17 @@
 //! | `conflict` | a change that did not fit | apply |
 //! | `request` | something asked of the running engine | commands |
 //!
+//! `relation` also says which table of the source a name means: its identifier, which a new name does not change, and
+//! from before the copy its file and the number of its columns, which tell whether it was rewritten since. They may be
+//! NULL where an older Walferry began.
+//!
 //! Nothing else is needed to go on: a run may end on one machine and go on from another.
 
 use tokio_postgres::types::PgLsn;
 use tokio_postgres::{Client, Row};
 
 use crate::error::{Definite, Failure, Result, Side};
-use crate::pg::{EndLsn, PgTimestamp, QualifiedName, SlotName, SourceLsn, SystemId};
+use crate::pg::{EndLsn, PgTimestamp, QualifiedName, RelationId, SlotName, SourceLsn, SystemId};
 use crate::source;
 
 /// Bumped when the tables below change in a way that an older Walferry cannot live with.
@@ -76,6 +80,9 @@ CREATE TABLE IF NOT EXISTS walferry.request (
     answered_at   timestamptz,
     answer        jsonb
 );
+ALTER TABLE walferry.relation ADD COLUMN IF NOT EXISTS source_oid oid;
+ALTER TABLE walferry.relation ADD COLUMN IF NOT EXISTS source_filenode oid;
+ALTER TABLE walferry.relation ADD COLUMN IF NOT EXISTS source_attributes int2;
 REVOKE ALL ON ALL TABLES IN SCHEMA walferry FROM PUBLIC";
 
 /// `walferry.migration`'s row.
@@ -122,6 +129,19 @@ pub struct RelationRow {
     pub rows_estimated: i64,
     /// Bytes that were expected, as the table takes on disk.
     pub bytes_estimated: i64,
+    /// What the table was on the source before it was copied; `None` where that is not known.
+    pub origin: Option<Origin>,
+}
+
+/// Which table of the source it is, and what it was before it was copied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Origin {
+    /// `pg_class.oid`.
+    pub id: RelationId,
+    /// `pg_class.relfilenode`: another one now means that the table was rewritten or emptied since.
+    pub filenode: u32,
+    /// `pg_class.relnatts`: columns with greater numbers were added since.
+    pub attributes: i16,
 }
 
 /// Where one table is.
@@ -239,8 +259,11 @@ impl<'a> Store<'a> {
 
     /// The tables.
     pub async fn relations(&self) -> Result<Vec<RelationRow>> {
-        let sql = "SELECT schema_name, table_name, state, copy_lsn, rows_copied, bytes_copied, rows_estimated, bytes_estimated
-                   FROM walferry.relation WHERE migration = $1 ORDER BY schema_name, table_name";
+        // `status` may look at what an older Walferry made, where the last columns are missing.
+        let sql = "SELECT schema_name, table_name, state, copy_lsn, rows_copied, bytes_copied, rows_estimated, bytes_estimated,
+                       (to_jsonb(r) ->> 'source_oid')::oid, (to_jsonb(r) ->> 'source_filenode')::oid,
+                       (to_jsonb(r) ->> 'source_attributes')::int2
+                   FROM walferry.relation r WHERE migration = $1 ORDER BY schema_name, table_name";
         let rows = self.client.query(sql, &[&self.name]).await.map_err(failure)?;
         rows.iter().map(relation).collect()
     }
@@ -248,15 +271,55 @@ impl<'a> Store<'a> {
     /// Records the tables to copy; those that are recorded already stay as they are.
     pub async fn begin_relations(&self, rows: &[RelationRow]) -> Result<()> {
         let sql = "INSERT INTO walferry.relation
-                       (migration, schema_name, table_name, state, rows_estimated, bytes_estimated)
-                   VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING";
+                       (migration, schema_name, table_name, state, rows_estimated, bytes_estimated, source_oid,
+                        source_filenode, source_attributes)
+                   VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT DO NOTHING";
         for row in rows {
             let (schema, table, state) = (&row.name.schema, &row.name.name, row.state.as_str());
-            let params: [&(dyn tokio_postgres::types::ToSql + Sync); 6] =
-                [&self.name, schema, table, &state, &row.rows_estimated, &row.bytes_estimated];
+            let (oid, filenode, attributes) = origin_params(row.origin);
+            let params: [&(dyn tokio_postgres::types::ToSql + Sync); 9] = [
+                &self.name,
+                schema,
+                table,
+                &state,
+                &row.rows_estimated,
+                &row.bytes_estimated,
+                &oid,
+                &filenode,
+                &attributes,
+            ];
             self.execute(sql, &params).await?;
         }
         Ok(())
+    }
+
+    /// Records which table of the source a name means now, and what it is before it is copied.
+    pub async fn set_origin(&self, name: &QualifiedName, origin: Origin) -> Result<()> {
+        let sql = "UPDATE walferry.relation SET source_oid = $4, source_filenode = $5, source_attributes = $6
+                   WHERE migration = $1 AND schema_name = $2 AND table_name = $3";
+        let (oid, filenode, attributes) = origin_params(Some(origin));
+        self.execute(sql, &[&self.name, &name.schema, &name.name, &oid, &filenode, &attributes]).await
+    }
+
+    /// Records which table of the source a name means, where that is not known yet.
+    pub async fn set_identity(&self, name: &QualifiedName, id: RelationId) -> Result<()> {
+        let sql = "UPDATE walferry.relation SET source_oid = $4
+                   WHERE migration = $1 AND schema_name = $2 AND table_name = $3 AND source_oid IS NULL";
+        self.execute(sql, &[&self.name, &name.schema, &name.name, &id.get()]).await
+    }
+
+    /// Records that a table was renamed on both sides.
+    pub async fn rename_relation(&self, from: &QualifiedName, to: &QualifiedName) -> Result<()> {
+        let sql = "UPDATE walferry.relation SET schema_name = $4, table_name = $5
+                   WHERE migration = $1 AND schema_name = $2 AND table_name = $3";
+        self.execute(sql, &[&self.name, &from.schema, &from.name, &to.schema, &to.name]).await
+    }
+
+    /// Records that a table has to be copied again, emptied before.
+    pub async fn copy_again(&self, name: &QualifiedName) -> Result<()> {
+        let sql = "UPDATE walferry.relation SET state = 'copying'
+                   WHERE migration = $1 AND schema_name = $2 AND table_name = $3 AND state <> 'waiting'";
+        self.execute(sql, &[&self.name, &name.schema, &name.name]).await
     }
 
     /// Records what became of a table's copy.
@@ -323,7 +386,21 @@ fn relation(row: &Row) -> Result<RelationRow> {
         bytes_copied: row.get(5),
         rows_estimated: row.get(6),
         bytes_estimated: row.get(7),
+        origin: origin(row),
     })
+}
+
+/// All of it or nothing, but for the identifier, which alone says nothing of a rewritten file: zero is no file's.
+fn origin(row: &Row) -> Option<Origin> {
+    let id = row.get::<_, Option<u32>>(8).map(RelationId::new)?;
+    let (filenode, attributes): (Option<u32>, Option<i16>) = (row.get(9), row.get(10));
+    Some(Origin { id, filenode: filenode.unwrap_or(0), attributes: attributes.unwrap_or(i16::MAX) })
+}
+
+fn origin_params(origin: Option<Origin>) -> (Option<u32>, Option<u32>, Option<i16>) {
+    let known = |origin: &Origin| (origin.id.get(), origin.filenode, origin.attributes);
+    let known = origin.as_ref().map(known);
+    (known.map(|known| known.0), known.map(|known| known.1), known.map(|known| known.2))
 }
 
 fn damaged(detail: String) -> Failure {

@@ -1,79 +1,243 @@
-//! The target's tables as the planner wants them: those of the migration only.
+//! The tables of the migration: which table of the target a relation of the source means, and what it is like.
+//!
+//! A relation is known by its identifier on the source, which a new name does not change. Where the source renamed a
+//! table, the stream stops until the target's has the new name, too; then `walferry.relation` takes it over. A name
+//! that means another table than the one that was copied is refused.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use tokio_postgres::Client;
 
-use super::store::RelationRow;
-use crate::error::{Definite, Failure, Result, Side};
-use crate::pg::{QualifiedName, SourceLsn};
-use crate::plan::{TargetColumn, TargetTable};
+use super::ddl::{self, Misfit, Remedy};
+use super::store::{RelationRow, Store};
+use crate::error::{Definite, Failure, Result, Side, Transient};
+use crate::limits::{VISIBLE_POLL, VISIBLE_WAIT};
+use crate::pg::{Oid, QualifiedName, Relation, RelationId, SourceLsn, Sql, Xid};
+use crate::plan::{Shape, TargetColumn, TargetTable, TargetType, TypeNames, is_builtin};
 use crate::source::catalog::{self, Generated, Identity};
 
-/// Asks the target's catalog.
+/// Asks the catalogs of both sides.
 #[derive(Debug)]
 pub struct Tables {
-    client: Arc<Client>,
-    /// The tables that are copied, with the point from which on changes are streamed to them.
-    copy_lsn: HashMap<QualifiedName, SourceLsn>,
+    pub(super) source: Arc<Client>,
+    pub(super) target: Arc<Client>,
+    migration: String,
+    rows: Vec<RelationRow>,
+    /// All tables of the target as they were at the start, each until it is asked for.
+    first: HashMap<QualifiedName, catalog::TargetTable>,
+    /// What the source's catalog calls types; `None` for one that is gone.
+    types: HashMap<Oid, Option<QualifiedName>>,
 }
 
 impl Tables {
-    /// The tables of `rows`, asked for through `client`.
-    pub fn new(client: Arc<Client>, rows: Vec<RelationRow>) -> Self {
-        let copied = rows.into_iter().filter_map(|row| Some((row.name, row.copy_lsn?)));
-        Self { client, copy_lsn: copied.collect() }
-    }
-
-    /// All of them.
+    /// The tables of `rows`.
     ///
     /// # Errors
     /// When the target does not answer.
-    pub async fn all(&self) -> Result<Vec<TargetTable>> {
-        let found =
-            catalog::target_tables(&self.client).await.map_err(|error| error.into_failure(Side::Target))?;
-        let known = found.into_iter().filter_map(|table| {
-            let copy_lsn = *self.copy_lsn.get(&table.name)?;
-            Some(target_table(table, copy_lsn))
-        });
-        Ok(known.collect())
+    pub async fn new(
+        source: Arc<Client>,
+        target: Arc<Client>,
+        migration: &str,
+        rows: Vec<RelationRow>,
+    ) -> Result<Self> {
+        let found = catalog::target_tables(&target).await.map_err(at_target)?;
+        let first = found.into_iter().map(|table| (table.name.clone(), table)).collect();
+        Ok(Self { source, target, migration: migration.to_owned(), rows, first, types: HashMap::new() })
     }
 
-    /// One of them, as it is now.
+    /// Waits until the source's catalog shows what the transaction did. Its commit is streamed as soon as it is in the
+    /// WAL; sessions see it a little later, with a synchronous standby much later.
     ///
     /// # Errors
-    /// A definite failure when the table is not part of the migration, or is gone from the target.
-    pub async fn one(&self, name: &QualifiedName) -> Result<TargetTable> {
-        let copy_lsn = *self.copy_lsn.get(name).ok_or_else(|| not_ours(name))?;
-        let found = catalog::target_table(&self.client, name)
-            .await
-            .map_err(|error| error.into_failure(Side::Target))?;
-        Ok(target_table(found.ok_or_else(|| gone(name))?, copy_lsn))
+    /// A transient failure when it takes too long, or the source does not answer.
+    pub(super) async fn wait_until_visible(&self, xid: Xid) -> Result<()> {
+        // A transaction holds the lock on its identifier until others see what it did.
+        let sql = "SELECT FROM pg_locks WHERE locktype = 'transactionid' AND transactionid = $1::text::xid AND granted";
+        let began = tokio::time::Instant::now();
+        let xid = xid.to_string();
+        loop {
+            let held = self.source.query(sql, &[&xid]).await;
+            let held = held.map_err(|error| at_source(crate::source::Error::new("a transaction", error)))?;
+            if held.is_empty() {
+                return Ok(());
+            }
+            if began.elapsed() >= VISIBLE_WAIT {
+                return Err(Transient::new(Side::Source, "a committed transaction is not visible yet")
+                    .detail(format!("transaction {xid}; a synchronous standby may be missing"))
+                    .into());
+            }
+            tokio::time::sleep(VISIBLE_POLL).await;
+        }
+    }
+
+    /// The row of a relation, by its identifier, or by its name where the identifier was never recorded.
+    pub(super) fn row(&self, relation: &Relation) -> Option<&RelationRow> {
+        self.position(relation).map(|position| &self.rows[position])
+    }
+
+    /// The target's table for `relation`, as it is now.
+    ///
+    /// # Errors
+    /// A definite failure when the table is not part of the migration, is another than the one that was copied, is
+    /// gone from the target, or is renamed on the source alone.
+    pub(super) async fn of(&mut self, relation: &Relation) -> Result<TargetTable> {
+        let Some(position) = self.position(relation) else { return Err(not_ours(&relation.name)) };
+        if let Some(origin) = self.rows[position].origin.filter(|origin| origin.id != relation.id) {
+            // The one that was copied may live on under another name.
+            self.follow_name(position, origin.id).await?;
+            let free = self.rows[position].name != relation.name;
+            return Err(if free { not_ours(&relation.name) } else { another(&relation.name) });
+        }
+        let found = self.found(position, relation).await?;
+        let copy_lsn = self.rows[position].copy_lsn.ok_or_else(|| not_ours(&relation.name))?;
+        Ok(target_table(found, copy_lsn))
+    }
+
+    /// The name of the target's table for `relation`, which is to be copied: it must take all that the source has.
+    ///
+    /// # Errors
+    /// As [`Tables::of`]; and a definite failure, with the statement to run, when it does not take all.
+    pub async fn prepared(&mut self, relation: &Arc<Relation>) -> Result<QualifiedName> {
+        let Some(position) = self.position(relation) else { return Err(not_ours(&relation.name)) };
+        let mut table = Arc::new(target_table(self.found(position, relation).await?, SourceLsn::ZERO));
+        let types: TypeNames = self.types(relation).await?.into_iter().collect();
+        while let Err(error) = Shape::new(Arc::clone(relation), Arc::clone(&table), &types) {
+            let misfit = Misfit { error: &error, relation, table: &table, changed_before: false };
+            match ddl::remedy(self, &types, &misfit, false).await? {
+                Remedy::Accept(as_announced) => table = Arc::new(as_announced),
+                Remedy::Stop(failure) => return Err(failure),
+                Remedy::Alter(..) => unreachable!("nothing is to be followed"),
+            }
+        }
+        Ok(table.name.clone())
+    }
+
+    async fn found(&mut self, position: usize, relation: &Relation) -> Result<catalog::TargetTable> {
+        let by_identifier = self.rows[position].origin.is_some();
+        if by_identifier && self.rows[position].name != relation.name {
+            self.follow_name(position, relation.id).await?;
+        }
+        let mut found = self.look_up(position).await?;
+        if found.is_none() && by_identifier {
+            self.follow_name(position, relation.id).await?;
+            found = self.look_up(position).await?;
+        }
+        found.ok_or_else(|| gone(&self.rows[position].name))
+    }
+
+    /// What the source calls the types of a relation's columns that are not builtin, those that are still there.
+    ///
+    /// # Errors
+    /// When the source does not answer.
+    pub(super) async fn types(&mut self, relation: &Relation) -> Result<Vec<(Oid, QualifiedName)>> {
+        let own: Vec<Oid> =
+            relation.columns.iter().map(|column| column.type_oid).filter(|oid| !is_builtin(*oid)).collect();
+        let new: Vec<Oid> = own.iter().copied().filter(|oid| !self.types.contains_key(oid)).collect();
+        if !new.is_empty() {
+            let mut names: HashMap<_, _> =
+                catalog::type_names(&self.source, &new).await.map_err(at_source)?.into_iter().collect();
+            self.types.extend(new.into_iter().map(|oid| (oid, names.remove(&oid))));
+        }
+        let named = own.into_iter().filter_map(|oid| Some((oid, self.types.get(&oid)?.clone()?)));
+        Ok(named.collect())
+    }
+
+    /// Records that a table has to be copied again at the next start.
+    ///
+    /// # Errors
+    /// When the target does not answer.
+    pub(super) async fn copy_again(&self, table: &QualifiedName) -> Result<()> {
+        Store::new(&self.target, &self.migration).copy_again(table).await
+    }
+
+    fn position(&self, relation: &Relation) -> Option<usize> {
+        let known = |row: &RelationRow| row.origin.is_some_and(|origin| origin.id == relation.id);
+        let by_identifier = self.rows.iter().position(known);
+        by_identifier.or_else(|| self.rows.iter().position(|row| row.name == relation.name))
+    }
+
+    async fn look_up(&mut self, position: usize) -> Result<Option<catalog::TargetTable>> {
+        let name = &self.rows[position].name;
+        match self.first.remove(name) {
+            Some(table) => Ok(Some(table)),
+            None => catalog::target_table(&self.target, name).await.map_err(at_target),
+        }
+    }
+
+    /// Takes the name over that the source's table has now, if the target's has it already. What is applied meanwhile
+    /// may have been announced under any name that the table ever had.
+    async fn follow_name(&mut self, position: usize, id: RelationId) -> Result<()> {
+        let old = self.rows[position].name.clone();
+        let Some(new) = catalog::table_name(&self.source, id).await.map_err(at_source)? else {
+            return Ok(());
+        };
+        if new == old {
+            return Ok(());
+        }
+        let there = async |name: &QualifiedName| {
+            catalog::target_table(&self.target, name).await.map_err(at_target).map(|table| table.is_some())
+        };
+        let free = self.rows.iter().all(|row| row.name != new);
+        if !free || there(&old).await? || !there(&new).await? {
+            return Err(renamed(&old, &new, free));
+        }
+        Store::new(&self.target, &self.migration).rename_relation(&old, &new).await?;
+        tracing::info!(from = %old, to = %new, "table renamed");
+        self.rows[position].name = new;
+        Ok(())
     }
 }
 
-fn target_table(table: catalog::TargetTable, copy_lsn: SourceLsn) -> TargetTable {
-    let key: Vec<String> = table.key.iter().map(|column| column.name.clone()).collect();
-    let columns = table.columns.into_iter().map(|target| {
-        // The key's own operator uses its index whatever the type's default is.
-        let by_key = table.key.iter().find(|key| key.name == target.column.name);
-        TargetColumn {
-            generated: target.column.generated != Generated::No,
-            identity_always: target.column.identity == Identity::Always,
-            equality: by_key.map(|key| key.equality_operator.clone()).or(target.equality_operator),
-            cast: target.cast,
-            name: target.column.name,
-        }
-    });
-    let columns = columns.collect();
-    TargetTable { name: table.name, columns, key, copy_lsn, has_triggers: table.has_replica_triggers }
+fn target_table(found: catalog::TargetTable, copy_lsn: SourceLsn) -> TargetTable {
+    let key: Vec<String> = found.key.iter().map(|column| column.name.clone()).collect();
+    let columns = found.columns.iter().map(|column| target_column(&found, column)).collect();
+    TargetTable { name: found.name, columns, key, copy_lsn, has_triggers: found.has_replica_triggers }
+}
+
+fn target_column(table: &catalog::TargetTable, found: &catalog::TargetColumn) -> TargetColumn {
+    // The key's own operator uses its index whatever the type's default is.
+    let by_key = table.key.iter().find(|key| key.name == found.column.name);
+    let by_type = || found.equality_operator.clone();
+    let column = &found.column;
+    TargetColumn {
+        name: column.name.clone(),
+        of: TargetType {
+            oid: column.type_oid,
+            name: QualifiedName::new(column.type_schema.clone(), column.type_own_name.clone()),
+            modifier: column.type_modifier,
+            base: column.base.clone(),
+        },
+        required: column.not_null && !column.has_default && column.identity == Identity::No,
+        generated: column.generated != Generated::No,
+        identity_always: column.identity == Identity::Always,
+        equality: by_key.map(|key| key.equality_operator.clone()).or_else(by_type),
+        cast: found.cast.clone(),
+    }
+}
+
+pub(super) fn at_source(error: crate::source::Error) -> Failure {
+    error.into_failure(Side::Source)
+}
+
+fn at_target(error: crate::source::Error) -> Failure {
+    error.into_failure(Side::Target)
 }
 
 fn not_ours(name: &QualifiedName) -> Failure {
     Definite::new(format!("changes came to table {name}, which is not part of the migration"))
         .detail("it was made on the source after the copy began; nothing was skipped")
-        .hint("drop it on the source, or start afresh after `walferry remove --force`")
+        .hint(format!(
+            "make it on the target as it is on the source (pg_dump --schema-only --no-owner -t '{name}' of the source, \
+             into psql on the target), then run `walferry migrate` again: it copies the table and goes on"
+        ))
+        .into()
+}
+
+fn another(name: &QualifiedName) -> Failure {
+    Definite::new(format!("table {name} of the source is another than the one that was copied"))
+        .detail("it was dropped and made again, or another was renamed to it; nothing was skipped")
+        .hint("run `walferry migrate` again: it copies the table afresh and goes on")
         .into()
 }
 
@@ -81,5 +245,30 @@ fn gone(name: &QualifiedName) -> Failure {
     Definite::new(format!("table {name} is gone from the target"))
         .detail("changes came to it; nothing was skipped")
         .hint("make it again as it was, or start afresh after `walferry remove --force`")
+        .into()
+}
+
+fn renamed(old: &QualifiedName, new: &QualifiedName, free: bool) -> Failure {
+    let mut statements = Vec::new();
+    let mut now = old.clone();
+    if old.schema != new.schema {
+        statements.push(Sql::new("ALTER TABLE ").name(&now).text(" SET SCHEMA ").ident(&new.schema));
+        now.schema.clone_from(&new.schema);
+    }
+    if old.name != new.name {
+        statements.push(Sql::new("ALTER TABLE ").name(&now).text(" RENAME TO ").ident(&new.name));
+    }
+    let statements: Vec<String> = statements.iter().map(ToString::to_string).collect();
+    let hint = if free {
+        format!("on the target run: {}; then run `walferry migrate` again", statements.join("; "))
+    } else {
+        format!(
+            "followed tables that take each other's names are not followed: give {new} of the source another name, or \
+             start afresh after `walferry remove --force`"
+        )
+    };
+    Definite::new(format!("table {old} was renamed on the source"))
+        .detail(format!("it is {new} there now; nothing was skipped"))
+        .hint(hint)
         .into()
 }

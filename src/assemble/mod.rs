@@ -24,8 +24,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::limits::{CHANGE_COST, SEGMENT_COST_MAX};
-use crate::pg::{Column, CommitLsn, EndLsn, PgTimestamp, Relation, RelationId, Xid};
-use crate::proto::{DecodeError, Layout, Message, OldTuple, Tuple};
+use crate::pg::{Column, CommitLsn, EndLsn, Oid, PgTimestamp, QualifiedName, Relation, RelationId, Xid};
+use crate::proto::{DecodeError, Layout, Message, OldTuple, Tuple, Type};
 use crate::spill::{SpillDir, SpillError};
 
 use stream::{Replay, Streams};
@@ -192,7 +192,11 @@ pub struct Assembler {
 
 /// What has been announced.
 #[derive(Debug, Default)]
-struct Relations(HashMap<RelationId, Arc<Relation>>);
+struct Relations {
+    by_id: HashMap<RelationId, Arc<Relation>>,
+    /// Of types that are not builtin: named before each relation that has them.
+    types: HashMap<Oid, QualifiedName>,
+}
 
 impl Assembler {
     /// Starts with no relation known, as a new connection does, and takes whatever transaction comes first.
@@ -286,6 +290,7 @@ impl Assembler {
                     hold(open, &relation, bytes);
                     replay.relations.announce(relation);
                 }
+                Message::Type(named) => replay.relations.name_type(named),
                 message => {
                     if let Some(change) = replay.relations.change(message)?
                         && let Some(segment) = add(open, change, bytes)?
@@ -297,7 +302,8 @@ impl Assembler {
         }
         let (commit, announced) = self.replay.take().expect("it was there").finish();
         for relation in announced {
-            self.announce(relation);
+            self.announced(&relation);
+            self.relations.by_id.insert(relation.id, relation);
         }
         Ok(Some(self.commit(commit.commit_lsn, commit.end_lsn)?))
     }
@@ -317,7 +323,12 @@ impl Assembler {
             Message::Commit(commit) => self.commit(commit.commit_lsn, commit.end_lsn).map(Some),
             Message::Relation(relation) => {
                 hold(&mut self.open, &relation, bytes);
-                self.announce(Arc::new(relation));
+                let relation = self.relations.announce(relation);
+                self.announced(&relation);
+                Ok(None)
+            }
+            Message::Type(named) => {
+                self.relations.name_type(named);
                 Ok(None)
             }
             message => match self.relations.change(message)? {
@@ -327,11 +338,10 @@ impl Assembler {
         }
     }
 
-    fn announce(&mut self, relation: Arc<Relation>) {
+    fn announced(&mut self, relation: &Relation) {
         if let Some(streams) = &mut self.streams {
             streams.announced_elsewhere(relation.id);
         }
-        self.relations.0.insert(relation.id, relation);
     }
 
     fn begin(
@@ -374,8 +384,18 @@ impl Assembler {
 }
 
 impl Relations {
-    fn announce(&mut self, relation: Relation) {
-        self.0.insert(relation.id, Arc::new(relation));
+    /// Keeps a relation for the changes that follow, its columns' types by name where they were named.
+    fn announce(&mut self, mut relation: Relation) -> Arc<Relation> {
+        for column in &mut relation.columns {
+            column.type_name = self.types.get(&column.type_oid).cloned();
+        }
+        let relation = Arc::new(relation);
+        self.by_id.insert(relation.id, Arc::clone(&relation));
+        relation
+    }
+
+    fn name_type(&mut self, named: Type) {
+        self.types.insert(named.oid, named.name);
     }
 
     /// The change that a message is; `None` for one that changes no row.
@@ -403,10 +423,9 @@ impl Relations {
                 let (cascade, restart_identity) = (truncate.cascade, truncate.restart_identity);
                 Change::Truncate { relations, cascade, restart_identity }
             }
-            // Where a change came from, what a type is called and what an application wrote into the WAL do not
-            // change a row.
-            Message::Origin(_) | Message::Type(_) | Message::Message(_) => return Ok(None),
-            Message::Begin(_) | Message::Commit(_) | Message::Relation(_) => {
+            // Where a change came from and what an application wrote into the WAL do not change a row.
+            Message::Origin(_) | Message::Message(_) => return Ok(None),
+            Message::Begin(_) | Message::Commit(_) | Message::Relation(_) | Message::Type(_) => {
                 unreachable!("taken before it comes here")
             }
             Message::StreamStart(_)
@@ -426,7 +445,7 @@ impl Relations {
         id: RelationId,
         tuples: impl IntoIterator<Item = &'a Tuple>,
     ) -> Result<Arc<Relation>, AssembleError> {
-        let relation = self.0.get(&id).ok_or(AssembleError::UnknownRelation(id))?;
+        let relation = self.by_id.get(&id).ok_or(AssembleError::UnknownRelation(id))?;
         let announced = relation.columns.len();
         for tuple in tuples {
             if tuple.len() != announced {

@@ -151,7 +151,7 @@ impl Replay {
 
     /// What committed, and the relations that are known from here on.
     pub(super) fn finish(mut self) -> (StreamCommit, Vec<Arc<Relation>>) {
-        let announced = self.announced.iter().filter_map(|id| self.relations.0.remove(id));
+        let announced = self.announced.iter().filter_map(|id| self.relations.by_id.remove(id));
         let announced = announced.collect();
         (self.commit, announced)
     }

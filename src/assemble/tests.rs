@@ -32,8 +32,13 @@ fn commit(commit_lsn: u64, end: u64) -> Message {
 }
 
 fn relation(id: u32, columns: usize) -> Message {
-    let column =
-        |n: usize| Column { name: format!("c{n}"), type_oid: Oid::new(25), type_modifier: -1, key: n == 0 };
+    let column = |n: usize| Column {
+        name: format!("c{n}"),
+        type_oid: Oid::new(25),
+        type_modifier: -1,
+        type_name: None,
+        key: n == 0,
+    };
     Message::Relation(Relation {
         id: RelationId::new(id),
         name: QualifiedName::new("public", format!("t{id}")),
@@ -333,4 +338,29 @@ fn nothing_is_free() {
     let each = columns * (13 + size_of::<Column>());
     assert!(segment.cost >= messages * each);
     assert!(messages <= SEGMENT_COST_MAX / each + 1, "{messages} announcements held");
+}
+
+/// Type messages come before the relation that has the types, and are not repeated for each.
+#[test]
+fn types_are_told_by_name() {
+    let mood = || Message::Type(Type { oid: Oid::new(16_400), name: QualifiedName::new("public", "mood") });
+    let typed = |oid: u32| {
+        let Message::Relation(mut announced) = relation(1, 2) else { unreachable!() };
+        announced.columns[1].type_oid = Oid::new(oid);
+        Message::Relation(announced)
+    };
+    let mut assembler = Assembler::new();
+    let mut check = |messages: Vec<Message>, expected: Option<&str>| {
+        let messages = [begin(1)].into_iter().chain(messages).chain([insert(1, 2), commit(1, 2)]);
+        assembler.previous_end = EndLsn::new(0);
+        let segment = messages.filter_map(|message| assembler.push(message, 0).unwrap()).next().unwrap();
+        let Change::Insert { relation, .. } = &segment.changes[0] else { unreachable!() };
+        assert_eq!(relation.columns[0].type_name, None);
+        assert_eq!(relation.columns[1].type_name.as_ref().map(|name| name.name.as_str()), expected);
+    };
+    check(vec![typed(25)], None);
+    check(vec![typed(16_400)], None);
+    check(vec![mood(), typed(16_400)], Some("mood"));
+    check(vec![typed(16_400)], Some("mood"));
+    check(vec![typed(25)], None);
 }

@@ -49,6 +49,8 @@ pub struct RawConfig {
     pub max_lag: Option<String>,
     /// `--on-conflict`.
     pub on_conflict: Option<String>,
+    /// `--ddl`.
+    pub ddl: Option<String>,
     /// `--log-format`.
     pub log_format: Option<String>,
     /// `--verbose`.
@@ -93,6 +95,8 @@ pub struct Config {
     pub lag_bytes_max: u64,
     /// What to do with a change that the target cannot take as it is.
     pub on_conflict: OnConflict,
+    /// What to do about a column that the source added.
+    pub ddl: Ddl,
     /// How logs and errors are written.
     pub log_format: LogFormat,
     /// Whether logs tell more.
@@ -120,6 +124,16 @@ pub enum Until {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnConflict {
     /// Stop with a definite error; nothing is skipped.
+    Stop,
+}
+
+/// What to do about a column that the source added to a table, where adding it to the target's is safe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Ddl {
+    /// Add it.
+    Follow,
+    /// Stop with a definite error that says the statement.
+    #[default]
     Stop,
 }
 
@@ -177,6 +191,11 @@ impl Config {
             "stop" => Ok(OnConflict::Stop),
             _ => Err(format!("{text:?} is not known: only stop is, so far")),
         })?;
+        let ddl = option("--ddl", raw.ddl.as_deref(), |text| match text {
+            "follow" => Ok(Ddl::Follow),
+            "stop" => Ok(Ddl::Stop),
+            _ => Err(format!("{text:?} is not known: give follow or stop")),
+        })?;
         Ok(Self {
             source,
             target,
@@ -189,6 +208,7 @@ impl Config {
             until: option("--until", raw.until.as_deref(), Until::from_str)?,
             lag_bytes_max: max_lag.unwrap_or(LAG_BYTES_MAX_DEFAULT),
             on_conflict: on_conflict.unwrap_or(OnConflict::Stop),
+            ddl: ddl.unwrap_or_default(),
             log_format: option("--log-format", raw.log_format.as_deref(), LogFormat::from_str)?
                 .unwrap_or_default(),
             verbose: raw.verbose,
@@ -450,6 +470,7 @@ mod tests {
             |raw| raw.on_conflict = Some("skip".into()),
             "invalid --on-conflict: \"skip\" is not known: only stop is, so far",
         );
+        check(|raw| raw.ddl = Some("go".into()), "invalid --ddl: \"go\" is not known: give follow or stop");
         check(
             |raw| raw.log_format = Some("xml".into()),
             "invalid --log-format: \"xml\" is neither text nor json",

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use tokio_postgres::Client;
 
 use crate::apply::TargetSession;
-use crate::apply::store::{MigrationRow, RelationRow, RelationState, Store};
+use crate::apply::store::{MigrationRow, Origin, RelationRow, RelationState, Store};
 use crate::config::Until;
 use crate::engine::{Monitor, MonitorInput};
 use crate::error::{Definite, Result, Side};
-use crate::pg::{EndLsn, QualifiedName, SlotName, SystemId};
+use crate::pg::{EndLsn, QualifiedName, RelationId, SlotName, SystemId};
 use crate::source::Dialect;
 use crate::source::catalog::{self, Table, TableKind};
 use crate::source::replication::ReplicationSession;
@@ -37,7 +37,7 @@ pub(super) enum Ended {
 pub(super) struct Attempt<'a> {
     pub(super) migration: &'a Migration,
     number: i64,
-    pub(super) source: Client,
+    pub(super) source: Arc<Client>,
     pub(super) target: Arc<Client>,
     pub(super) row: MigrationRow,
     pub(super) phase: Phase,
@@ -71,7 +71,7 @@ impl Migration {
         let number = store.begin_attempt().await?;
         let phase = Phase::from_name(&row.phase).ok_or_else(|| unknown_phase(&row.phase))?;
         let metrics = self.metrics.database(sides.source.dbname());
-        let (target, told) = (Arc::new(target), HashSet::new());
+        let (source, target, told) = (Arc::new(source), Arc::new(target), HashSet::new());
         let reopens = false;
         let mut attempt =
             Attempt { migration: self, number, source, target, row, phase, metrics, told, reopens };
@@ -144,7 +144,7 @@ impl Attempt<'_> {
         Store::new(&self.target, &self.migration.sides.name)
     }
 
-    async fn go_on(&mut self, session: TargetSession, context: &mut Context) -> Result<Ended> {
+    async fn go_on(&mut self, mut session: TargetSession, context: &mut Context) -> Result<Ended> {
         self.migration.status.update_database(&self.row.dbname, |database| {
             database.objects_on_source = vec![format!("replication slot {}", self.row.slot)];
             database
@@ -155,7 +155,7 @@ impl Attempt<'_> {
         });
         let mut stop = self.migration.stop.clone();
         let archive = tokio::select! {
-            prepared = self.prepare() => prepared?,
+            prepared = self.prepare(&mut session) => prepared?,
             _ = stop.wait_for(|stop| *stop) => return Ok(Ended::Stopped),
         };
         if self.migration.until == Some(Until::Copied) {
@@ -174,7 +174,17 @@ impl Attempt<'_> {
     }
 
     /// Everything before the stream. Gives the archive where foreign keys may still have to be made.
-    async fn prepare(&mut self) -> Result<Option<Arc<Archive>>> {
+    async fn prepare(&mut self, session: &mut TargetSession) -> Result<Option<Arc<Archive>>> {
+        if matches!(self.phase, Phase::CatchingUp | Phase::Syncing) {
+            self.refuse_gap().await?;
+            // Read before any snapshot is made: a table that is rewritten in between then counts as rewritten.
+            let tables = self.look_at_source_tables().await?;
+            self.copy_late(session, &tables).await?;
+        }
+        self.prepare_target().await
+    }
+
+    async fn prepare_target(&mut self) -> Result<Option<Arc<Archive>>> {
         let mut archive = None;
         if matches!(self.phase, Phase::Schema | Phase::Copying) {
             archive = self.copy_all().await?;
@@ -218,9 +228,23 @@ impl Attempt<'_> {
         let all = catalog::tables(&self.source).await.map_err(|error| error.into_failure(Side::Source))?;
         let mut tables = Vec::with_capacity(left.len());
         for row in &left {
-            tables.push(all.iter().find(|table| table.name == row.name).cloned().ok_or_else(|| gone(row))?);
+            let table = all.iter().find(|table| table.name == row.name).cloned().ok_or_else(|| gone(row))?;
+            // One that was made again before it was copied is the one from now on; its file may be newer than the
+            // snapshot, so it counts as rewritten.
+            if row.origin.is_none_or(|known| known.id != origin(&table).id) {
+                self.store().set_origin(&row.name, Origin { filenode: 0, ..origin(&table) }).await?;
+            }
+            tables.push(table);
         }
-        let copy = Copy {
+        let copy = self.copy(&snapshot, false).await?;
+        copy.run(tables, left).await?;
+        drop(snapshot);
+        Ok(archive)
+    }
+
+    /// What copies on `snapshot`; `as_replica` where the target is complete already.
+    pub(super) async fn copy(&self, snapshot: &Snapshot, as_replica: bool) -> Result<Copy> {
+        Ok(Copy {
             source: self.migration.sides.source.clone(),
             target: self.migration.sides.target.clone(),
             control: Arc::clone(&self.target),
@@ -230,17 +254,15 @@ impl Attempt<'_> {
             snapshot: snapshot.id.clone(),
             copy_lsn: snapshot.consistent_point,
             ranges: Dialect::new(self.source_version().await?).scans_page_ranges(),
+            as_replica,
             jobs: self.migration.jobs,
             status: self.migration.status.clone(),
             metrics: self.metrics.clone(),
-        };
-        copy.run(tables, left).await?;
-        drop(snapshot);
-        Ok(archive)
+        })
     }
 
     /// The migration's own slot with its snapshot, or, when that is there already, another snapshot.
-    async fn snapshot(&self) -> Result<Snapshot> {
+    pub(super) async fn snapshot(&self) -> Result<Snapshot> {
         let source = &self.migration.sides.source;
         if self.store().progress().await?.is_some() {
             let temporary = format!("{}_copy", self.row.slot);
@@ -291,7 +313,7 @@ impl Attempt<'_> {
         catalog::server_version(&self.source).await.map_err(|error| error.into_failure(Side::Source))
     }
 
-    async fn show_tables(&self) -> Result<()> {
+    pub(super) async fn show_tables(&self) -> Result<()> {
         let streaming = !matches!(self.phase, Phase::Schema | Phase::Copying | Phase::Indexing);
         let rows = self.store().relations().await?;
         let tables = rows.into_iter().map(|row| TableStatus {
@@ -316,7 +338,7 @@ async fn begun(store: &Store<'_>) -> Result<Option<MigrationRow>> {
     if store.exists().await? { store.migration().await } else { Ok(None) }
 }
 
-fn relation_row(table: &Table) -> RelationRow {
+pub(super) fn relation_row(table: &Table) -> RelationRow {
     RelationRow {
         name: table.name.clone(),
         state: RelationState::Waiting,
@@ -326,7 +348,13 @@ fn relation_row(table: &Table) -> RelationRow {
         // Unknown is -1; a count is far below the bound of an i64.
         rows_estimated: table.row_estimate as i64,
         bytes_estimated: i64::try_from(table.bytes).unwrap_or(i64::MAX),
+        origin: Some(origin(table)),
     }
+}
+
+/// Which table it is, and what it is before it is copied.
+pub(super) fn origin(table: &Table) -> Origin {
+    Origin { id: RelationId::new(table.oid.get()), filenode: table.filenode, attributes: table.attributes }
 }
 
 fn gone(row: &RelationRow) -> Definite {

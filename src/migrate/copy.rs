@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex};
 use tokio::task::JoinSet;
 use tokio_postgres::Client;
 
+use crate::apply::become_replica;
 use crate::apply::store::{RelationRow, RelationState, Store};
 use crate::error::{Definite, Failure, Result, Side, Transient};
 use crate::limits::{COPY_RANGE_BYTES_MIN, COPY_RANGES_PER_JOB};
@@ -42,6 +43,8 @@ pub struct Copy {
     pub copy_lsn: SourceLsn,
     /// Ctid ranges can be read without reading the whole table (server 14).
     pub ranges: bool,
+    /// The target's triggers and foreign keys are there already: they must not act.
+    pub as_replica: bool,
     /// Pairs of sessions.
     pub jobs: usize,
     /// Where progress is shown.
@@ -113,6 +116,9 @@ impl Copy {
         let options = SessionOptions::new("walferry copy");
         let target = Session::connect(&self.target, &options).await;
         let mut target = target.map_err(|error| error.into_failure(Side::Target))?;
+        if self.as_replica {
+            become_replica(&mut target).await?;
+        }
         while let Some(piece) = shared.pieces.get(shared.next.fetch_add(1, Ordering::Relaxed)) {
             self.begin(shared, piece).await?;
             let rows = self.copy(&mut source, &mut target, shared, piece).await?;

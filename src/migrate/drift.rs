@@ -2,45 +2,150 @@
 //!
 //! A table that loses its replica identity while it is published with updates makes the source reject its own UPDATE
 //! and DELETE. It is taken out of that publication at once: the source is not to be harmed; and since its changes are
-//! missed from then on, the migration stops and says so. A table made later is not carried: the log says so.
+//! missed from then on, the migration stops and says so. So it does when somebody else took a table out of our
+//! publications, or changed these: what is published then is not all.
+//!
+//! A table whose changes were missed is recorded as one to be copied again: once it is published as before, the next
+//! start does that. What happened and was undone between two looks is not seen.
+//!
+//! A table made later is not carried, one that is dropped stays on the target: the log says so, once.
 
 use std::collections::HashSet;
 
+use crate::apply::store::RelationRow;
 use crate::error::{Definite, Failure, Result, Side};
 use crate::pg::{QualifiedName, Sql};
 use crate::source::catalog::{self, Persistence, Table, TableKind};
 use crate::source::{self};
 
 use super::attempt::Attempt;
+use super::publications::{self, Altered};
 
 impl Attempt<'_> {
-    /// Looks, and acts.
-    pub(super) async fn look_at_source_tables(&mut self) -> Result<()> {
+    /// Looks, and acts; gives the tables as they are.
+    pub(super) async fn look_at_source_tables(&mut self) -> Result<Vec<Table>> {
         let tables = catalog::tables(&self.source).await.map_err(|error| error.into_failure(Side::Source))?;
         let relations = self.store().relations().await?;
-        let carried: HashSet<&QualifiedName> = relations.iter().map(|row| &row.name).collect();
-        for table in
-            tables.iter().filter(|table| table.kind == TableKind::Plain && !carried.contains(&table.name))
-        {
-            if self.told.insert(table.name.clone()) {
+        self.tell_of_tables(&tables, &relations);
+        self.refuse_lost_identities(&tables, &relations).await?;
+        self.refuse_altered_publications(&tables, &relations).await?;
+        Ok(tables)
+    }
+
+    fn tell_of_tables(&mut self, tables: &[Table], relations: &[RelationRow]) {
+        for table in tables.iter().filter(|table| table.kind == TableKind::Plain) {
+            let carried = relations.iter().any(|row| is(row, table));
+            if !carried && self.told.insert(table.name.clone()) {
                 tracing::warn!(table = %table.name, "made on the source after the copy began: it is not carried");
             }
         }
-        let lost = self.without_identity(&tables).await?;
+        for row in relations {
+            let there = tables.iter().any(|table| is(row, table));
+            if !there && self.told.insert(row.name.clone()) {
+                tracing::warn!(table = %row.name, "dropped on the source: the target keeps it");
+            }
+        }
+    }
+
+    async fn refuse_lost_identities(&self, tables: &[Table], relations: &[RelationRow]) -> Result<()> {
+        let lost = self.without_identity(tables).await?;
         let Some(first) = lost.first() else { return Ok(()) };
         let publication = &self.row.publications[0];
+        self.copy_again(&lost, tables, relations).await?;
         for table in &lost {
             let sql = Sql::new("ALTER PUBLICATION ").ident(publication).text(" DROP TABLE ").name(table);
             self.source.batch_execute(sql.as_str()).await.map_err(failure)?;
         }
         let names: Vec<String> = lost.iter().map(ToString::to_string).collect();
+        let add = lost.iter().map(|table| {
+            Sql::new("ALTER PUBLICATION ").ident(publication).text(" ADD TABLE ONLY ").name(table)
+        });
         Err(Definite::new(format!("table {first} lost its replica identity on the source"))
             .detail(format!(
                 "taken out of publication {publication}, so that the source can go on writing: {}",
                 names.join(", ")
             ))
-            .hint("its changes are no longer carried; start afresh after `walferry remove --force`")
+            .hint(format!(
+                "its changes are no longer carried; give it one again, on the source run: {}; then run `walferry \
+                 migrate` again: it copies the table again and goes on",
+                joined(add)
+            ))
             .into())
+    }
+
+    /// Tables that are not published any more, and publications that are not what they were.
+    async fn refuse_altered_publications(&self, tables: &[Table], relations: &[RelationRow]) -> Result<()> {
+        let names = &self.row.publications;
+        let altered = publications::altered(&self.source, names).await?;
+        let members = publications::members(&self.source, names).await?;
+        let logged =
+            |table: &&Table| table.kind == TableKind::Plain && table.persistence == Persistence::Permanent;
+        let followed = tables.iter().filter(logged).filter(|t| relations.iter().any(|row| is(row, t)));
+        let missing: Vec<&Table> = followed.filter(|table| !members.contains(&table.name)).collect();
+        let mut affected: Vec<QualifiedName> = missing.iter().map(|table| table.name.clone()).collect();
+        affected.extend(altered.iter().flat_map(|altered| altered.tables.iter().cloned()));
+        self.copy_again(&affected, tables, relations).await?;
+        if let Some(altered) = altered.into_iter().next() {
+            return Err(changed(altered).into());
+        }
+        let Some(first) = missing.first() else { return self.refuse_others(tables, relations, &members) };
+        let add = missing.iter().map(|table| {
+            let name = &names[usize::from(!table.has_identity())];
+            Sql::new("ALTER PUBLICATION ").ident(name).text(" ADD TABLE ONLY ").name(&table.name)
+        });
+        Err(Definite::new(format!("table {} is no longer in the migration's publications", first.name))
+            .detail(format!("its changes are missed; tables that are not published: {}", listed(&missing)))
+            .hint(format!(
+                "on the source run: {}; then run `walferry migrate` again: it copies them again and goes on",
+                joined(add)
+            ))
+            .into())
+    }
+
+    /// A table that has the name of a followed one, and is another: dropped and made again, or swapped.
+    fn refuse_others(
+        &self,
+        tables: &[Table],
+        relations: &[RelationRow],
+        members: &HashSet<QualifiedName>,
+    ) -> Result<()> {
+        let other = tables.iter().find(|table| {
+            let followed = relations.iter().any(|row| row.name == table.name && !is(row, table));
+            table.kind == TableKind::Plain
+                && table.persistence == Persistence::Permanent
+                && followed
+                && !members.contains(&table.name)
+                && relations.iter().all(|row| !is(row, table))
+        });
+        let Some(table) = other else { return Ok(()) };
+        let name = &self.row.publications[usize::from(!table.has_identity())];
+        let add = Sql::new("ALTER PUBLICATION ").ident(name).text(" ADD TABLE ONLY ").name(&table.name);
+        Err(Definite::new(format!(
+            "table {} of the source is another than the one that was copied",
+            table.name
+        ))
+        .detail("it was dropped and made again, or another was renamed to it; its changes are not published")
+        .hint(format!("on the source run: {add}; then run `walferry migrate` again"))
+        .into())
+    }
+
+    /// Records that the tables, and for partitioned ones their partitions, are to be copied again.
+    async fn copy_again(
+        &self,
+        affected: &[QualifiedName],
+        tables: &[Table],
+        relations: &[RelationRow],
+    ) -> Result<()> {
+        for table in tables {
+            let root = table.partition_of.as_ref().is_some_and(|root| affected.contains(root));
+            if !root && !affected.contains(&table.name) {
+                continue;
+            }
+            if let Some(row) = relations.iter().find(|row| is(row, table)) {
+                self.store().copy_again(&row.name).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Tables published with updates that nothing identifies any more; for a partition, the table published for it.
@@ -69,6 +174,36 @@ impl Attempt<'_> {
         lost.dedup();
         Ok(lost)
     }
+}
+
+/// Whether the row is that of the table, whatever it is called now.
+fn is(row: &RelationRow, table: &Table) -> bool {
+    row.origin.map_or_else(|| row.name == table.name, |origin| origin.id.get() == table.oid.get())
+}
+
+fn changed(altered: Altered) -> Definite {
+    let Altered { publication, what, tables, mend } = altered;
+    let cause = Definite::new(format!("publication {publication} of the source {what}"));
+    if mend.is_empty() {
+        return cause
+            .detail("changes are missed from then on")
+            .hint("start afresh after `walferry remove --force`");
+    }
+    let names: Vec<String> = tables.iter().map(ToString::to_string).collect();
+    cause.detail(format!("changes of these tables are missed from then on: {}", names.join(", "))).hint(format!(
+        "on the source run: {}; then run `walferry migrate` again: it copies these tables again and goes on",
+        joined(mend)
+    ))
+}
+
+fn joined(statements: impl IntoIterator<Item = Sql>) -> String {
+    let statements: Vec<String> = statements.into_iter().map(|sql| sql.to_string()).collect();
+    statements.join("; ")
+}
+
+fn listed(tables: &[&Table]) -> String {
+    let names: Vec<String> = tables.iter().map(|table| table.name.to_string()).collect();
+    names.join(", ")
 }
 
 fn failure(error: tokio_postgres::Error) -> Failure {

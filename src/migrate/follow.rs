@@ -6,7 +6,7 @@ use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
 use crate::apply::{Applier, ApplyError, Tables, TargetSession};
-use crate::config::Until;
+use crate::config::{Ddl, Until};
 use crate::engine::{self, Finish, Run};
 use crate::error::{Definite, Failure, Result, Side, Transient};
 use crate::limits::{REOPEN_WAL_BYTES_MAX, SEQUENCES_INTERVAL, TICK};
@@ -22,6 +22,14 @@ use super::attempt::{Attempt, Ended};
 use super::dump::{Archive, Wave};
 use super::retry::Context;
 use super::{Migration, Phase, STREAM_NAME, objects, sequences, snapshot};
+
+/// A replication connection on which nothing has been asked for yet.
+struct Connected {
+    replication: ReplicationSession,
+    /// How far the source's WAL is flushed.
+    flushed: SourceLsn,
+    slot: Option<catalog::SlotInfo>,
+}
 
 /// A stream of changes.
 struct Opened {
@@ -81,8 +89,9 @@ impl Attempt<'_> {
     ) -> Result<(Finish, TargetSession)> {
         // The position is read when the lock is held: nobody moves it any more.
         let stored = self.stored().await?;
-        let tables = Tables::new(Arc::clone(&self.target), self.store().relations().await?);
-        let applier = Applier::new(session, tables).await?;
+        let (source, target) = (Arc::clone(&self.source), Arc::clone(&self.target));
+        let tables = Tables::new(source, target, &self.row.name, self.store().relations().await?).await?;
+        let applier = Applier::new(session, tables, self.migration.ddl == Ddl::Follow);
         let Opened { stream, spill, reopens } = self.open(stored, context).await?;
         tracing::info!(slot = %self.row.slot, from = %stored, in_progress = spill.is_some(), "streaming");
         self.migration.status.update_database(&self.row.dbname, |database| {
@@ -152,6 +161,25 @@ impl Attempt<'_> {
     /// source would send them, for us to write to disk and read again, while it could send them in their order; and
     /// taking them at their end costs no time then, since receiving and applying go on side by side.
     async fn open(&self, stored: EndLsn, context: &mut Context) -> Result<Opened> {
+        let Connected { replication, flushed, slot } = self.without_gap(stored).await?;
+        if let Some(pid) = slot.filter(|slot| slot.active).and_then(|slot| slot.active_pid) {
+            return Err(self.in_use(pid).await?);
+        }
+        let behind = flushed.bytes_since(stored.position()) > self.migration.lag_bytes_max;
+        let wanted = replication.can_stream() && self.wants_spill(context);
+        let spill = if wanted && !behind { self.spill_dir(context) } else { None };
+        let options = StreamOptions { streaming: spill.is_some(), ..StreamOptions::default() };
+        let stream = replication.start(&self.row.slot, stored, &self.row.publications, options).await;
+        let stream = stream.map_err(|error| error.into_failure(Side::Source))?;
+        Ok(Opened { stream, spill, reopens: wanted && behind })
+    }
+
+    /// Refuses a gap before anything is done that a gap would make worse.
+    pub(super) async fn refuse_gap(&self) -> Result<()> {
+        self.without_gap(self.stored().await?).await.map(|_| ())
+    }
+
+    async fn without_gap(&self, stored: EndLsn) -> Result<Connected> {
         let at_source = |error: crate::source::Error| error.into_failure(Side::Source);
         let connected = ReplicationSession::connect(&self.migration.sides.source, STREAM_NAME).await;
         let mut replication = connected.map_err(|error| error.into_failure(Side::Source))?;
@@ -164,15 +192,7 @@ impl Attempt<'_> {
             stored,
         };
         refuse_gap(&expected, &identity, slot.as_ref())?;
-        if let Some(pid) = slot.filter(|slot| slot.active).and_then(|slot| slot.active_pid) {
-            return Err(self.in_use(pid).await?);
-        }
-        let behind = identity.flushed.bytes_since(stored.position()) > self.migration.lag_bytes_max;
-        let wanted = replication.can_stream() && self.wants_spill(context);
-        let spill = if wanted && !behind { self.spill_dir(context) } else { None };
-        let options = StreamOptions { streaming: spill.is_some(), ..StreamOptions::default() };
-        let stream = replication.start(&self.row.slot, stored, &self.row.publications, options).await;
-        Ok(Opened { stream: stream.map_err(at_source)?, spill, reopens: wanted && behind })
+        Ok(Connected { replication, flushed: identity.flushed, slot })
     }
 
     /// We hold the lock, so a walsender of ours that still has the slot is one whose engine is gone: it ends soon.

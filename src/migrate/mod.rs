@@ -6,7 +6,7 @@
 //! | [`attempt`] | one run from the stored phase on; a transient failure leads to the next one |
 //! | [`publications`], [`snapshot`] | what is made on the source |
 //! | [`dump`], [`objects`] | schema, indexes, constraints |
-//! | [`copy`], [`sequences`] | rows, and what replication does not carry |
+//! | [`copy`], [`late`], [`sequences`] | rows, and what replication does not carry |
 //! | [`follow`], [`drift`] | the pipeline, and what goes on beside it |
 //! | [`mod@tail`] | the changes themselves, to look at |
 //! | [`report`], [`mod@remove`] | what is shown of a migration that need not run, and its end |
@@ -19,6 +19,7 @@ mod copy;
 mod drift;
 mod dump;
 mod follow;
+mod late;
 mod objects;
 pub mod phase;
 pub mod preflight;
@@ -38,7 +39,7 @@ use tokio::task::JoinSet;
 use tokio_postgres::Client;
 
 use crate::apply::store::Store;
-use crate::config::{Config, Until};
+use crate::config::{Config, Ddl, Until};
 use crate::error::{Definite, Exit, Failure, Result, Side};
 use crate::pg::SlotName;
 use crate::status::{MetricsRegistry, StatusHandle};
@@ -81,6 +82,8 @@ pub struct Migration {
     pub spill_bytes_max: u64,
     /// Where to end by itself.
     pub until: Option<Until>,
+    /// What to do about a column that the source added.
+    pub ddl: Ddl,
     /// Up to so many bytes behind, it counts as synced.
     pub lag_bytes_max: u64,
     /// Where it is shown.
@@ -139,6 +142,7 @@ impl Migration {
             spill_dir: config.spill_dir.clone(),
             spill_bytes_max: config.spill_bytes_max,
             until: config.until,
+            ddl: config.ddl,
             lag_bytes_max: config.lag_bytes_max,
             status,
             metrics,

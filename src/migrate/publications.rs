@@ -9,6 +9,8 @@
 //! stop the stream with a definite error, rather than being missed), unless one of its partitions has no identity, or
 //! the source is older than 13: then its leaves are published, and the log tells of one that is made later.
 
+use std::collections::HashSet;
+
 use tokio_postgres::Client;
 
 use crate::error::{Definite, Result, Side};
@@ -83,6 +85,77 @@ impl Publications {
         }
         Ok(())
     }
+}
+
+/// The tables that are published by any of the publications: partitions by their own names.
+///
+/// # Errors
+/// When the source does not answer.
+pub async fn members(client: &Client, names: &[String]) -> Result<HashSet<QualifiedName>> {
+    let sql = "SELECT schemaname::text, tablename::text FROM pg_publication_tables WHERE pubname = ANY ($1)";
+    let rows = client.query(sql, &[&names]).await.map_err(|error| failure(error, "the published tables"))?;
+    let name =
+        |row: &tokio_postgres::Row| QualifiedName::new(row.get::<_, String>(0), row.get::<_, String>(1));
+    Ok(rows.iter().map(name).collect())
+}
+
+/// A publication that does not publish what it did, and the tables whose changes were missed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Altered {
+    /// The publication.
+    pub publication: String,
+    /// What is wrong with it.
+    pub what: &'static str,
+    /// The tables: those that stand in the publication, so a partitioned one for its partitions.
+    pub tables: Vec<QualifiedName>,
+    /// The statements that mend it, on the source.
+    pub mend: Vec<Sql>,
+}
+
+/// What somebody else changed: missing publications, other operations, row filters and column lists (15).
+///
+/// # Errors
+/// When the source does not answer.
+pub async fn altered(client: &Client, names: &[String]) -> Result<Vec<Altered>> {
+    // Columns that a version does not have are NULL so.
+    let sql = "SELECT p.pubname::text, coalesce((j ->> 'pubinsert')::bool AND (j ->> 'pubupdate')::bool = (p.pubname = $2)
+                   AND (j ->> 'pubdelete')::bool = (p.pubname = $2) AND coalesce((j ->> 'pubtruncate')::bool, true)
+                   AND NOT coalesce((j ->> 'pubviaroot')::bool, false), false)
+               FROM pg_publication p, to_jsonb(p) j WHERE p.pubname = ANY ($1)";
+    let question = |error| failure(error, "the publications");
+    let found = client.query(sql, &[&names, &names.first()]).await.map_err(question)?;
+    let sql = "SELECT n.nspname::text, c.relname::text, j ->> 'prqual' IS NOT NULL OR j ->> 'prattrs' IS NOT NULL
+               FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid JOIN pg_class c ON c.oid = r.prrelid
+               JOIN pg_namespace n ON n.oid = c.relnamespace, to_jsonb(r) j WHERE p.pubname = $1";
+    let mut altered = Vec::new();
+    for (index, name) in names.iter().enumerate() {
+        let publication = name.clone();
+        let Some(row) = found.iter().find(|row| row.get::<_, String>(0) == *name) else {
+            altered.push(Altered { publication, what: "is gone", tables: Vec::new(), mend: Vec::new() });
+            continue;
+        };
+        let rows = client.query(sql, &[name]).await.map_err(question)?;
+        let tables = |restricted_only: bool| {
+            let rows = rows.iter().filter(|row| !restricted_only || row.get(2));
+            let names = rows.map(|row| QualifiedName::new(row.get::<_, String>(0), row.get::<_, String>(1)));
+            names.collect::<Vec<_>>()
+        };
+        let alter = || Sql::new("ALTER PUBLICATION ").ident(name);
+        if !row.get::<_, bool>(1) {
+            let operations = if index == 0 { "insert, update, delete, truncate" } else { "insert, truncate" };
+            let mend = vec![alter().text(" SET (publish = ").literal(operations).text(")")];
+            let what = "publishes other operations than it did";
+            altered.push(Altered { publication: publication.clone(), what, tables: tables(false), mend });
+        }
+        let tables = tables(true);
+        if !tables.is_empty() {
+            let drop = |table| alter().text(" DROP TABLE ONLY ").name(table);
+            let add = |table| alter().text(" ADD TABLE ONLY ").name(table);
+            let mend = tables.iter().flat_map(|table| [drop(table), add(table)]).collect();
+            altered.push(Altered { publication, what: "has a row filter or a column list", tables, mend });
+        }
+    }
+    Ok(altered)
 }
 
 /// Drops the publications that are there; says which.

@@ -60,6 +60,9 @@ pub struct Column {
     pub type_oid: Oid,
     /// Its `atttypmod`; -1 for none.
     pub type_modifier: i32,
+    /// Its type's name where that is none of the builtin ones, as a Type message said before: for a domain, its base
+    /// type's.
+    pub type_name: Option<QualifiedName>,
     /// Whether it belongs to the replica identity's key.
     pub key: bool,
 }

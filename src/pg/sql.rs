@@ -19,6 +19,13 @@ impl Sql {
         Self(script)
     }
 
+    /// Appends an expression, a type or a collation as a server's catalog spells it: `pg_get_expr`, `format_type`.
+    #[must_use]
+    pub fn catalog(mut self, text: &str) -> Self {
+        self.0.push_str(text);
+        self
+    }
+
     /// Appends static text.
     #[must_use]
     pub fn text(mut self, text: &'static str) -> Self {

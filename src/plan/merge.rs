@@ -7,7 +7,7 @@
 //! The end is the same if every step succeeds. One may fail that would not in the source's order, where a value of a
 //! unique index is handed from row to row: whoever executes the steps then falls back to the steps as they were.
 //!
-//! Barriers: TRUNCATE for all tables; a change of a key, or a row found by all its columns, for its table.
+//! Barriers: TRUNCATE and an altered table, for all tables; a change of a key, or a row found by all its columns, for its table.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -34,7 +34,7 @@ pub fn merge(steps: Vec<Step>) -> Vec<Step> {
     let mut groups: Vec<Group> = Vec::new();
     let mut places: HashMap<RelationId, usize> = HashMap::new();
     for step in steps {
-        if step.kind == Kind::Truncate {
+        if matches!(step.kind, Kind::Truncate | Kind::Alter) {
             flush(&mut groups, &mut merged);
             places.clear();
             merged.push(step);
@@ -60,7 +60,7 @@ impl Group {
     fn push(&mut self, step: Step) {
         let key = step.key.map(|length| step.params[step.params.len() - length..].to_vec());
         match (step.kind, key) {
-            (Kind::Insert, _) | (Kind::Truncate, _) => {}
+            (Kind::Insert | Kind::Truncate | Kind::Alter, _) => {}
             (Kind::Update, Some(key)) => {
                 if let Some(&place) = self.latest.get(&key)
                     && Arc::ptr_eq(&self.steps[place].statement, &step.statement)

@@ -13,19 +13,21 @@
 mod merge;
 mod statements;
 mod table;
+mod types;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 
 use crate::assemble::{Change, Segment};
-use crate::pg::{CommitLsn, EndLsn, QualifiedName, Relation, Sql};
+use crate::pg::{CommitLsn, EndLsn, Oid, QualifiedName, Relation, RelationId, Sql};
 use crate::proto::{OldTuple, Tuple, TupleValue};
 
 pub use merge::{INSERT_ROWS, merge};
-pub use table::{Shape, ShapeError, TargetColumn, TargetTable};
+pub use table::{Shape, ShapeError, TargetColumn, TargetTable, TypeNames};
+pub use types::{TargetType, is_builtin};
 
 /// Whole transactions in commit order, or one segment of a large one: applied in one target transaction.
 #[derive(Debug)]
@@ -79,6 +81,8 @@ pub enum Kind {
     Delete,
     /// Tables emptied.
     Truncate,
+    /// A table of the target altered, so that it fits what follows. Not a change that the source sent.
+    Alter,
 }
 
 /// A change for which there is no right statement.
@@ -88,8 +92,13 @@ pub enum PlanError {
     #[error("table {0} is not known")]
     UnknownTable(QualifiedName),
     /// The two tables do not fit.
-    #[error(transparent)]
-    Shape(#[from] ShapeError),
+    #[error("{error}")]
+    Shape {
+        /// The table as it was announced.
+        relation: Arc<Relation>,
+        /// What does not fit.
+        error: ShapeError,
+    },
     /// An update or delete of a table without replica identity.
     #[error("{kind} of table {table}, which has no replica identity", kind = kind.as_str())]
     NoIdentity {
@@ -118,9 +127,13 @@ pub enum PlanError {
 /// Makes steps, and remembers each table's shape and statements.
 #[derive(Debug, Default)]
 pub struct Planner {
-    tables: HashMap<QualifiedName, Arc<TargetTable>>,
-    /// By the source's relation. The announced relation is kept to see whether it is still the one.
-    shapes: HashMap<crate::pg::RelationId, Shape>,
+    /// By the source's relation, as the shapes. Names may change, on either side.
+    tables: HashMap<RelationId, Arc<TargetTable>>,
+    /// The announced relation is kept to see whether it is still the one.
+    shapes: HashMap<RelationId, Shape>,
+    types: TypeNames,
+    /// Tables that earlier segments of the transaction changed.
+    touched: HashSet<RelationId>,
 }
 
 impl Batch {
@@ -131,16 +144,17 @@ impl Batch {
 }
 
 impl Kind {
-    /// All of them, in the order of the protocol's messages.
+    /// Those that the source sends, in the order of the protocol's messages.
     pub const ALL: [Self; 4] = [Self::Insert, Self::Update, Self::Delete, Self::Truncate];
 
-    /// `insert`, `update`, `delete` or `truncate`.
+    /// `insert`, `update`, `delete`, `truncate` or `alter`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Insert => "insert",
             Self::Update => "update",
             Self::Delete => "delete",
             Self::Truncate => "truncate",
+            Self::Alter => "alter",
         }
     }
 }
@@ -180,8 +194,8 @@ impl Planner {
     ///
     /// What was learnt of a table is forgotten when the source announces it in another shape: the target's may have
     /// changed as well.
-    pub fn unknown(&mut self, segment: &Segment) -> Vec<QualifiedName> {
-        let mut unknown: Vec<QualifiedName> = Vec::new();
+    pub fn unknown(&mut self, segment: &Segment) -> Vec<Arc<Relation>> {
+        let mut unknown: Vec<Arc<Relation>> = Vec::new();
         let mut previous: Option<&Arc<Relation>> = None;
         for relation in segment.changes.iter().flat_map(Change::relations) {
             if previous.is_some_and(|p| Arc::ptr_eq(p, relation)) {
@@ -192,28 +206,56 @@ impl Planner {
                 Some(shape) if shape.serves(relation) => continue,
                 Some(_) => {
                     self.shapes.remove(&relation.id);
-                    self.tables.remove(&relation.name);
+                    self.tables.remove(&relation.id);
                 }
                 None => {}
             }
-            if !self.tables.contains_key(&relation.name) && !unknown.contains(&relation.name) {
-                unknown.push(relation.name.clone());
+            if !self.tables.contains_key(&relation.id) && unknown.iter().all(|other| other.id != relation.id)
+            {
+                unknown.push(Arc::clone(relation));
             }
         }
         unknown
     }
 
-    /// Takes what the target says of a table, in place of what it said before.
-    pub fn learn(&mut self, table: TargetTable) {
-        self.shapes.retain(|_, shape| shape.table().name != table.name);
-        self.tables.insert(table.name.clone(), Arc::new(table));
+    /// Takes what the target says of a relation's table, in place of what it said before.
+    pub fn learn(&mut self, id: RelationId, table: TargetTable) {
+        self.shapes.remove(&id);
+        self.tables.insert(id, Arc::new(table));
+    }
+
+    /// Takes what the source's catalog calls a type that is not builtin.
+    pub fn learn_type(&mut self, oid: Oid, name: QualifiedName) {
+        self.types.insert(oid, name);
+    }
+
+    /// Forgets a relation's table: it is to be asked for again.
+    pub fn forget(&mut self, id: RelationId) {
+        self.shapes.remove(&id);
+        self.tables.remove(&id);
+    }
+
+    /// The table of a relation, as it was learnt.
+    pub fn table(&self, id: RelationId) -> Option<&Arc<TargetTable>> {
+        self.tables.get(&id)
+    }
+
+    /// Whether the transaction changed the table before its change at `next`.
+    pub fn changed_before(&self, segment: &Segment, next: usize, id: RelationId) -> bool {
+        let mut before = segment.changes.iter().take(next).flat_map(Change::relations);
+        self.touched.contains(&id) || before.any(|relation| relation.id == id)
+    }
+
+    /// What the source's catalog calls types, as far as it was learnt.
+    pub const fn types(&self) -> &TypeNames {
+        &self.types
     }
 
     /// Whether a table of `segment` has triggers that fire even for a replica: they may see any table, so the source's
     /// order must be kept to the letter.
     pub fn has_triggers(&self, segment: &Segment) -> bool {
         let mut relations = segment.changes.iter().flat_map(Change::relations);
-        relations.any(|relation| self.tables.get(&relation.name).is_some_and(|table| table.has_triggers))
+        relations.any(|relation| self.tables.get(&relation.id).is_some_and(|table| table.has_triggers))
     }
 
     /// Makes the steps of `segment` and appends them to `steps`.
@@ -221,30 +263,61 @@ impl Planner {
     /// # Errors
     /// When a change has no right statement; `steps` then holds those before it.
     pub fn plan(&mut self, segment: &Segment, steps: &mut Vec<Step>) -> Result<(), PlanError> {
-        for change in &segment.changes {
+        self.plan_from(segment, &mut 0, steps)
+    }
+
+    /// The same from the change at `next` on, which moves on with each that is planned: after an error that was mended,
+    /// it goes on from there.
+    ///
+    /// # Errors
+    /// As [`Planner::plan`].
+    pub fn plan_from(
+        &mut self,
+        segment: &Segment,
+        next: &mut usize,
+        steps: &mut Vec<Step>,
+    ) -> Result<(), PlanError> {
+        if segment.first && *next == 0 {
+            self.touched.clear();
+        }
+        for change in segment.changes.iter().skip(*next) {
             match change {
                 Change::Truncate { relations, restart_identity, .. } => {
                     self.truncate(segment.commit_lsn, relations, *restart_identity, steps)?;
                 }
                 Change::Insert { relation, new } => {
-                    let Some(shape) = self.shape(relation, segment.commit_lsn)? else { continue };
+                    let Some(shape) = self.shape(relation, segment.commit_lsn)? else {
+                        *next += 1;
+                        continue;
+                    };
                     let statement = shape.insert();
                     let params = shape.values(new, shape.written(), Kind::Insert, segment.commit_lsn)?;
                     steps.push(step(segment, relation, Kind::Insert, statement, params, None));
                 }
                 Change::Update { relation, old, new } => {
-                    let Some(shape) = self.shape(relation, segment.commit_lsn)? else { continue };
+                    let Some(shape) = self.shape(relation, segment.commit_lsn)? else {
+                        *next += 1;
+                        continue;
+                    };
                     let (statement, params) = shape.update(old.as_ref(), new, segment.commit_lsn)?;
                     let key = shape.finds_again(old.as_ref());
                     steps.push(step(segment, relation, Kind::Update, statement, params, key));
                 }
                 Change::Delete { relation, old } => {
-                    let Some(shape) = self.shape(relation, segment.commit_lsn)? else { continue };
+                    let Some(shape) = self.shape(relation, segment.commit_lsn)? else {
+                        *next += 1;
+                        continue;
+                    };
                     let (statement, params) = shape.delete(old, segment.commit_lsn)?;
                     let key = shape.finds_again(None);
                     steps.push(step(segment, relation, Kind::Delete, statement, params, key));
                 }
             }
+            *next += 1;
+        }
+        if segment.end.is_none() {
+            self.touched
+                .extend(segment.changes.iter().flat_map(Change::relations).map(|relation| relation.id));
         }
         Ok(())
     }
@@ -257,19 +330,15 @@ impl Planner {
     ) -> Result<Option<&mut Shape>, PlanError> {
         let fits = self.shapes.get_mut(&relation.id).is_some_and(|shape| shape.adopt(relation));
         if !fits {
-            let table = self.tables.get(&relation.name);
+            let table = self.tables.get(&relation.id);
             let table = table.ok_or_else(|| PlanError::UnknownTable(relation.name.clone()))?;
             // What was sent before the copy need not fit the table as it was copied.
             if commit_lsn.position() < table.copy_lsn {
                 return Ok(None);
             }
-            match Shape::new(Arc::clone(relation), Arc::clone(table)) {
+            match Shape::new(Arc::clone(relation), Arc::clone(table), &self.types) {
                 Ok(shape) => self.shapes.insert(relation.id, shape),
-                Err(error) => {
-                    // It may be mended by the time that this is tried again.
-                    self.tables.remove(&relation.name);
-                    return Err(error.into());
-                }
+                Err(error) => return Err(PlanError::Shape { relation: Arc::clone(relation), error }),
             };
         }
         let shape = self.shapes.get_mut(&relation.id);
@@ -283,14 +352,16 @@ impl Planner {
         restart_identity: bool,
         steps: &mut Vec<Step>,
     ) -> Result<(), PlanError> {
-        let mut kept = Vec::with_capacity(relations.len());
+        let (mut kept, mut names) =
+            (Vec::with_capacity(relations.len()), Vec::with_capacity(relations.len()));
         for relation in relations {
-            if self.shape(relation, commit_lsn)?.is_some() {
+            if let Some(shape) = self.shape(relation, commit_lsn)? {
                 kept.push(relation);
+                names.push(shape.table().name.clone());
             }
         }
         if let Some(first) = kept.first() {
-            let names: Vec<&QualifiedName> = kept.iter().map(|relation| &relation.name).collect();
+            let names: Vec<&QualifiedName> = names.iter().collect();
             steps.push(Step {
                 statement: Statement::new(statements::truncate(&names, restart_identity)),
                 params: Vec::new(),
@@ -302,6 +373,14 @@ impl Planner {
             });
         }
         Ok(())
+    }
+}
+
+impl Step {
+    /// A table of the target altered, for changes of `relation` in the transaction that commits at `commit_lsn`.
+    pub fn alter(sql: Sql, relation: &Arc<Relation>, commit_lsn: CommitLsn) -> Self {
+        let (statement, relation) = (Statement::new(sql), Arc::clone(relation));
+        Self { statement, params: Vec::new(), kind: Kind::Alter, relation, commit_lsn, rows: None, key: None }
     }
 }
 

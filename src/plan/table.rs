@@ -6,9 +6,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::statements::{self, Match};
+use super::types::TargetType;
 use super::{INSERT_ROWS, Kind, OldTuple, PlanError, Statement, Tuple, TupleValue};
 use crate::limits::UPDATE_FORMS_MAX;
-use crate::pg::{CommitLsn, QualifiedName, Relation, ReplicaIdentity, SourceLsn};
+use crate::pg::{Column, CommitLsn, Oid, QualifiedName, Relation, ReplicaIdentity, SourceLsn};
 
 /// What the target says of one of its tables.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +35,10 @@ pub struct TargetColumn {
     pub generated: bool,
     /// GENERATED ALWAYS AS IDENTITY: `INSERT` can be told to take a value, `UPDATE` cannot.
     pub identity_always: bool,
+    /// Its type.
+    pub of: TargetType,
+    /// NOT NULL, and nothing fills it in: an INSERT must give it.
+    pub required: bool,
     /// The equality operator to find it by: that of its key's index, else its type's own; `None` where there is none.
     pub equality: Option<QualifiedName>,
     /// The type that it and the parameter are cast to for that; `None` where the operator tells the server.
@@ -51,6 +56,22 @@ pub enum ShapeError {
         /// The column.
         column: String,
     },
+    /// The target has another type, which may keep less than the source sends.
+    #[error("column {column:?} of table {table} has another type on the source than on the target")]
+    Type {
+        /// The table.
+        table: QualifiedName,
+        /// The column.
+        column: String,
+    },
+    /// The source does not send a column that the target needs.
+    #[error("column {column:?} of table {table} is not on the source any more, and NOT NULL on the target")]
+    Required {
+        /// The table.
+        table: QualifiedName,
+        /// The column.
+        column: String,
+    },
     /// A column of the replica identity cannot be compared.
     #[error(
         "column {column:?} of the replica identity of table {table} has a type without equality on the target"
@@ -62,6 +83,9 @@ pub enum ShapeError {
         column: String,
     },
 }
+
+/// What the source's catalog calls the types that are not builtin.
+pub type TypeNames = HashMap<Oid, QualifiedName>;
 
 /// How changes to one announced relation are written to its table.
 #[derive(Debug)]
@@ -95,19 +119,21 @@ impl Shape {
     /// Holds the two against each other.
     ///
     /// # Errors
-    /// When a column is missing on the target, or one that identifies rows cannot be compared there.
-    pub fn new(relation: Arc<Relation>, table: Arc<TargetTable>) -> Result<Self, ShapeError> {
+    /// When a column is missing on the target, has a type there that may not keep every value, or one that identifies
+    /// rows cannot be compared there; when the target needs a column that is not sent.
+    pub fn new(
+        relation: Arc<Relation>,
+        table: Arc<TargetTable>,
+        types: &TypeNames,
+    ) -> Result<Self, ShapeError> {
         let mut writes = Vec::with_capacity(relation.columns.len());
         for column in &relation.columns {
-            writes.push(match table.column(&column.name) {
-                None => {
-                    let (table, column) = (table.name.clone(), column.name.clone());
-                    return Err(ShapeError::NoColumn { table, column });
-                }
-                Some(target) if target.generated => Write::Never,
-                Some(target) if target.identity_always => Write::InsertOnly,
-                Some(_) => Write::Always,
-            });
+            writes.push(write(column, &table, types)?);
+        }
+        let sent = |name: &str| relation.columns.iter().any(|column| column.name == name);
+        if let Some(column) = table.columns.iter().find(|column| column.required && !sent(&column.name)) {
+            let (table, column) = (table.name.clone(), column.name.clone());
+            return Err(ShapeError::Required { table, column });
         }
         let written = (0..writes.len()).filter(|&i| writes[i] != Write::Never).collect();
         let key = key(&relation, &table)?;
@@ -319,9 +345,27 @@ impl Shape {
 }
 
 impl TargetTable {
-    fn column(&self, name: &str) -> Option<&TargetColumn> {
+    /// The column of that name.
+    pub fn column(&self, name: &str) -> Option<&TargetColumn> {
         self.columns.iter().find(|column| column.name == name)
     }
+}
+
+/// What is done with a column's values.
+fn write(column: &Column, table: &TargetTable, types: &TypeNames) -> Result<Write, ShapeError> {
+    let named = || (table.name.clone(), column.name.clone());
+    let Some(target) = table.column(&column.name) else {
+        let (table, column) = named();
+        return Err(ShapeError::NoColumn { table, column });
+    };
+    if target.generated {
+        return Ok(Write::Never);
+    }
+    if !target.of.is(column, types.get(&column.type_oid)) {
+        let (table, column) = named();
+        return Err(ShapeError::Type { table, column });
+    }
+    Ok(if target.identity_always { Write::InsertOnly } else { Write::Always })
 }
 
 /// What identifies a row. With REPLICA IDENTITY FULL the whole old row comes along, so the target's own key serves

@@ -21,6 +21,7 @@ fn named(id: u32, name: QualifiedName, identity: ReplicaIdentity, columns: &str)
         name: text.trim_end_matches('*').to_owned(),
         type_oid: Oid::new(25),
         type_modifier: -1,
+        type_name: None,
         key: text.ends_with('*') || identity == ReplicaIdentity::Full,
     };
     let columns = columns.split_whitespace().map(column).collect();
@@ -49,6 +50,13 @@ fn target_named(name: QualifiedName, columns: &str) -> TargetTable {
         let schema = if what == "citext" { "public" } else { "pg_catalog" };
         table.columns.push(TargetColumn {
             name: column,
+            of: TargetType {
+                oid: Oid::new(if what == "int" { 23 } else { 25 }),
+                name: QualifiedName::new("pg_catalog", "text"),
+                modifier: -1,
+                base: None,
+            },
+            required: what == "required",
             generated: what == "generated",
             identity_always: what == "identity",
             equality: (what != "incomparable").then(|| QualifiedName::new(schema, "=")),
@@ -109,9 +117,10 @@ fn segment(changes: Vec<Change>) -> Segment {
     segment_at(COMMIT, changes)
 }
 
+/// Knows the tables as those of relations 1, 2, …
 fn planner(tables: impl IntoIterator<Item = TargetTable>) -> Planner {
     let mut planner = Planner::new();
-    tables.into_iter().for_each(|table| planner.learn(table));
+    (1..).zip(tables).for_each(|(id, table)| planner.learn(RelationId::new(id), table));
     planner
 }
 
@@ -297,7 +306,7 @@ fn statements_are_made_once_and_their_number_is_bounded() {
         let value = |bit: usize| if number & (1 << bit) == 0 { "~" } else { "x" };
         format!("1 {}", (0..10).map(value).collect::<Vec<_>>().join(" "))
     };
-    let mut ids = std::collections::HashSet::new();
+    let mut ids = HashSet::new();
     for number in 0..1_024 {
         let same = || update(&t, None, &form(number));
         let steps = plan(&mut planner, &segment(vec![same(), same()])).unwrap();
@@ -527,7 +536,7 @@ fn what_the_copy_holds_is_dropped() {
     }
     // The table is copied again, later.
     let again = TargetTable { copy_lsn: SourceLsn::new(COMMIT + 1), ..target("id* a") };
-    planner.learn(again);
+    planner.learn(RelationId::new(1), again);
     let mut count =
         |commit_lsn| plan(&mut planner, &segment_at(commit_lsn, vec![insert(&t, "1 x")])).unwrap().len();
     assert_eq!((count(COMMIT), count(COMMIT + 1)), (0, 1));
@@ -542,9 +551,8 @@ fn unknown_tables() {
     let mut planner = Planner::new();
     let check = |planner: &mut Planner, changes: &dyn Fn() -> Vec<Change>, expected: &[&str]| {
         let unknown = planner.unknown(&segment(changes()));
-        assert!(unknown.iter().all(|name| name.schema == "public"));
-        assert_eq!(unknown.iter().map(|name| name.name.as_str()).collect::<Vec<_>>(), expected);
-        unknown.iter().for_each(|name| planner.learn(known(&name.name)));
+        assert_eq!(unknown.iter().map(|relation| relation.name.name.as_str()).collect::<Vec<_>>(), expected);
+        unknown.iter().for_each(|relation| planner.learn(relation.id, known(&relation.name.name)));
         // Once is enough, before and after planning.
         assert_eq!(planner.unknown(&segment(changes())), []);
         plan(planner, &segment(changes())).unwrap();
@@ -566,17 +574,17 @@ fn a_relation_in_another_shape() {
     let wide = relation(ReplicaIdentity::Default, "id* a b");
     let mut planner = planner([target("id* a")]);
     let first = || segment(vec![insert(&narrow, "1 x")]);
-    let id = |steps: Vec<Step>| steps[0].statement.id;
-    let before = id(plan(&mut planner, &first()).unwrap());
+    let statement = |steps: Vec<Step>| steps[0].statement.id;
+    let before = statement(plan(&mut planner, &first()).unwrap());
     // Announced again as it was: the statement stays.
     let again = relation(ReplicaIdentity::Default, "id* a");
-    assert_eq!(id(plan(&mut planner, &segment(vec![insert(&again, "1 x")])).unwrap()), before);
+    assert_eq!(statement(plan(&mut planner, &segment(vec![insert(&again, "1 x")])).unwrap()), before);
 
     // The new column was added on the target first. What is known of it is old, so it is asked for.
-    let name = QualifiedName::new("public", "t");
+    let (name, id) = (QualifiedName::new("public", "t"), RelationId::new(1));
     let both = || segment(vec![insert(&narrow, "1 x"), insert(&wide, "1 x y"), update(&wide, None, "1 x y")]);
-    assert_eq!(planner.unknown(&both()), std::slice::from_ref(&name));
-    planner.learn(target("id* a b"));
+    assert_eq!(planner.unknown(&both()), std::slice::from_ref(&wide));
+    planner.learn(id, target("id* a b"));
     assert_eq!(planner.unknown(&both()), []);
     let steps: Vec<String> = plan(&mut planner, &both()).unwrap().iter().map(text).collect();
     assert_eq!(
@@ -592,12 +600,71 @@ fn a_relation_in_another_shape() {
     let wider = relation(ReplicaIdentity::Default, "id* a b c");
     let next = || segment(vec![insert(&wider, "1 x y z")]);
     for columns in ["id* a b", "id* a b other"] {
-        assert_eq!(planner.unknown(&next()), std::slice::from_ref(&name));
-        planner.learn(target(columns));
-        let error = plan(&mut planner, &next()).unwrap_err();
-        assert_eq!(error, ShapeError::NoColumn { table: name.clone(), column: "c".to_owned() }.into());
+        assert_eq!(planner.unknown(&next()), std::slice::from_ref(&wider));
+        planner.learn(id, target(columns));
+        let error = ShapeError::NoColumn { table: name.clone(), column: "c".to_owned() };
+        let error = PlanError::Shape { relation: Arc::clone(&wider), error };
+        assert_eq!(plan(&mut planner, &next()).unwrap_err(), error);
+        planner.forget(id);
     }
-    assert_eq!(planner.unknown(&next()), [name]);
-    planner.learn(target("id* a b c"));
+    assert_eq!(planner.unknown(&next()), std::slice::from_ref(&wider));
+    planner.learn(id, target("id* a b c"));
     assert_eq!(plan(&mut planner, &next()).unwrap().len(), 1);
+}
+
+/// A definition that changes within a transaction that changed the table before.
+#[test]
+fn changed_before_in_the_transaction() {
+    let narrow = relation(ReplicaIdentity::Default, "id* a");
+    let wide = relation(ReplicaIdentity::Default, "id* a b");
+    let id = RelationId::new(1);
+    let mut planner = planner([target("id* a")]);
+    let parts = |first, last, changes| {
+        let mut segment = segment(changes);
+        (segment.first, segment.end) = (first, segment.end.filter(|_| last));
+        segment
+    };
+    let mut check = |segment: &Segment, planned: usize, expected: bool| {
+        let (mut next, mut steps) = (0, Vec::new());
+        let outcome = planner.plan_from(segment, &mut next, &mut steps);
+        assert_eq!((next, steps.len()), (planned, planned), "{outcome:?}");
+        assert_eq!(planner.changed_before(segment, next, id), expected);
+    };
+    check(&parts(true, true, vec![insert(&wide, "1 x y")]), 0, false);
+    check(&parts(true, true, vec![insert(&narrow, "1 x"), insert(&wide, "2 x y")]), 1, true);
+    check(&parts(true, true, vec![insert(&wide, "1 x y")]), 0, false);
+    // In segments.
+    check(&parts(true, false, vec![insert(&narrow, "1 x")]), 1, true);
+    check(&parts(false, true, vec![insert(&wide, "2 x y")]), 0, true);
+    check(&parts(true, true, vec![insert(&wide, "1 x y")]), 0, false);
+
+    // Mended, it goes on from there.
+    let segment = segment(vec![insert(&narrow, "1 x"), insert(&wide, "2 x y"), insert(&wide, "3 x y")]);
+    let (mut next, mut steps) = (0, Vec::new());
+    planner.plan_from(&segment, &mut next, &mut steps).unwrap_err();
+    steps.push(Step::alter(Sql::new("ALTER"), &wide, segment.commit_lsn));
+    planner.learn(id, target("id* a b"));
+    planner.plan_from(&segment, &mut next, &mut steps).unwrap();
+    let kinds: Vec<_> = steps.iter().map(|step| step.kind).collect();
+    assert_eq!(kinds, [Kind::Insert, Kind::Alter, Kind::Insert, Kind::Insert]);
+    assert_eq!(merge(steps)[1].kind, Kind::Alter);
+}
+
+#[test]
+fn definitions_that_do_not_fit() {
+    let t = relation(ReplicaIdentity::Default, "id* a");
+    let check = |target: &str, expected: Option<&str>| {
+        let planned = plan(&mut planner([self::target(target)]), &segment(vec![insert(&t, "1 x")]));
+        assert_eq!(planned.err().map(|error| error.to_string()).as_deref(), expected, "{target}");
+    };
+    check("id* a other", None);
+    check("other a id*", None);
+    check(
+        "id* a:int",
+        Some(r#"column "a" of table public.t has another type on the source than on the target"#),
+    );
+    let gone = r#"column "b" of table public.t is not on the source any more, and NOT NULL on the target"#;
+    check("id* a b:required", Some(gone));
+    check("id* a:required", None);
+    check("id*", Some(r#"table public.t has no column "a" on the target"#));
 }

@@ -35,6 +35,16 @@ impl Dialect {
         if self.0.major() >= 12 { "a.attgenerated::text" } else { "''::text" }
     }
 
+    /// `pg_attribute a`: what rows have that are older than the column (11), as text.
+    pub(super) const fn missing(self) -> &'static str {
+        // An array of one value, of a type that is known at run time alone.
+        if self.0.major() >= 11 {
+            "CASE WHEN a.atthasmissing THEN (a.attmissingval::text::text[])[1] END"
+        } else {
+            "NULL::text"
+        }
+    }
+
     /// `pg_class c`: rows, -1 for unknown. Before 14, a table never analysed has 0 pages and 0 rows.
     pub(super) const fn row_estimate(self) -> &'static str {
         if self.0.major() >= 14 {

@@ -7,7 +7,7 @@
 //! | `WALFERRY_TEST_SEED` | replays the random choices of a run, which prints its seed |
 //! | `WALFERRY_TEST_KILLS` | how often `crash` kills the engine; 22 unless told otherwise |
 //! | `WALFERRY_TEST_DATA` | where the sample databases are; `../shared/data` unless told otherwise; skipped where absent |
-//! | `WALFERRY_TEST_CASE` | runs the cases of `protocol::changes` whose name holds this |
+//! | `WALFERRY_TEST_CASE` | runs the cases of `protocol::changes` and `ddl::statements_for_the_target` whose name holds this |
 //! | `WALFERRY_TEST_LARGE_ROWS` | rows of the transaction in `streaming` that is larger than memory |
 //! | `WALFERRY_TEST_VERSIONS` | what `versions` and `keepalive` run on: pairs of source and target, `13-15,17-18`, or `all` |
 
@@ -16,6 +16,7 @@
 mod bad_input;
 mod crash;
 mod databases;
+mod ddl;
 mod faults;
 mod harness;
 mod keepalive;

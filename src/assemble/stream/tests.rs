@@ -35,8 +35,13 @@ fn commit(xid: u32, at: u64) -> Sent {
 }
 
 fn relation(xid: u32, id: u32, columns: usize) -> Sent {
-    let column =
-        |n: usize| Column { name: format!("c{n}"), type_oid: Oid::new(25), type_modifier: -1, key: n == 0 };
+    let column = |n: usize| Column {
+        name: format!("c{n}"),
+        type_oid: Oid::new(25),
+        type_modifier: -1,
+        type_name: None,
+        key: n == 0,
+    };
     let name = QualifiedName::new("public", format!("t{id}"));
     let identity = ReplicaIdentity::Default;
     let columns = (0..columns).map(column).collect();

@@ -16,6 +16,8 @@ fn table(name: &str, kind: TableKind, partition_of: Option<&str>, identified: bo
         deferrable_primary_key: false,
         identity_index: None,
         columns: Vec::new(),
+        filenode: 0,
+        attributes: 0,
         pages: 1,
         row_estimate: 1.0,
         bytes: 8192,

@@ -32,6 +32,7 @@ impl Table {
             name: name.to_owned(),
             type_oid: Oid::new(23),
             type_modifier: -1,
+            type_name: None,
             key: name == "id",
         });
         let relation = Relation {
@@ -118,6 +119,7 @@ fn execute(step: &Step, tables: &[Table], target: &mut Tables) {
             target.remove(&(id, values[0])).expect("the row is there");
         }
         Kind::Truncate => target.retain(|(table, _), _| *table != id),
+        Kind::Alter => unreachable!("the histories have none"),
     }
 }
 

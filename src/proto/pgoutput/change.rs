@@ -230,6 +230,7 @@ fn decode_column(reader: &mut Reader) -> Result<Column, DecodeError> {
         name: reader.c_string("Relation.column.name")?,
         type_oid: Oid::new(reader.u32("Relation.column.type_oid")?),
         type_modifier: reader.i32("Relation.column.type_modifier")?,
+        type_name: None,
     })
 }
 

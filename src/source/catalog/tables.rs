@@ -36,6 +36,10 @@ pub struct Table {
     pub identity_index: Option<String>,
     /// Columns in order, without dropped ones.
     pub columns: Vec<TableColumn>,
+    /// Its file: another one after the table was rewritten or emptied. Zero for a partitioned table.
+    pub filenode: u32,
+    /// Columns that it ever had, dropped ones included.
+    pub attributes: i16,
     /// Pages of the main fork, as the storage has them now.
     pub pages: u64,
     /// `reltuples`; -1 for unknown.
@@ -74,6 +78,12 @@ pub struct TableColumn {
     pub type_modifier: i32,
     /// NOT NULL.
     pub not_null: bool,
+    /// Has a default of its own (a generated column's expression counts).
+    pub has_default: bool,
+    /// Of a domain, at whatever depth: the type below it and its modifier.
+    pub base: Option<(QualifiedName, i32)>,
+    /// The type's own name, without its schema; [`TableColumn::type_name`] is SQL.
+    pub type_own_name: String,
     /// GENERATED ALWAYS AS (expression).
     pub generated: Generated,
     /// GENERATED … AS IDENTITY.
@@ -141,6 +151,7 @@ pub async fn tables(client: &Client) -> Result<Vec<Table>, Error> {
     let sql = Sql::new(
         "SELECT c.oid, n.nspname::text AS schema, c.relname::text AS name, c.relkind::text AS kind, \
          c.relpersistence::text AS persistence, c.relreplident::text AS replica_identity, c.relispartition, \
+         c.relfilenode AS filenode, c.relnatts AS attributes, \
          c.relrowsecurity, row_security_active(c.oid) AS rls_applies, \
          pg_get_userbyid(c.relowner)::text AS owner, pg_has_role(c.relowner, 'USAGE') AS owned_by_me, \
          coalesce(has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT'), false) AS readable, \
@@ -212,6 +223,8 @@ fn table(row: &ask::Answer, columns: Vec<TableColumn>, indexes: Vec<Index>) -> R
         identity_columns,
         deferrable_primary_key: indexes.iter().any(|index| index.primary && !index.immediate),
         identity_index: indexes.iter().find(candidate).map(|index| index.name.clone()),
+        filenode: row.get("filenode")?,
+        attributes: row.get("attributes")?,
         pages: row.count("pages")?,
         row_estimate: row.get("row_estimate")?,
         bytes: row.count("bytes")?,
@@ -277,13 +290,20 @@ pub(super) async fn columns(
     // "character" and "bit", which as SQL mean a length of one.
     let sql = Sql::new(
         "SELECT a.attrelid, a.attnum, a.attname::text AS name, a.atttypid, format_type(a.atttypid, -1) AS type_name, \
-         tn.nspname::text AS type_schema, a.atttypmod, a.attnotnull, a.attidentity::text AS identity, ",
+         tn.nspname::text AS type_schema, a.atttypmod, a.attnotnull, a.atthasdef, t.typname::text AS own_name, \
+         b.schema AS base_schema, b.name AS base_name, b.modifier AS base_modifier, a.attidentity::text AS identity, ",
     )
     .text(dialect.generated())
     .text(
         " AS generated FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid \
          JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_type t ON t.oid = a.atttypid \
-         JOIN pg_namespace tn ON tn.oid = t.typnamespace WHERE a.attnum > 0 AND NOT a.attisdropped AND ",
+         JOIN pg_namespace tn ON tn.oid = t.typnamespace LEFT JOIN LATERAL (WITH RECURSIVE below AS (\
+         SELECT t.typbasetype AS oid, t.typtypmod AS modifier WHERE t.typtype = 'd' UNION ALL SELECT d.typbasetype, \
+         CASE WHEN l.modifier = -1 THEN d.typtypmod ELSE l.modifier END \
+         FROM below l JOIN pg_type d ON d.oid = l.oid WHERE d.typtype = 'd') \
+         SELECT bn.nspname::text AS schema, bt.typname::text AS name, l.modifier FROM below l \
+         JOIN pg_type bt ON bt.oid = l.oid AND bt.typtype <> 'd' JOIN pg_namespace bn ON bn.oid = bt.typnamespace) b \
+         ON true WHERE a.attnum > 0 AND NOT a.attisdropped AND ",
     )
     .text(scope.filter())
     .text(" ORDER BY a.attrelid, a.attnum");
@@ -292,6 +312,15 @@ pub(super) async fn columns(
         columns.entry(row.get("attrelid")?).or_default().push(column(&row)?);
     }
     Ok(columns)
+}
+
+fn base(row: &ask::Answer) -> Result<Option<(QualifiedName, i32)>, Error> {
+    let (schema, name): (Option<String>, Option<String>) = (row.get("base_schema")?, row.get("base_name")?);
+    let modifier: Option<i32> = row.get("base_modifier")?;
+    Ok(schema
+        .zip(name)
+        .zip(modifier)
+        .map(|((schema, name), modifier)| (QualifiedName::new(schema, name), modifier)))
 }
 
 fn column(row: &ask::Answer) -> Result<TableColumn, Error> {
@@ -303,19 +332,30 @@ fn column(row: &ask::Answer) -> Result<TableColumn, Error> {
         type_name: row.get("type_name")?,
         type_modifier: row.get("atttypmod")?,
         not_null: row.get("attnotnull")?,
-        generated: match row.byte("generated")? {
-            b's' => Generated::Stored,
-            b'v' => Generated::Virtual,
-            b' ' => Generated::No,
-            _ => return Err(row.unexpected("generated")),
-        },
-        identity: match row.byte("identity")? {
-            b'a' => Identity::Always,
-            b'd' => Identity::ByDefault,
-            b' ' => Identity::No,
-            _ => return Err(row.unexpected("identity")),
-        },
+        has_default: row.get("atthasdef")?,
+        base: base(row)?,
+        type_own_name: row.get("own_name")?,
+        generated: generated(row)?,
+        identity: identity(row)?,
     })
+}
+
+pub(super) fn generated(row: &ask::Answer) -> Result<Generated, Error> {
+    match row.byte("generated")? {
+        b's' => Ok(Generated::Stored),
+        b'v' => Ok(Generated::Virtual),
+        b' ' => Ok(Generated::No),
+        _ => Err(row.unexpected("generated")),
+    }
+}
+
+pub(super) fn identity(row: &ask::Answer) -> Result<Identity, Error> {
+    match row.byte("identity")? {
+        b'a' => Ok(Identity::Always),
+        b'd' => Ok(Identity::ByDefault),
+        b' ' => Ok(Identity::No),
+        _ => Err(row.unexpected("identity")),
+    }
 }
 
 /// A unique index.

@@ -216,6 +216,7 @@ fn relation(before: u64) -> Sent {
         name: "id".to_owned(),
         type_oid: crate::pg::Oid::new(20),
         type_modifier: -1,
+        type_name: None,
         key: true,
     };
     let message = Message::Relation(Relation {
