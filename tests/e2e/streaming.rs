@@ -186,6 +186,36 @@ async fn prepared_transactions() {
     assert_eq!(count().await, "10003");
 }
 
+/// Definitions that change in the middle of one, and are changed back with a part of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn definitions_change_inside() {
+    let pair = pair_with_table().await;
+    let directory = tempfile::tempdir().unwrap();
+    let launch = spilling(&pair, directory.path()).arguments(&["--ddl", "follow"]);
+    let mut engine = launch.start();
+    engine.wait_phase("syncing").await;
+    let owner = pair.owner().await;
+    let rows = |first: u32, more: &str| {
+        let last = first + 4_999;
+        format!(
+            "INSERT INTO big SELECT k, 0, repeat(md5(k::text), 4){more} FROM generate_series({first}, {last}) k;"
+        )
+    };
+    owner.batch_execute(&format!("{} BEGIN; {}", rows(0, ""), rows(10_000, ""))).await.unwrap();
+    wait_spooled(directory.path(), 1 << 20).await;
+    let added = "CREATE TYPE mood AS ENUM ('sad', 'happy'); ALTER TABLE big ADD n int DEFAULT 7;";
+    owner.batch_execute(&format!("{added} {}", rows(20_000, ", k"))).await.unwrap();
+    let undone = "SAVEPOINT a; ALTER TABLE big ADD gone mood;";
+    let undone = format!("{undone} {} ROLLBACK TO a;", rows(30_000, ", k, 'sad'"));
+    owner.batch_execute(&undone).await.unwrap();
+    owner.batch_execute(&format!("UPDATE big SET n = 8 WHERE k = 1; {}", rows(40_000, ", k"))).await.unwrap();
+    owner.batch_execute("COMMIT").await.unwrap();
+    owner.batch_execute(&rows(50_000, ", k")).await.unwrap();
+    pair.assert_follows(&mut engine).await;
+    assert_eq!(pair.target_value("SELECT sum(n) FROM big WHERE k < 20000").await, "70001");
+    pair.assert_ends_equal(engine).await;
+}
+
 /// Behind, the source keeps them; in sync again, they come in progress again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn behind_and_in_sync() {
