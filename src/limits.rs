@@ -293,3 +293,13 @@ pub const SPILL_BYTES_MAX_DEFAULT: u64 = 8 << 30;
 /// WAL that the source may have to decode once more, for the sake of a stream with transactions in progress: some ten
 /// seconds of one core.
 pub const REOPEN_WAL_BYTES_MAX: u64 = 1 << 30;
+
+/// Subtransactions of unfinished transactions that are remembered as rolled back: some 10 MB.
+pub const SPILL_ROLLED_BACK_MAX: usize = 1 << 20;
+
+/// Bytes of a spool that are left out at a stretch before others get their turn: a second's reading.
+pub const SPILL_LEFT_OUT_BYTES_MAX: usize = 64 << 20;
+
+/// How long what the target said of all its tables is taken for what they are now: one question instead of thousands
+/// when a backlog begins, and nothing old when somebody changes them later.
+pub const TARGET_TABLES_RECENT: Duration = Duration::from_secs(30);

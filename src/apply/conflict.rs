@@ -94,8 +94,8 @@ fn hint(sqlstate: &str) -> &'static str {
              ALTER TYPE … ADD VALUE …; a longer or wider one: ALTER TABLE … ALTER COLUMN … TYPE …)"
         }
         "22021" | "22P05" => {
-            "the source's row holds text that the target's encoding cannot hold: mend it on the source, start afresh \
-             with `walferry remove --force`"
+            "it holds text that the target's encoding cannot hold: mend the row on the source, start afresh with \
+             `walferry remove --force`"
         }
         "23502" => {
             "the target's column is NOT NULL and the source's is not: ALTER TABLE … ALTER COLUMN … DROP NOT NULL there"

@@ -82,7 +82,7 @@ pub(super) async fn remedy(
         return Ok(Remedy::Stop(failure.into()));
     };
     let mut detail = "the table's definition changed on the source; nothing was skipped".to_owned();
-    if needs_copy(misfit) {
+    if needs_copy(misfit, definition.as_ref()) {
         tables.copy_again(&misfit.table.name).await?;
         detail.push_str("; it changed within a transaction that had changed the table's rows before");
         advice.push_str("; it copies the table again, since no definition fits all of that transaction");
@@ -288,17 +288,20 @@ fn renamed_from<'a>(
 }
 
 /// Whether no definition of the target fits both what the transaction changed before and what it changes now.
-fn needs_copy(misfit: &Misfit<'_>) -> bool {
+fn needs_copy(misfit: &Misfit<'_>, definition: Option<&Definition>) -> bool {
     if !misfit.changed_before {
         return false;
     }
     match misfit.error {
         // Its NOT NULL is dropped, and earlier changes do without it.
         ShapeError::Required { .. } => false,
-        // Added, it does no harm to earlier changes; renamed, it does.
-        ShapeError::NoColumn { .. } => {
+        // Added without a default, it does no harm to earlier changes; with one, their rows would get it; renamed, they
+        // lack it.
+        ShapeError::NoColumn { column, .. } => {
             let sent = |name: &str| misfit.relation.columns.iter().any(|column| column.name == name);
-            misfit.table.columns.iter().any(|column| !column.generated && !sent(&column.name))
+            let renamed = misfit.table.columns.iter().any(|column| !column.generated && !sent(&column.name));
+            let defined = definition.and_then(|definition| definition.column(column));
+            renamed || defined.is_some_and(|column| column.default.is_some())
         }
         // What came before was converted on the source.
         ShapeError::Type { .. } | ShapeError::NoEquality { .. } => true,

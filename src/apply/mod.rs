@@ -100,9 +100,15 @@ impl Applier {
         Self { target, tables, planner, pipeline, prepared, open: false, follow_ddl, altered, told }
     }
 
-    /// Gives the session back, its unfinished transaction rolled back.
-    pub fn into_session(self) -> TargetSession {
-        self.target
+    /// Gives the session back as it came: an unfinished transaction is rolled back, what was prepared is forgotten.
+    ///
+    /// # Errors
+    /// When the target does not answer.
+    pub async fn into_session(mut self) -> Result<TargetSession> {
+        // Where nothing is open, the server warns, and goes on.
+        let clean = Sql::new("ROLLBACK; DEALLOCATE ALL");
+        self.target.session().execute(&clean).await.map_err(target_failed)?;
+        Ok(self.target)
     }
 
     /// Applies `batch`; commits when it ends with a whole transaction.
@@ -212,7 +218,7 @@ impl Applier {
         for relation in unknown {
             let table = match self.altered.get(&relation.id) {
                 Some(table) => table.clone(),
-                None => self.tables.of(&relation).await?,
+                None => self.tables.of(&relation, segment.commit_lsn).await?,
             };
             self.tell_of_columns(&relation, &table);
             self.planner.learn(relation.id, table);

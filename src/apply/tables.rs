@@ -12,8 +12,8 @@ use tokio_postgres::Client;
 use super::ddl::{self, Misfit, Remedy};
 use super::store::{RelationRow, Store};
 use crate::error::{Definite, Failure, Result, Side, Transient};
-use crate::limits::{VISIBLE_POLL, VISIBLE_WAIT};
-use crate::pg::{Oid, QualifiedName, Relation, RelationId, SourceLsn, Sql, Xid};
+use crate::limits::{TARGET_TABLES_RECENT, VISIBLE_POLL, VISIBLE_WAIT};
+use crate::pg::{CommitLsn, Oid, QualifiedName, Relation, RelationId, SourceLsn, Sql, Xid};
 use crate::plan::{Shape, TargetColumn, TargetTable, TargetType, TypeNames, is_builtin};
 use crate::source::catalog::{self, Generated, Identity};
 
@@ -24,8 +24,9 @@ pub struct Tables {
     pub(super) target: Arc<Client>,
     migration: String,
     rows: Vec<RelationRow>,
-    /// All tables of the target as they were at the start, each until it is asked for.
+    /// All tables of the target as they were at the start, each until it is asked for, for a short while.
     first: HashMap<QualifiedName, catalog::TargetTable>,
+    began: tokio::time::Instant,
     /// What the source's catalog calls types; `None` for one that is gone.
     types: HashMap<Oid, Option<QualifiedName>>,
 }
@@ -43,7 +44,8 @@ impl Tables {
     ) -> Result<Self> {
         let found = catalog::target_tables(&target).await.map_err(at_target)?;
         let first = found.into_iter().map(|table| (table.name.clone(), table)).collect();
-        Ok(Self { source, target, migration: migration.to_owned(), rows, first, types: HashMap::new() })
+        let (migration, types, began) = (migration.to_owned(), HashMap::new(), tokio::time::Instant::now());
+        Ok(Self { source, target, migration, rows, first, began, types })
     }
 
     /// Waits until the source's catalog shows what the transaction did. Its commit is streamed as soon as it is in the
@@ -76,14 +78,27 @@ impl Tables {
         self.position(relation).map(|position| &self.rows[position])
     }
 
-    /// The target's table for `relation`, as it is now.
+    /// The target's table for `relation`, as it is now, to apply what commits at `commit_lsn`.
+    ///
+    /// Of a table that is gone from the source, nothing is wanted that commits before the copy of the one that has its
+    /// name now, nor anything where none has: such a table is said to hold it already.
     ///
     /// # Errors
     /// A definite failure when the table is not part of the migration, is another than the one that was copied, is
     /// gone from the target, or is renamed on the source alone.
-    pub(super) async fn of(&mut self, relation: &Relation) -> Result<TargetTable> {
-        let Some(position) = self.position(relation) else { return Err(not_ours(&relation.name)) };
+    pub(super) async fn of(&mut self, relation: &Relation, commit_lsn: CommitLsn) -> Result<TargetTable> {
+        let Some(position) = self.position(relation) else {
+            if catalog::table_name(&self.source, relation.id).await.map_err(at_source)?.is_some() {
+                return Err(not_ours(&relation.name));
+            }
+            tracing::warn!(table = %relation.name, "made and dropped on the source since the start: left out");
+            return Ok(held_already(relation, SourceLsn::new(u64::MAX)));
+        };
         if let Some(origin) = self.rows[position].origin.filter(|origin| origin.id != relation.id) {
+            let copied_later = |at: &SourceLsn| commit_lsn.position() < *at;
+            if let Some(copy_lsn) = self.rows[position].copy_lsn.filter(copied_later) {
+                return Ok(held_already(relation, copy_lsn));
+            }
             // The one that was copied may live on under another name.
             self.follow_name(position, origin.id).await?;
             let free = self.rows[position].name != relation.name;
@@ -159,7 +174,8 @@ impl Tables {
 
     async fn look_up(&mut self, position: usize) -> Result<Option<catalog::TargetTable>> {
         let name = &self.rows[position].name;
-        match self.first.remove(name) {
+        let recent = self.began.elapsed() < TARGET_TABLES_RECENT;
+        match self.first.remove(name).filter(|_| recent) {
             Some(table) => Ok(Some(table)),
             None => catalog::target_table(&self.target, name).await.map_err(at_target),
         }
@@ -193,6 +209,12 @@ fn target_table(found: catalog::TargetTable, copy_lsn: SourceLsn) -> TargetTable
     let key: Vec<String> = found.key.iter().map(|column| column.name.clone()).collect();
     let columns = found.columns.iter().map(|column| target_column(&found, column)).collect();
     TargetTable { name: found.name, columns, key, copy_lsn, has_triggers: found.has_replica_triggers }
+}
+
+/// What commits before `copy_lsn` is not applied to it.
+fn held_already(relation: &Relation, copy_lsn: SourceLsn) -> TargetTable {
+    let (columns, key) = (Vec::new(), Vec::new());
+    TargetTable { name: relation.name.clone(), columns, key, copy_lsn, has_triggers: false }
 }
 
 fn target_column(table: &catalog::TargetTable, found: &catalog::TargetColumn) -> TargetColumn {

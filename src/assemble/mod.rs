@@ -235,12 +235,12 @@ impl Assembler {
         self.replay.is_some()
     }
 
-    /// Whether [`Assembler::take`] of a message of `bytes` writes to the disk.
-    pub fn writes_with(&self, bytes: usize) -> bool {
-        self.streams.as_ref().is_some_and(|streams| streams.writes_with(bytes))
+    /// Whether [`Assembler::take`] of this message works with the disk, which may take its time.
+    pub fn may_block(&self, payload: &[u8]) -> bool {
+        self.streams.as_ref().is_some_and(|streams| streams.may_block(payload))
     }
 
-    /// Takes the payload of the next XLogData. Afterwards [`Assembler::replay`] is asked until it has nothing more.
+    /// Takes the payload of the next XLogData. While there is a replay afterwards, [`Assembler::replay`] comes first.
     ///
     /// Gives a segment when a transaction ended, or when the open one grew too large to hold.
     ///
@@ -261,7 +261,7 @@ impl Assembler {
                 }
                 (Message::StreamStop, _) => Err(AssembleError::NoBlock.into()),
                 (Message::StreamAbort(abort), _) => {
-                    streams.abort(abort);
+                    streams.abort(abort)?;
                     Ok(None)
                 }
                 (Message::StreamCommit(commit), _) => {
@@ -277,7 +277,8 @@ impl Assembler {
         Ok(self.push(message, bytes)?)
     }
 
-    /// The next segment of a transaction that was kept and has committed; `None` when there is none (any more).
+    /// The next segment of a transaction that was kept and has committed; `None` when there is none (any more), or not
+    /// yet: ask again while [`Assembler::has_replay`].
     ///
     /// # Errors
     /// As [`Assembler::take`].
@@ -285,6 +286,7 @@ impl Assembler {
         let Some(replay) = &mut self.replay else { return Ok(None) };
         let open = &mut self.open;
         while let Some((message, bytes)) = replay.next()? {
+            let Some(message) = message else { return Ok(None) };
             match message {
                 Message::Relation(relation) => {
                     hold(open, &relation, bytes);

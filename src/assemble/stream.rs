@@ -14,9 +14,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::{AssembleError, Relations, TakeError};
+use crate::limits::{SPILL_LEFT_OUT_BYTES_MAX, SPILL_READ_BYTES, SPILL_ROLLED_BACK_MAX};
 use crate::pg::{Relation, RelationId, Xid};
 use crate::proto::{Blocked, Layout, Message, StreamAbort, StreamCommit, StreamStart};
-use crate::spill::{SpillDir, Spool, SpoolReader};
+use crate::spill::{SpillDir, SpillError, Spool, SpoolReader};
 
 /// The transactions in progress of one connection.
 #[derive(Debug)]
@@ -54,9 +55,10 @@ impl Streams {
         self.block
     }
 
-    pub(super) fn writes_with(&self, bytes: usize) -> bool {
+    pub(super) fn may_block(&self, payload: &[u8]) -> bool {
         let current = self.block.and_then(|xid| self.transactions.get(&xid));
-        current.is_some_and(|transaction| transaction.spool.writes_with(bytes))
+        let writes = current.is_some_and(|transaction| transaction.spool.writes_with(payload.len()));
+        writes || Message::is_of_stream(payload)
     }
 
     pub(super) fn begin_block(&mut self, start: StreamStart) -> Result<(), TakeError> {
@@ -113,13 +115,21 @@ impl Streams {
 
     /// Forgets what is rolled back. A transaction of which nothing came may be rolled back, too: the server had begun
     /// to stream it when it noticed.
-    pub(super) fn abort(&mut self, abort: StreamAbort) {
+    ///
+    /// # Errors
+    /// When more would have to be remembered than may be.
+    pub(super) fn abort(&mut self, abort: StreamAbort) -> Result<(), SpillError> {
         if abort.subxid == abort.xid {
             self.transactions.remove(&abort.xid);
         } else if let Some(transaction) = self.transactions.get_mut(&abort.xid) {
             transaction.rolled_back.insert(abort.subxid);
             transaction.announced.clear();
+            let remembered: usize = self.transactions.values().map(|each| each.rolled_back.len()).sum();
+            if remembered > SPILL_ROLLED_BACK_MAX {
+                return Err(SpillError::RolledBack { max: SPILL_ROLLED_BACK_MAX });
+            }
         }
+        Ok(())
     }
 
     pub(super) fn commit(&mut self, commit: StreamCommit) -> Result<Replay, TakeError> {
@@ -138,12 +148,19 @@ impl Streams {
 }
 
 impl Replay {
-    /// The next message that is not rolled back, and its bytes.
-    pub(super) fn next(&mut self) -> Result<Option<(Message, usize)>, TakeError> {
+    /// The next message that is not rolled back, and the bytes that it keeps in memory: its own, and of the buffer that
+    /// it came in what is left out before it. No message where a long part was left out: there is more.
+    pub(super) fn next(&mut self) -> Result<Option<(Option<Message>, usize)>, TakeError> {
+        let mut left_out = 0;
         while let Some((part, payload)) = self.reader.read()? {
+            let bytes = payload.len();
             if !self.rolled_back.contains(&part) {
-                let bytes = payload.len();
-                return Ok(Some((Message::decode(payload, Layout::BLOCK)?.1, bytes)));
+                let kept = bytes + left_out.min(SPILL_READ_BYTES);
+                return Ok(Some((Some(Message::decode(payload, Layout::BLOCK)?.1), kept)));
+            }
+            left_out += bytes;
+            if left_out >= SPILL_LEFT_OUT_BYTES_MAX {
+                return Ok(Some((None, 0)));
             }
         }
         Ok(None)

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::sync::{Semaphore, mpsc};
-use tokio::task::block_in_place;
+use tokio::task::{block_in_place, yield_now};
 use tokio::time::{sleep, timeout};
 
 use crate::assemble::{AssembleError, Assembler, Segment, TakeError};
@@ -75,7 +75,13 @@ pub(super) async fn read(
             }
         };
         let (incoming, last) = match next {
-            Ok(None) => continue,
+            Ok(None) => {
+                // A long part of a replay may have been rolled back: who waits for this task gets a chance.
+                if assembler.has_replay() {
+                    yield_now().await;
+                }
+                continue;
+            }
             Ok(Some(incoming)) => (incoming, false),
             Err(failed) => (failed, true),
         };
@@ -126,7 +132,7 @@ fn take(assembler: &mut Assembler, pace: &mut Pace, payload: Bytes) -> Result<Op
         // Before 14, a server sends nothing in place of an Origin whose name it cannot find.
         ReplicationFrame::XLogData(data) if data.payload.is_empty() => Ok(None),
         ReplicationFrame::XLogData(data) => {
-            let segment = if assembler.writes_with(data.payload.len()) {
+            let segment = if assembler.may_block(&data.payload) {
                 block_in_place(|| assembler.take(data.payload))
             } else {
                 assembler.take(data.payload)

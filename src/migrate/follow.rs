@@ -68,6 +68,7 @@ impl Attempt<'_> {
             if !self.reopens {
                 break;
             }
+            snapshot::wait_released(&self.source, &self.row.slot).await?;
         }
         sequences::carry(&self.source, &self.target).await?;
         Ok(Ended::Stopped)
@@ -120,7 +121,7 @@ impl Attempt<'_> {
             }
         };
         match ended {
-            engine::Ended::Finished(finish, applier) => Ok((finish, applier.into_session())),
+            engine::Ended::Finished(finish, applier) => Ok((finish, applier.into_session().await?)),
             engine::Ended::Failed(ApplyError::Failure(failure)) => Err(failure),
             engine::Ended::SpillFailed(error) => {
                 context.spill_failed = true;
@@ -145,7 +146,8 @@ impl Attempt<'_> {
     fn spill_dir(&self, context: &mut Context) -> Option<SpillDir> {
         // The slot's name is this migration's alone, and we hold its lock.
         let Migration { spill_dir, spill_bytes_max, .. } = self.migration;
-        match SpillDir::create(spill_dir, self.row.slot.as_str(), *spill_bytes_max) {
+        let create = || SpillDir::create(spill_dir, self.row.slot.as_str(), *spill_bytes_max);
+        match tokio::task::block_in_place(create) {
             Ok(spill) => Some(spill),
             Err(error) => {
                 tracing::warn!(%error, "large transactions are not taken before they end: set --spill-dir");
@@ -165,7 +167,8 @@ impl Attempt<'_> {
         if let Some(pid) = slot.filter(|slot| slot.active).and_then(|slot| slot.active_pid) {
             return Err(self.in_use(pid).await?);
         }
-        let behind = flushed.bytes_since(stored.position()) > self.migration.lag_bytes_max;
+        // Opened anew, it was in sync just now.
+        let behind = !self.reopens && flushed.bytes_since(stored.position()) > self.migration.lag_bytes_max;
         let wanted = replication.can_stream() && self.wants_spill(context);
         let spill = if wanted && !behind { self.spill_dir(context) } else { None };
         let options = StreamOptions { streaming: spill.is_some(), ..StreamOptions::default() };
@@ -241,8 +244,15 @@ impl Attempt<'_> {
                     sequences::carry(&self.source, &self.target).await?;
                     self.look_at_source_tables().await?;
                 }
-                _ = tick.tick(), if last_run && !synced => {
+                _ = tick.tick(), if last_run && (!synced || reopens && !self.reopens) => {
                     if !self.is_synced() {
+                        continue;
+                    }
+                    if reopens && synced {
+                        if self.decodes_anew_soon() {
+                            self.reopens = true;
+                            stop.send_replace(true);
+                        }
                         continue;
                     }
                     synced = true;
@@ -251,9 +261,6 @@ impl Attempt<'_> {
                     }
                     self.migration.show(Phase::Syncing);
                     if self.migration.until == Some(Until::Synced) {
-                        stop.send_replace(true);
-                    } else if reopens && self.decodes_anew_soon() {
-                        self.reopens = true;
                         stop.send_replace(true);
                     }
                 }

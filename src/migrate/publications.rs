@@ -142,7 +142,16 @@ pub async fn altered(client: &Client, names: &[String]) -> Result<Vec<Altered>> 
         };
         let alter = || Sql::new("ALTER PUBLICATION ").ident(name);
         if !row.get::<_, bool>(1) {
-            let operations = if index == 0 { "insert, update, delete, truncate" } else { "insert, truncate" };
+            let truncates = Dialect::of(client)
+                .await
+                .map_err(|error| error.into_failure(Side::Source))?
+                .publishes_truncate();
+            let operations = match (index, truncates) {
+                (0, true) => "insert, update, delete, truncate",
+                (0, false) => "insert, update, delete",
+                (_, true) => "insert, truncate",
+                (_, false) => "insert",
+            };
             let mend = vec![alter().text(" SET (publish = ").literal(operations).text(")")];
             let what = "publishes other operations than it did";
             altered.push(Altered { publication: publication.clone(), what, tables: tables(false), mend });

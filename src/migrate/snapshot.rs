@@ -104,6 +104,25 @@ pub async fn end_temporary(control: &Client, slot: &SlotName) -> Result<()> {
     }
 }
 
+/// Waits until the source has noticed that our stream ended.
+///
+/// # Errors
+/// A transient failure when it does not.
+pub async fn wait_released(control: &Client, slot: &SlotName) -> Result<()> {
+    let began = tokio::time::Instant::now();
+    loop {
+        let found = catalog::slot(control, slot.as_str()).await;
+        let found = found.map_err(|error| error.into_failure(Side::Source))?;
+        let Some(pid) = found.filter(|found| found.active).and_then(|found| found.active_pid) else {
+            return Ok(());
+        };
+        if began.elapsed() >= ENGINE_LOCK_WAIT {
+            return Err(in_use(slot, Some(pid)).into());
+        }
+        tokio::time::sleep(ENGINE_LOCK_POLL).await;
+    }
+}
+
 /// The failure of a slot that another connection uses. A walsender whose client died goes away within
 /// `wal_sender_timeout`, so this is tried again.
 pub fn in_use(slot: &SlotName, pid: Option<i32>) -> Transient {

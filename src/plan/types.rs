@@ -79,7 +79,7 @@ pub const fn is_builtin(oid: Oid) -> bool {
 /// More digits, and as many of them after the point: another number of those would add or drop zeros.
 fn numeric_is_wider(from: i32, to: i32) -> bool {
     const HEADER: i32 = 4;
-    let parts = |modifier: i32| ((modifier - HEADER) >> 16, (modifier - HEADER) & 0xffff);
+    let parts = |modifier: i32| (modifier.wrapping_sub(HEADER) >> 16, modifier.wrapping_sub(HEADER) & 0xffff);
     let ((from_precision, from_scale), (precision, scale)) = (parts(from), parts(to));
     from != -1 && scale == from_scale && precision >= from_precision
 }

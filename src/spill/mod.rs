@@ -11,7 +11,8 @@
 //! Integers are big-endian; the checksum is that of IEEE 802.3. The message is one of pgoutput, as it came in a block.
 //!
 //! Nothing here matters to correctness: the source sends an unfinished transaction again after every reconnect. So
-//! nothing is synchronised to the disk, whatever a dead engine left is removed at the start, and what is read back is
+//! nothing is synchronised to the disk, whatever a dead engine left is removed when the next one begins to keep
+//! transactions, and what is read back is
 //! checked against its checksums and against the number of records and bytes that were written: it is right, or it is
 //! an error. Files hold rows: only their owner may read them.
 //!
@@ -69,6 +70,12 @@ pub enum SpillError {
         /// The bound.
         max: u64,
     },
+    /// More subtransactions were rolled back than can be remembered.
+    #[error("more than {max} subtransactions of unfinished transactions were rolled back")]
+    RolledBack {
+        /// The bound.
+        max: usize,
+    },
     /// What is read is not what was written.
     #[error("{path} is damaged at byte {at}: {what}")]
     Damaged {
@@ -82,20 +89,24 @@ pub enum SpillError {
 }
 
 impl SpillDir {
-    /// Makes the directory `name` in `parent`, empty: what a run that was killed left there is removed. It may hold
-    /// `bytes_max`.
+    /// Makes a directory in `parent` that is called after `name`, for at most `bytes_max`. What earlier ones of that name
+    /// left, whose run was killed, is removed.
     ///
     /// # Errors
     /// [`SpillError::Io`] when `parent` is not there or not writable.
     pub fn create(parent: &Path, name: &str, bytes_max: u64) -> Result<Self, SpillError> {
-        let path = parent.join(name);
-        match fs::remove_dir_all(&path) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(cause) => return Err(failed("what an earlier run left cannot be removed", &path, cause)),
+        let cannot = |cause| failed("the spill directory cannot be made", parent, cause);
+        for entry in fs::read_dir(parent).map_err(cannot)?.flatten() {
+            let of_name = |found: &str| found.strip_prefix(name).is_some_and(|rest| rest.starts_with('.'));
+            if entry.file_name().to_str().is_some_and(of_name) {
+                let removed = fs::remove_dir_all(entry.path());
+                removed
+                    .map_err(|cause| failed("what an earlier run left cannot be removed", parent, cause))?;
+            }
         }
-        let made = fs::DirBuilder::new().mode(0o700).create(&path);
-        made.map_err(|cause| failed("the spill directory cannot be made", &path, cause))?;
+        // A name of its own: a run before, whose end takes its time, removes no other's.
+        let path = parent.join(format!("{name}.{:08x}", rand::random::<u32>()));
+        fs::DirBuilder::new().mode(0o700).create(&path).map_err(cannot)?;
         Ok(Self(Arc::new(Directory { path, budget: Budget { used: Arc::default(), max: bytes_max } })))
     }
 

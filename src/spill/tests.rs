@@ -62,7 +62,9 @@ fn nobody_else_may_read() {
 fn what_a_dead_run_left_is_removed() {
     let (parent, spill) = directory(u64::MAX);
     std::mem::forget((written(&spill), spill));
+    fs::create_dir(parent.path().join("pipeline_2")).expect("another's");
     let spill = SpillDir::create(parent.path(), "pipeline", 1).expect("a spill directory");
+    assert_eq!(fs::read_dir(parent.path()).expect("a directory").count(), 2);
     assert_eq!(fs::read_dir(&spill.0.path).expect("a directory").count(), 0);
     assert_eq!(spill.used(), 0);
 }

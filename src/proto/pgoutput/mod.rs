@@ -194,6 +194,21 @@ impl Message {
         }
     }
 
+    /// Whether a message begins or ends a block, or ends a transaction that came in blocks, by its tag alone.
+    pub fn is_of_stream(bytes: &[u8]) -> bool {
+        let of_stream = |tag| {
+            matches!(
+                tag,
+                StreamStart::TAG
+                    | STREAM_STOP_TAG
+                    | StreamCommit::TAG
+                    | StreamAbort::TAG
+                    | Prepare::STREAM_TAG
+            )
+        };
+        bytes.first().is_some_and(|&tag| of_stream(tag))
+    }
+
     /// Appends the message as the server would send it; with an `xid` where it stands in a block and has one.
     ///
     /// # Panics
