@@ -176,10 +176,8 @@ impl Seen {
                 self.in_progress.remove(&abort.xid);
                 self.rolled_back.retain(|(xid, _)| *xid != abort.xid);
             }
-            Message::StreamAbort(abort) => {
-                if self.in_progress.contains_key(&abort.xid) {
-                    self.rolled_back.insert((abort.xid, abort.subxid));
-                }
+            Message::StreamAbort(abort) if self.in_progress.contains_key(&abort.xid) => {
+                self.rolled_back.insert((abort.xid, abort.subxid));
             }
             Message::StreamCommit(commit) => {
                 let kept = self.in_progress.remove(&commit.xid).expect("its block began");

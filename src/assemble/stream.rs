@@ -141,7 +141,7 @@ impl Streams {
 impl Replay {
     /// The next message that is not rolled back, and its bytes.
     pub(super) fn next(&mut self) -> Result<Option<(Message, usize)>, TakeError> {
-        while let Some((part, payload)) = self.reader.next()? {
+        while let Some((part, payload)) = self.reader.read()? {
             if !self.rolled_back.contains(&part) {
                 let bytes = payload.len();
                 return Ok(Some((Message::decode(payload, Layout::BLOCK)?.1, bytes)));

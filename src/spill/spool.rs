@@ -146,7 +146,7 @@ impl SpoolReader {
     ///
     /// # Errors
     /// [`SpillError::Damaged`] when it is not as it was written, or when there is more or less in the file.
-    pub fn next(&mut self) -> Result<Option<(Xid, Bytes)>, SpillError> {
+    pub fn read(&mut self) -> Result<Option<(Xid, Bytes)>, SpillError> {
         if self.records_left == 0 {
             let more = self.at != self.bytes || self.fill(1)?;
             return if more { Err(self.damaged("it is longer than it was written")) } else { Ok(None) };

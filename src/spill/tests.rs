@@ -34,7 +34,7 @@ fn written(spill: &SpillDir) -> Spool {
 fn read(spool: Spool) -> Result<Vec<(Xid, Vec<u8>)>, SpillError> {
     let mut reader = spool.into_reader(TOP)?;
     let mut read = Vec::new();
-    while let Some((xid, message)) = reader.next()? {
+    while let Some((xid, message)) = reader.read()? {
         read.push((xid, message.to_vec()));
     }
     Ok(read)
