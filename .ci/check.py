@@ -58,9 +58,12 @@ def house():
                 fault(f"{name}:{number}: a path outside the repository")
             if re.match(r"(<{7}|={7}|>{7})( |$)", line):
                 fault(f"{name}:{number}: a merge is not finished")
-    for number, line in enumerate(read("Cargo.lock").splitlines(), 1):
-        if line.startswith("source = ") and not line.startswith('source = "registry+'):
-            fault(f"Cargo.lock:{number}: a dependency that is not from the registry: {line}")
+    for name in tracked():
+        if not name.endswith("Cargo.lock"):
+            continue
+        for number, line in enumerate(read(name).splitlines(), 1):
+            if line.startswith("source = ") and not line.startswith('source = "registry+'):
+                fault(f"{name}:{number}: a dependency that is not from the registry: {line}")
     if not re.search(r'^unsafe_code = "forbid"$', read("Cargo.toml"), re.M):
         fault('Cargo.toml: [workspace.lints.rust] must have unsafe_code = "forbid"')
     for name in tracked():

@@ -1,6 +1,10 @@
-//! What the tests share: the captured streams of `fixtures/`, and the text that stands for a frame.
+//! What the tests share: the captured streams of `fixtures/`, the text that stands for a frame, and the fuzz targets.
 //!
 //! The text's form is that of `fixtures/capture.py`, which wrote the expected lines with a decoder of its own.
+
+pub mod corpus;
+mod fuzz;
+pub mod session;
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -10,6 +14,8 @@ use walferry::pg::{QualifiedName, Relation, Xid};
 use walferry::proto::{
     DecodeError, Layout, Message, OldTuple, Prepared, ReplicationFrame, Tuple, TupleValue,
 };
+
+pub use fuzz::{fuzz_frames, fuzz_session};
 
 /// What one server sent.
 pub struct Fixture {

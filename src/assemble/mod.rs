@@ -160,6 +160,9 @@ pub enum AssembleError {
     /// A first block, though there was one already.
     #[error("transaction {0} is streamed from its start a second time")]
     StreamedTwice(Xid),
+    /// A further block, though there was no first: a part of the transaction would be missing.
+    #[error("a further block of transaction {0}, of which the first did not come")]
+    NoFirstBlock(Xid),
     /// Stream Commit of a transaction of which nothing came.
     #[error("commit of transaction {0}, of which no block came")]
     NotStreamed(Xid),

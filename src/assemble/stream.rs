@@ -62,14 +62,15 @@ impl Streams {
     }
 
     pub(super) fn begin_block(&mut self, start: StreamStart) -> Result<(), TakeError> {
-        let known = self.transactions.contains_key(&start.xid);
-        if known && start.first {
-            return Err(AssembleError::StreamedTwice(start.xid).into());
-        }
-        if !known {
-            let (rolled_back, announced) = (HashSet::new(), HashSet::new());
-            let spool = self.spill.spool(start.xid)?;
-            self.transactions.insert(start.xid, InProgress { spool, rolled_back, announced });
+        match (start.first, self.transactions.contains_key(&start.xid)) {
+            (true, false) => {
+                let (rolled_back, announced) = (HashSet::new(), HashSet::new());
+                let spool = self.spill.spool(start.xid)?;
+                self.transactions.insert(start.xid, InProgress { spool, rolled_back, announced });
+            }
+            (false, true) => {}
+            (true, true) => return Err(AssembleError::StreamedTwice(start.xid).into()),
+            (false, false) => return Err(AssembleError::NoFirstBlock(start.xid).into()),
         }
         self.block = Some(start.xid);
         Ok(())

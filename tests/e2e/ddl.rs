@@ -46,6 +46,22 @@ const CASES: &[Case] = &[
         then: NOTHING,
     },
     Case {
+        name: "a column with a default added between two rows of a transaction",
+        tables: "CREATE TABLE defaulted (a int PRIMARY KEY); INSERT INTO defaulted VALUES (1)",
+        writes: &[
+            "INSERT INTO defaulted VALUES (2); ALTER TABLE defaulted ADD COLUMN c int; \
+             ALTER TABLE defaulted ALTER c SET DEFAULT 5; INSERT INTO defaulted VALUES (3)",
+            "INSERT INTO defaulted VALUES (4)",
+        ],
+        stops: &[(
+            "table public.defaulted has no column \"c\" on the target",
+            "ALTER TABLE \"public\".\"defaulted\" ADD COLUMN \"c\" integer; \
+             ALTER TABLE \"public\".\"defaulted\" ALTER COLUMN \"c\" SET DEFAULT 5",
+        )],
+        held: ("SELECT count(*) FROM defaulted", "1"),
+        then: NOTHING,
+    },
+    Case {
         name: "a column renamed, in a transaction of its own",
         tables: "CREATE TABLE renamed (a int PRIMARY KEY, b text); INSERT INTO renamed VALUES (1, 'x')",
         writes: &[
@@ -711,4 +727,39 @@ async fn publications_changed_by_somebody_else() {
     pair.migrate().run().await.assert(5, &[&cause, "walferry remove --force"]);
     let ended = pair.command("remove").arguments(&["--force"]).run().await;
     ended.assert(0, &["dropped replication slot"]);
+}
+
+/// Changes of tables that are gone by the time that they are read: there is nothing to apply them to.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn changes_of_tables_that_are_gone() {
+    let pair = Pair::start().await;
+    let owner = pair.owner().await;
+    let tables = "CREATE TABLE again (k int PRIMARY KEY); INSERT INTO again VALUES (1);
+                  CREATE TABLE parts (k int PRIMARY KEY) PARTITION BY RANGE (k);
+                  CREATE TABLE parts_1 PARTITION OF parts FOR VALUES FROM (0) TO (100)";
+    owner.batch_execute(tables).await.unwrap();
+    let mut engine = pair.migrate().start();
+    engine.wait_phase("syncing").await;
+    engine.terminate(0).await;
+    let publication = pair.source_value("SELECT pubname FROM pg_publication WHERE pubname !~ '_ins$'").await;
+    for sql in [
+        "INSERT INTO again VALUES (2)",
+        "DROP TABLE again",
+        "CREATE TABLE again (k int PRIMARY KEY, v text)",
+        &format!("ALTER PUBLICATION {publication} ADD TABLE again"),
+        "INSERT INTO again VALUES (3, 'new')",
+        "CREATE TABLE parts_2 PARTITION OF parts FOR VALUES FROM (100) TO (200)",
+        "INSERT INTO parts VALUES (1), (101)",
+        "DROP TABLE parts_2",
+        "INSERT INTO parts VALUES (2)",
+    ] {
+        owner.batch_execute(sql).await.unwrap();
+    }
+    pair.target("ALTER TABLE public.again ADD v text").await;
+    let mut engine = pair.migrate().start();
+    engine.wait_phase("syncing").await;
+    owner.batch_execute("INSERT INTO again VALUES (4, 'newer')").await.unwrap();
+    pair.assert_follows(&mut engine).await;
+    assert!(engine.log().contains("made and dropped on the source since the start"), "{}", engine.log());
+    pair.assert_ends_equal(engine).await;
 }

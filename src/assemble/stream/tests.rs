@@ -8,8 +8,8 @@ use crate::pg::{
     Column, CommitLsn, EndLsn, Oid, PgTimestamp, QualifiedName, Relation, RelationId, ReplicaIdentity, Xid,
 };
 use crate::proto::{
-    Begin, BeginPrepare, Commit, Insert, Message, Prepared, StreamAbort, StreamCommit, StreamStart, Tuple,
-    TupleValue,
+    Begin, BeginPrepare, Commit, DecodeError, Insert, Message, Prepared, StreamAbort, StreamCommit,
+    StreamStart, Truncate, Tuple, TupleValue,
 };
 use crate::spill::SpillDir;
 
@@ -29,7 +29,11 @@ fn abort(xid: u32, subxid: u32) -> Sent {
 }
 
 fn commit(xid: u32, at: u64) -> Sent {
-    let (commit_lsn, end_lsn) = (CommitLsn::new(at), EndLsn::new(at + 5));
+    commit_ending(xid, at, at + 5)
+}
+
+fn commit_ending(xid: u32, at: u64, end: u64) -> Sent {
+    let (commit_lsn, end_lsn) = (CommitLsn::new(at), EndLsn::new(end));
     let commit_time = PgTimestamp::from_micros(7);
     (None, Message::StreamCommit(StreamCommit { xid: Xid::new(xid), commit_lsn, end_lsn, commit_time }))
 }
@@ -205,12 +209,21 @@ fn illegal_orders() {
         vec![start(7, true), stop(), start(7, true)],
         "transaction 7 is streamed from its start a second time",
     );
+    check(vec![start(7, false)], "a further block of transaction 7, of which the first did not come");
+    check(
+        vec![start(7, true), stop(), abort(7, 7), start(7, false)],
+        "a further block of transaction 7, of which the first did not come",
+    );
     let open = whole(10, vec![]).remove(0);
     check(vec![open.clone(), start(7, true)], "Stream Start inside a block, or a transaction, of 1");
     check(vec![start(7, true), stop(), open, commit(7, 20)], "transaction 7 begins inside transaction 1");
     check(
         [whole(10, vec![]), vec![start(7, true), stop(), commit(7, 9)]].concat(),
         "transaction at 0/9 after one that ended at 0/F",
+    );
+    check(
+        [begun(), vec![stop(), commit_ending(7, 9, 9)]].concat(),
+        "transaction at 0/9 is said to end at 0/9, which is not after it",
     );
     let prepared = Prepared { xid: Xid::new(7), gid: "g".to_owned() };
     let begin_prepare = Message::BeginPrepare(BeginPrepare {
@@ -219,7 +232,57 @@ fn illegal_orders() {
         prepare_time: PgTimestamp::from_micros(7),
         prepared,
     });
-    check(vec![(None, begin_prepare)], "a prepared transaction, which was not asked for");
+    let begin_prepare = (None, begin_prepare);
+    check(with(begin_prepare.clone()), "a prepared transaction inside a block, or a transaction, of 7");
+    check(vec![begin_prepare], "a prepared transaction, which was not asked for");
+}
+
+/// A block's rows are looked at when its transaction commits, and held to the same rules.
+#[test]
+fn illegal_rows() {
+    let check = |inside: Vec<Sent>, expected: &str| {
+        let messages = [vec![start(7, true)], inside, vec![stop()]].concat();
+        let mut fed = Fed::new();
+        assert!(fed.feed(messages.clone()).expect("not looked at").is_empty());
+        assert_eq!(fed.feed([commit(7, 10)]).expect_err(expected).to_string(), expected);
+        // They do no harm where they do not count.
+        let mut fed = Fed::new();
+        fed.feed(messages).expect("not looked at");
+        assert_eq!(short(&fed.feed([abort(7, 8), commit(7, 10)]).expect("legal")), ["7@10:  =15"]);
+    };
+    let announced = relation(7, 1, 2);
+    check(vec![announced.clone(), insert(8, 1, "a", 1)], "tuple of 1 columns for relation 1 of 2");
+    check(vec![announced.clone(), insert(8, 1, "a", 3)], "tuple of 3 columns for relation 1 of 2");
+    check(vec![announced.clone(), insert(8, 9, "a", 2)], "change to relation 9, which was never announced");
+    let truncate = Truncate {
+        relations: vec![RelationId::new(1), RelationId::new(9)],
+        cascade: false,
+        restart_identity: false,
+    };
+    check(
+        vec![announced, (Some(8), Message::Truncate(truncate))],
+        "change to relation 9, which was never announced",
+    );
+}
+
+#[test]
+fn a_row_that_is_none_is_refused_at_its_commit() {
+    let check = |row: &[u8], expected: DecodeError| {
+        let mut fed = Fed::new();
+        fed.feed([start(7, true), relation(7, 1, 1)]).expect("legal");
+        fed.assembler.take(Bytes::copy_from_slice(row)).expect("not looked at");
+        let error = fed.feed([stop(), commit(7, 10)]).expect_err("no row");
+        assert!(matches!(&error, TakeError::Decode(error) if *error == expected), "{error}");
+        drop(fed.assembler);
+        assert_eq!(fed.spill.used(), 0);
+    };
+    let count = |count, max| DecodeError::Count { field: "TupleData.column_count", count, max };
+    let length = |length| DecodeError::Length { field: "TupleData.column_value", length, remaining: 0 };
+    check(b"I\0\0\0\x07\0\0\0\x01N\xff\xff", count(-1, 0));
+    check(b"I\0\0\0\x07\0\0\0\x01N\x7f\xff", count(i16::MAX.into(), 0));
+    check(b"I\0\0\0\x07\0\0\0\x01N\0\x01t\xff\xff\xff\xff", length(-1));
+    check(b"I\0\0\0\x07\0\0\0\x01N\0\x01t\x7f\xff\xff\xff", length(i32::MAX));
+    check(b"I\0\0\0\x07\0\0\0\x01N\0\x01nn", DecodeError::Trailing { what: "Insert", bytes: 1 });
 }
 
 #[test]
