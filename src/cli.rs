@@ -43,7 +43,7 @@ pub enum Command {
     #[command(after_help = "Examples:\n  walferry migrate\n  walferry migrate --jobs 4 --until synced\n\n\
         Ctrl-C or SIGTERM ends it after the batch at hand, with exit code 0; a second one ends it at once.\n\
         Neither loses a change nor applies one twice. Look on with http://127.0.0.1:9464/ or walferry status.")]
-    Migrate(MigrateArgs),
+    Migrate(Box<MigrateArgs>),
     /// Show how far a migration is, how far behind it is, and what it keeps on the source
     #[command(after_help = "Examples:\n  walferry status\n  walferry status --json\n\n\
         It reads the target, so it works while no migration is running, too.")]
