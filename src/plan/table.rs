@@ -14,7 +14,7 @@ use crate::pg::{Column, CommitLsn, Oid, QualifiedName, Relation, ReplicaIdentity
 /// What the target says of one of its tables.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TargetTable {
-    /// Schema and name, the same as on the source.
+    /// Schema and name on the target: those of the source, or older ones while a new name is followed.
     pub name: QualifiedName,
     /// Its columns, in the target's order.
     pub columns: Vec<TargetColumn>,

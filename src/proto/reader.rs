@@ -1,7 +1,7 @@
 //! The one way from bytes to fields.
 //!
-//! Numbers are big-endian. A C string ends with a zero byte and is UTF-8, since every session sets
-//! `client_encoding=UTF8`. Counts and lengths are signed on the wire; they are checked against the bytes that remain
+//! Numbers are big-endian. A C string, which holds a name, ends with a zero byte and is UTF-8: sessions set
+//! `client_encoding=UTF8`, except on a source of encoding SQL_ASCII, whose names must be UTF-8 to be moved. Counts and lengths are signed on the wire; they are checked against the bytes that remain
 //! before anything is cast, skipped or allocated.
 
 use bytes::{Buf, Bytes};
