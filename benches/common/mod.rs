@@ -134,6 +134,11 @@ impl Bench {
     }
 }
 
+/// Runs a bench on two threads.
+pub fn block_on(bench: impl Future<Output = Result<()>>) -> Result<()> {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(bench)
+}
+
 /// A number from the environment.
 pub fn setting<T: std::str::FromStr>(name: &str, default: T) -> Result<T> {
     match std::env::var(name) {

@@ -105,9 +105,7 @@ impl Applier {
     /// # Errors
     /// When the target does not answer.
     pub async fn into_session(mut self) -> Result<TargetSession> {
-        // Where nothing is open, the server warns, and goes on.
-        let clean = Sql::new("ROLLBACK; DEALLOCATE ALL");
-        self.target.session().execute(&clean).await.map_err(target_failed)?;
+        self.clean().await?;
         Ok(self.target)
     }
 
@@ -159,11 +157,7 @@ impl Applier {
         let single = steps.len() == 1;
         match self.execute(previous, segments, &merge(steps)).await {
             Err(ApplyError::Conflict(_)) if !single => {
-                let rollback = self.target.session().execute(&Sql::new("ROLLBACK; DEALLOCATE ALL")).await;
-                rollback.map_err(target_failed)?;
-                // What was parsed after the failure was not prepared.
-                self.prepared.clear();
-                self.open = false;
+                self.clean().await?;
                 for (id, _) in self.altered.drain() {
                     self.planner.forget(id);
                 }
@@ -309,6 +303,16 @@ impl Applier {
                 return Ok(());
             }
         }
+    }
+
+    /// Rolls back, and forgets what was prepared: what was parsed after a failure was not.
+    async fn clean(&mut self) -> Result<()> {
+        // Where nothing is open, the server warns, and goes on.
+        let clean = Sql::new("ROLLBACK; DEALLOCATE ALL");
+        self.target.session().execute(&clean).await.map_err(target_failed)?;
+        self.prepared.clear();
+        self.open = false;
+        Ok(())
     }
 
     async fn commit(&mut self) -> Result<()> {

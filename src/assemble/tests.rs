@@ -31,7 +31,7 @@ fn commit(commit_lsn: u64, end: u64) -> Message {
     })
 }
 
-fn relation(id: u32, columns: usize) -> Message {
+pub(super) fn relation(id: u32, columns: usize) -> Message {
     let column = |n: usize| Column {
         name: format!("c{n}"),
         type_oid: Oid::new(25),

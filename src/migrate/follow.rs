@@ -244,15 +244,13 @@ impl Attempt<'_> {
                     sequences::carry(&self.source, &self.target).await?;
                     self.look_at_source_tables().await?;
                 }
-                _ = tick.tick(), if last_run && (!synced || reopens && !self.reopens) => {
+                _ = tick.tick(), if last_run && !*stop.borrow() && (!synced || reopens) => {
                     if !self.is_synced() {
                         continue;
                     }
-                    if reopens && synced {
-                        if self.decodes_anew_soon() {
-                            self.reopens = true;
-                            stop.send_replace(true);
-                        }
+                    if synced {
+                        self.reopens = self.decodes_anew_soon();
+                        stop.send_replace(self.reopens);
                         continue;
                     }
                     synced = true;

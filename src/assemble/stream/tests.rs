@@ -2,11 +2,10 @@
 
 use bytes::{Bytes, BytesMut};
 
+use crate::assemble::tests;
 use crate::assemble::{AssembleError, Assembler, Change, Segment, TakeError};
 use crate::limits::SEGMENT_COST_MAX;
-use crate::pg::{
-    Column, CommitLsn, EndLsn, Oid, PgTimestamp, QualifiedName, Relation, RelationId, ReplicaIdentity, Xid,
-};
+use crate::pg::{CommitLsn, EndLsn, PgTimestamp, RelationId, Xid};
 use crate::proto::{
     Begin, BeginPrepare, Commit, DecodeError, Insert, Message, Prepared, StreamAbort, StreamCommit,
     StreamStart, Truncate, Tuple, TupleValue,
@@ -39,17 +38,7 @@ fn commit_ending(xid: u32, at: u64, end: u64) -> Sent {
 }
 
 fn relation(xid: u32, id: u32, columns: usize) -> Sent {
-    let column = |n: usize| Column {
-        name: format!("c{n}"),
-        type_oid: Oid::new(25),
-        type_modifier: -1,
-        type_name: None,
-        key: n == 0,
-    };
-    let name = QualifiedName::new("public", format!("t{id}"));
-    let identity = ReplicaIdentity::Default;
-    let columns = (0..columns).map(column).collect();
-    (Some(xid), Message::Relation(Relation { id: RelationId::new(id), name, identity, columns }))
+    (Some(xid), tests::relation(id, columns))
 }
 
 fn insert(xid: u32, id: u32, value: &str, columns: usize) -> Sent {
