@@ -45,6 +45,16 @@ pub const BATCH_COST_MAX: usize = 16 << 20;
 /// rows that are updated all the time (a counter) cost more the larger the batch is.
 pub const BATCH_CHANGES_MAX: usize = 8_000;
 
+/// Batches sent to the target and not done: one is executed, the next one is there when it ends. A third would only wait.
+pub const UNDER_WAY_MAX: usize = 2;
+
+/// How long a commit may stay off the target's disk, when nothing else is to be done, before it is asked to write it:
+/// as long as its WAL writer sleeps by default. Other sessions' WAL can hold that up for 10 s and more.
+pub const FLUSH_AFTER: Duration = Duration::from_millis(200);
+
+/// The same while batches are applied, each of which tells how far the disk is.
+pub const FLUSH_AFTER_BUSY: Duration = Duration::from_secs(1);
+
 /// Memory of everything received and not yet applied. The reader stops reading beyond it, and the source waits.
 pub const QUEUE_COST_MAX: usize = 64 << 20;
 
@@ -64,6 +74,18 @@ pub const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How often a position that only keepalives moved is stored. Each is a commit on the target.
 pub const IDLE_STORE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Rows of a table below which they are inserted one by one: a COPY is parsed and planned anew each time.
+pub const COPY_ROWS_MIN: usize = 6;
+
+/// Bytes of a row above which it is applied by itself: arrays and COPY would hold it several times.
+pub const SET_ROW_BYTES_MAX: usize = 1 << 20;
+
+/// A table that failed in set form is ordered for at most 2 to the power of one less batches.
+pub const FAILING_TIMES_MAX: u32 = 11;
+
+/// Batches without a failure after which a table's earlier ones are forgotten.
+pub const FAILING_FORGOTTEN_AFTER: i32 = 100;
 
 /// Forms of UPDATE remembered for one table, one for each set of columns that came: unchanged TOAST makes several.
 pub const UPDATE_FORMS_MAX: usize = 64;
@@ -95,6 +117,9 @@ pub const TICK: Duration = Duration::from_millis(100);
 /// Segments and keepalives handed on and not yet looked at. Their memory is bounded elsewhere; this bounds their
 /// number.
 pub const READER_QUEUE_MAX: usize = 4_096;
+
+/// Segments and keepalives looked at in one go: enough that taking them one by one does not show.
+pub const RECEIVE_MANY: usize = 256;
 
 /// A transaction that is sent this long after it committed means that we are behind, and latency does not count.
 pub const BEHIND_AFTER: Duration = Duration::from_millis(100);
@@ -150,6 +175,9 @@ const _: () = assert!(READ_BYTES_MIN < READ_BYTES);
 
 /// Bytes of COPY rows or statements gathered before they are written to the socket.
 pub const SEND_BYTES: usize = 64 << 10;
+
+/// Memory that an emptied pipeline keeps for the next one: a batch's. What a single large row took is given back.
+pub const PIPELINE_BYTES_KEPT: usize = 32 << 20;
 
 /// SCRAM iterations computed before other tasks get their turn: about a millisecond. Their number itself has no bound,
 /// since the server's administrator chooses it; the time to connect bounds it.

@@ -13,7 +13,7 @@ use tokio_postgres::{Client, SimpleQueryMessage};
 use walferry::assemble::{Assembler, Segment};
 use walferry::demo::{PgBinaries, Server, ServerOptions};
 use walferry::pg::{Oid, QualifiedName, Relation, SourceLsn};
-use walferry::plan::{Kind, Planner, Step, TargetColumn, TargetTable, TargetType};
+use walferry::plan::{Carried, Form, Input, Kind, Planner, Step, TargetColumn, TargetTable, TargetType};
 
 /// Two databases of one server.
 struct World {
@@ -116,11 +116,12 @@ impl World {
         for relation in planner.unknown(segment) {
             planner.learn(relation.id, self.table(&relation).await);
         }
-        let mut steps = Vec::new();
-        planner.plan(segment, &mut steps).unwrap();
-        for step in steps {
+        planner.begin(Form::Ordered);
+        planner.plan(segment, &mut 0).unwrap();
+        for step in planner.finish().unwrap().steps {
             let sql = step.statement.sql.as_str();
-            let params: Vec<Text> = step.params.iter().cloned().map(Text).collect();
+            let Input::Params(params) = &step.input else { panic!("ordered mode copies nothing") };
+            let params: Vec<Text> = params.iter().cloned().map(Text).collect();
             let params: Vec<&(dyn ToSql + Sync)> = params.iter().map(|p| p as &(dyn ToSql + Sync)).collect();
             let touched = match self.target.prepare(sql).await {
                 Ok(statement) => self.target.execute(&statement, &params).await,
@@ -128,7 +129,7 @@ impl World {
             };
             match touched {
                 Ok(rows) if step.kind == Kind::Truncate => assert_eq!(rows, 0, "{sql}"),
-                Ok(rows) => assert_eq!(rows, 1, "{sql} with {:?}", step.params),
+                Ok(rows) => assert_eq!(rows, 1, "{sql} with {:?}", step.input),
                 Err(error) => {
                     let error = error.as_db_error().unwrap_or_else(|| unreachable!("{sql}: {error}"));
                     followed.error = Some((error.code().code().to_owned(), error.message().to_owned()));
@@ -177,6 +178,7 @@ impl World {
                 identity_always: row.get(2),
                 equality: operator.map(|(schema, name)| QualifiedName::new(schema, name)),
                 cast: None,
+                carried: Carried::InArrays,
             });
         }
         TargetTable { name, columns, key, copy_lsn: SourceLsn::ZERO, has_triggers: false }

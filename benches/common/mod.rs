@@ -59,7 +59,7 @@ impl Bench {
             .args(arguments)
             .env("SOURCE_SERVICE_URI", self.sides.source_uri(DB))
             .env("TARGET_SERVICE_URI", self.sides.target_uri(DB))
-            .env("RUST_LOG", "walferry=warn")
+            .env("RUST_LOG", std::env::var("RUST_LOG").unwrap_or_else(|_| "walferry=warn".to_owned()))
             .env("PATH", &self.path)
             .stdin(Stdio::null())
             .spawn()?;

@@ -8,7 +8,7 @@ use tokio_postgres::types::PgLsn;
 
 use crate::error::{Definite, Failure};
 use crate::pg::{CommitLsn, QualifiedName};
-use crate::plan::{Kind, Step};
+use crate::plan::{Input, Kind, Step};
 use crate::wire::ServerError;
 
 /// A change that does not fit.
@@ -43,6 +43,11 @@ impl Conflict {
 
     fn new(step: &Step, kind: &'static str, detail: String) -> Self {
         let text = |value: &bytes::Bytes| String::from_utf8_lossy(value).into_owned();
+        let params = match &step.input {
+            Input::Params(params) => &params[..],
+            // Never the last word: the rows are inserted one by one then.
+            Input::Copy(_) => &[],
+        };
         Self {
             kind,
             commit_lsn: step.commit_lsn,
@@ -50,7 +55,7 @@ impl Conflict {
             detail,
             hint: MEND_ROW,
             statement: step.statement.sql.to_string(),
-            parameters: step.params.iter().map(|value| value.as_ref().map(text)).collect(),
+            parameters: params.iter().map(|value| value.as_ref().map(text)).collect(),
         }
     }
 

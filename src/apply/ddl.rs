@@ -23,7 +23,7 @@ use std::sync::Arc;
 use super::tables::{Tables, at_source};
 use crate::error::{Definite, Failure, Result};
 use crate::pg::{Column, QualifiedName, Relation, Sql};
-use crate::plan::{ShapeError, TargetColumn, TargetTable, TargetType, TypeNames};
+use crate::plan::{Carried, ShapeError, TargetColumn, TargetTable, TargetType, TypeNames};
 use crate::source::catalog::{self, DefinedColumn, Definition, Generated, Identity};
 
 use super::store::Origin;
@@ -167,6 +167,8 @@ async fn follow_added(
             identity_always: false,
             equality: None,
             cast: None,
+            // Until it is there, and the catalog says more.
+            carried: Carried::Alone,
         });
         tracing::info!(table = %table.name, column = column.name, "column added on the target");
         if column.constrained {

@@ -1,8 +1,20 @@
 //! The target session: batches in, commits out.
 //!
-//! An [`Applier`] owns one connection to the target. It plans each batch, runs its steps pipelined, moves
-//! `walferry.progress` in the same transaction, looks at every step's row count, and only then commits. So whatever
-//! happens at whatever moment, the row and the data agree, and a step that touched no row, or two, commits nothing.
+//! An [`Applier`] owns one connection to the target. It plans each batch, sends its steps, moves `walferry.progress` in the
+//! same transaction, and commits. So whatever happens at whatever moment, the row and the data agree.
+//!
+//! ```text
+//!   send ──▶ plan ──▶ BEGIN, steps, progress, COMMIT, positions, Sync ──▶ (several under way) ──▶ replied ──▶ complete
+//!              └────▶ steps that are to be looked at: sent alone, committed when their row counts are right ──▶ complete
+//! ```
+//!
+//! The next batch is planned and sent while the one before it is executed. That is safe, since each statement fails if it
+//! does not touch the rows that it should: then the server skips to the end of the batch, and the next one finds a failed
+//! transaction and does nothing. Both are then sent anew, the one that failed in the source's order, step by step.
+//! A part of a large transaction is in a savepoint for that.
+//!
+//! Commits do not wait for the disk (`synchronous_commit = off`). With each comes how far the target's WAL was written
+//! then, and how far it is flushed: whoever drives this takes a position as durable when it is.
 //!
 //! The connection also holds the advisory lock that keeps a second engine out. The lock belongs to the session that
 //! writes, not to one beside it: when an engine dies, the lock lasts until the server has finished with what that
@@ -12,27 +24,31 @@
 
 mod conflict;
 mod ddl;
+mod failure;
+mod planning;
 mod session;
 pub mod store;
 mod tables;
+mod unit;
 
-use std::collections::{HashMap, HashSet};
-use std::fmt::Write as _;
+use std::collections::{HashMap, HashSet, VecDeque};
 
-use crate::assemble::Segment;
-use crate::error::{Definite, Failure, Result, Side};
-use crate::limits::{PIPELINE_EXECUTES_MAX, PREPARED_STATEMENTS_MAX};
-use crate::pg::{EndLsn, PgTimestamp, QualifiedName, Relation, RelationId, Sql};
-use crate::plan::{Batch, Kind, PlanError, Planner, Step, TargetTable, merge};
-use crate::wire::{self, Pipeline, PipelineError, ServerError};
+use crate::error::Result;
+use crate::limits::PIPELINE_EXECUTES_MAX;
+use crate::pg::{EndLsn, QualifiedName, RelationId, Sql, TargetLsn};
+use crate::plan::{Batch, Form, Plan, Planner, Reason, Step, TargetTable};
+use crate::wire::{Outcome, Pipeline, PipelineError};
 
-use ddl::{Misfit, Remedy};
+use failure::{another_engine, target_failed};
+use planning::Planned;
+use unit::Own;
 
 pub use conflict::Conflict;
+pub use failure::ApplyError;
 pub use session::{TargetSession, become_replica};
 pub use tables::Tables;
 
-/// Applies batches, one at a time.
+/// Applies batches, in their order.
 #[derive(Debug)]
 pub struct Applier {
     target: TargetSession,
@@ -40,24 +56,28 @@ pub struct Applier {
     planner: Planner,
     pipeline: Pipeline,
     prepared: HashSet<u64>,
-    /// The target transaction of a large source transaction is open.
+    own: Own,
+    options: ApplyOptions,
+    /// The target transaction of a large source transaction is open, once all that was sent is executed.
     open: bool,
-    /// Columns that the source added are added here, too, where that is safe.
-    follow_ddl: bool,
     /// Tables altered in the open transaction: no other session sees them so.
     altered: HashMap<RelationId, TargetTable>,
     /// Columns that the log has named as the target's alone.
     told: HashSet<(QualifiedName, String)>,
+    /// What was sent and is not answered, oldest first.
+    sent: VecDeque<Sent>,
+    reply: Option<Result<Outcome, PipelineError>>,
+    /// What was done before all that is in `sent`.
+    done: VecDeque<Done>,
 }
 
-/// What of a batch is planned.
-#[derive(Debug, Default)]
-struct Planned {
-    steps: Vec<Step>,
-    /// Segments, from the first on.
-    segments: usize,
-    /// Why not all of them.
-    stopped: Option<Failure>,
+/// How to apply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ApplyOptions {
+    /// Columns that the source added are added here, too, where that is safe.
+    pub follow_ddl: bool,
+    /// What is tried first.
+    pub form: Form,
 }
 
 /// What a batch did.
@@ -67,37 +87,86 @@ pub struct Applied {
     pub transactions: u64,
     /// Changes by kind, in the order of [`crate::plan::Kind::ALL`].
     pub changes: [u64; 4],
-    /// Why the batch was applied step by step, in the source's order; `None` where steps were merged.
-    pub ordered: Option<&'static str>,
+    /// Why the batch, or a part of it, went row by row in the source's order.
+    pub ordered: Option<Reason>,
 }
 
-/// Why a batch was not applied.
+/// Where the target's WAL was, just after a commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Written {
+    /// The end of what was written; the commit is before it.
+    pub end: TargetLsn,
+    /// The end of what is on the disk.
+    pub flushed: TargetLsn,
+}
+
+/// Something that was sent, and is done.
 #[derive(Debug)]
-pub enum ApplyError {
-    /// As any failure.
-    Failure(Failure),
-    /// A change that does not fit the target's rows. Nothing of its transaction is committed.
-    Conflict(Box<Conflict>),
+pub enum Done {
+    /// A batch is applied; it is committed if it ended with a whole transaction.
+    Applied {
+        /// The batch.
+        batch: Batch,
+        /// What it did.
+        applied: Applied,
+        /// Where its commit is, if it was committed.
+        written: Option<Written>,
+    },
+    /// A position is in `walferry.progress`.
+    Stored(Written),
+    /// What was committed before is on the disk.
+    Flushed(Written),
 }
 
-impl From<Failure> for ApplyError {
-    fn from(failure: Failure) -> Self {
-        Self::Failure(failure)
-    }
+/// What was sent and is not answered.
+#[derive(Debug)]
+struct Sent {
+    work: Work,
+    applied: Applied,
+    /// Executes before the first step.
+    before: usize,
+    /// The table of each step.
+    tables: Vec<RelationId>,
 }
 
-impl From<Definite> for ApplyError {
-    fn from(definite: Definite) -> Self {
-        Self::Failure(definite.into())
+#[derive(Debug)]
+enum Work {
+    Batch(Batch),
+    Store { previous: EndLsn, to: EndLsn },
+    Flush,
+}
+
+/// Why steps were not executed to their end.
+enum Stopped {
+    /// The step of this table does not fit the target's rows.
+    Step(RelationId, ApplyError),
+    Other(ApplyError),
+}
+
+impl<E: Into<ApplyError>> From<E> for Stopped {
+    fn from(error: E) -> Self {
+        Self::Other(error.into())
     }
 }
 
 impl Applier {
-    /// Takes the session over; `follow_ddl` allows it to add columns to the target's tables.
-    pub fn new(target: TargetSession, tables: Tables, follow_ddl: bool) -> Self {
-        let (planner, pipeline, prepared) = (Planner::new(), Pipeline::new(), HashSet::new());
-        let (altered, told) = (HashMap::new(), HashSet::new());
-        Self { target, tables, planner, pipeline, prepared, open: false, follow_ddl, altered, told }
+    /// Takes the session over.
+    pub fn new(target: TargetSession, tables: Tables, options: ApplyOptions) -> Self {
+        Self {
+            target,
+            tables,
+            planner: Planner::new(),
+            pipeline: Pipeline::new(),
+            prepared: HashSet::new(),
+            own: Own::new(),
+            options,
+            open: false,
+            altered: HashMap::new(),
+            told: HashSet::new(),
+            sent: VecDeque::new(),
+            reply: None,
+            done: VecDeque::new(),
+        }
     }
 
     /// Gives the session back as it came: an unfinished transaction is rolled back, what was prepared is forgotten.
@@ -105,329 +174,291 @@ impl Applier {
     /// # Errors
     /// When the target does not answer.
     pub async fn into_session(mut self) -> Result<TargetSession> {
-        self.clean().await?;
+        assert!(self.sent.is_empty(), "what was sent is completed first");
+        // Where nothing is open, the server warns, and goes on.
+        self.clean(Sql::new("ROLLBACK; DEALLOCATE ALL")).await?;
         Ok(self.target)
     }
 
-    /// Applies `batch`; commits when it ends with a whole transaction.
+    /// How much was sent for which [`Applier::complete`] was not called.
+    pub fn under_way(&self) -> usize {
+        self.sent.len() + self.done.len()
+    }
+
+    /// Applies one batch: [`Applier::send`], and the wait for it.
+    ///
+    /// # Errors
+    /// As [`Applier::send`] and [`Applier::complete`].
+    pub async fn apply(&mut self, batch: Batch) -> Result<Applied, ApplyError> {
+        self.send(batch).await?;
+        let mut last = Applied::default();
+        while self.under_way() > 0 {
+            self.replied().await;
+            if let Done::Applied { applied, .. } = self.complete().await? {
+                last = applied;
+            }
+        }
+        Ok(last)
+    }
+
+    /// Plans `batch` and sends it, to be committed if it ends with a whole transaction. What needs a look before the
+    /// commit is waited for.
     ///
     /// Where a transaction has a change that needs another definition of its table, those before it are committed.
     ///
     /// # Errors
-    /// When anything fails; the session is of no use then, and its transaction is rolled back.
-    pub async fn apply(&mut self, batch: &Batch) -> Result<Applied, ApplyError> {
-        let planned = self.plan(&batch.segments).await?;
-        let mut applied = Applied::default();
-        for step in &planned.steps {
-            if let Some(count) = applied.changes.get_mut(step.kind as usize) {
-                *count += 1;
-            }
+    /// When anything fails; what was sent before is still to be completed, then the session is of no use.
+    pub async fn send(&mut self, mut batch: Batch) -> Result<(), ApplyError> {
+        let mut planned = self.plan(&batch.segments, self.options.form).await?;
+        let stopped = planned.stopped.take();
+        let looked_at = planned.plan.steps.iter().any(|step| step.rows.is_some()) || !self.altered.is_empty();
+        if stopped.is_none() && !looked_at {
+            return Ok(self.queue(batch, planned.plan)?);
         }
-        let segments = &batch.segments[..planned.segments];
-        if let Some(stopped) = planned.stopped {
-            if !segments.is_empty() {
-                self.execute_merged(batch.previous, segments, planned.steps).await?;
-            }
-            return Err(stopped.into());
+        self.finish_sent().await?;
+        batch.segments.truncate(planned.segments);
+        if !batch.segments.is_empty() {
+            let done = self.execute(batch, planned).await?;
+            self.done.push_back(done);
         }
-        applied.ordered = self.execute_merged(batch.previous, segments, planned.steps).await?;
-        applied.transactions = segments.iter().filter(|segment| segment.end.is_some()).count() as u64;
-        Ok(applied)
-    }
-
-    /// Fewer steps to the same end, if they get there: a unique value that is handed from row to row may be in the way
-    /// when steps are left out. Then the segments are applied again in the source's order, step by step. Says why, where
-    /// they are applied so.
-    async fn execute_merged(
-        &mut self,
-        previous: EndLsn,
-        segments: &[Segment],
-        steps: Vec<Step>,
-    ) -> Result<Option<&'static str>, ApplyError> {
-        let reason = if segments.iter().any(|segment| !segment.first || segment.end.is_none()) {
-            // What came before in the same target transaction cannot be applied again.
-            Some("segment")
-        } else {
-            segments.iter().any(|segment| self.planner.has_triggers(segment)).then_some("triggers")
-        };
-        if reason.is_some() {
-            self.execute(previous, segments, &steps).await?;
-            return Ok(reason);
-        }
-        let single = steps.len() == 1;
-        match self.execute(previous, segments, &merge(steps)).await {
-            Err(ApplyError::Conflict(_)) if !single => {
-                self.clean().await?;
-                for (id, _) in self.altered.drain() {
-                    self.planner.forget(id);
-                }
-                let planned = self.plan(segments).await?;
-                if let Some(stopped) = planned.stopped {
-                    return Err(stopped.into());
-                }
-                self.execute(previous, segments, &planned.steps).await?;
-                Ok(Some("failed"))
-            }
-            outcome => outcome.map(|()| None),
-        }
+        stopped.map_or(Ok(()), |stopped| Err(stopped.into()))
     }
 
     /// Moves `walferry.progress` without a change: a keepalive said that nothing commits before `to`.
     ///
     /// # Errors
-    /// As [`Applier::apply`].
-    pub async fn store(&mut self, previous: EndLsn, to: EndLsn) -> Result<()> {
+    /// When the session is lost.
+    pub fn send_store(&mut self, previous: EndLsn, to: EndLsn) -> Result<()> {
         assert!(!self.open && to >= previous, "progress goes forward, and not inside a transaction");
         self.pipeline.clear();
-        self.push_progress(previous, to, None)?;
+        self.push_store(previous, to)?;
+        self.queue_unit(Sent::of(Work::Store { previous, to }))
+    }
+
+    /// Has all that was committed written to the disk.
+    ///
+    /// # Errors
+    /// When the session is lost.
+    pub fn send_flush(&mut self) -> Result<()> {
+        assert!(!self.open, "a flush is a transaction of its own");
+        self.pipeline.clear();
+        self.push_flush()?;
+        self.queue_unit(Sent::of(Work::Flush))
+    }
+
+    /// Waits until the oldest of what was sent is answered. Giving up the wait loses nothing.
+    pub async fn replied(&mut self) {
+        if self.done.is_empty() && self.reply.is_none() {
+            self.reply = Some(self.target.session().receive().await);
+        }
+    }
+
+    /// What the oldest of what was sent did. A batch that failed in set form is applied again, in the source's order;
+    /// not to be given up.
+    ///
+    /// # Errors
+    /// When anything fails; the session is of no use then, and its transaction is rolled back.
+    pub async fn complete(&mut self) -> Result<Done, ApplyError> {
+        if let Some(done) = self.done.pop_front() {
+            return Ok(done);
+        }
+        let reply = match self.reply.take() {
+            Some(reply) => reply,
+            None => self.target.session().receive().await,
+        };
+        let sent = self.sent.pop_front().expect("whoever waits has sent something");
+        match reply {
+            Ok(outcome) => sent.done(&outcome),
+            Err(error) => self.failed(sent, error).await,
+        }
+    }
+
+    fn queue(&mut self, batch: Batch, plan: Plan) -> Result<()> {
+        let applied = Applied::of(&batch, &plan);
+        let tables = plan.steps.iter().map(|step| step.relation.id).collect();
+        self.pipeline.clear();
+        let before = self.push_begin(&batch)?;
+        for step in &plan.steps {
+            self.push_step(step)?;
+        }
+        self.push_end(&batch)?;
+        self.push_commit(&batch)?;
+        self.queue_unit(Sent { work: Work::Batch(batch), applied, before, tables })
+    }
+
+    fn queue_unit(&mut self, sent: Sent) -> Result<()> {
         self.pipeline.sync();
-        let affected = self.run().await.map_err(|error| target_failed(error.error))?;
-        self.progress_moved(affected.last().copied())
-    }
-
-    /// Plans whole segments, up to one that cannot be applied.
-    async fn plan(&mut self, segments: &[Segment]) -> Result<Planned> {
-        let mut planned = Planned::default();
-        for segment in segments {
-            let before = planned.steps.len();
-            match self.plan_segment(segment, &mut planned.steps).await {
-                Ok(()) => planned.segments += 1,
-                Err(Failure::Definite(definite)) => {
-                    planned.steps.truncate(before);
-                    planned.stopped = Some(definite.into());
-                    break;
-                }
-                Err(transient) => return Err(transient),
-            }
-        }
-        Ok(planned)
-    }
-
-    async fn plan_segment(&mut self, segment: &Segment, steps: &mut Vec<Step>) -> Result<()> {
-        // A table that changed its shape on the source is looked up again: it may have changed here, too.
-        let unknown = self.planner.unknown(segment);
-        if !unknown.is_empty() {
-            self.tables.wait_until_visible(segment.xid).await?;
-        }
-        for relation in unknown {
-            let table = match self.altered.get(&relation.id) {
-                Some(table) => table.clone(),
-                None => self.tables.of(&relation, segment.commit_lsn).await?,
-            };
-            self.tell_of_columns(&relation, &table);
-            self.planner.learn(relation.id, table);
-            for (oid, name) in self.tables.types(&relation).await? {
-                self.planner.learn_type(oid, name);
-            }
-        }
-        let mut next = 0;
-        while let Err(error) = self.planner.plan_from(segment, &mut next, steps) {
-            let PlanError::Shape { relation, error: shape } = &error else { return Err(not_planned(&error)) };
-            let Some(table) = self.planner.table(relation.id) else { return Err(not_planned(&error)) };
-            let misfit = Misfit {
-                error: shape,
-                relation,
-                table,
-                changed_before: self.planner.changed_before(segment, next, relation.id),
-            };
-            match ddl::remedy(&self.tables, self.planner.types(), &misfit, self.follow_ddl).await? {
-                Remedy::Stop(failure) => return Err(failure),
-                Remedy::Accept(table) => self.planner.learn(relation.id, table),
-                Remedy::Alter(statements, table) => {
-                    let alter = |sql| Step::alter(sql, relation, segment.commit_lsn);
-                    steps.extend(statements.into_iter().map(alter));
-                    self.altered.insert(relation.id, table.clone());
-                    self.planner.learn(relation.id, table);
-                }
-            }
-        }
+        self.target.session().send(&mut self.pipeline).map_err(target_failed)?;
+        self.sent.push_back(sent);
         Ok(())
     }
 
-    /// Columns that only the target has are left alone; once, the log says so.
-    fn tell_of_columns(&mut self, relation: &Relation, table: &TargetTable) {
-        let sent = |name: &str| relation.columns.iter().any(|column| column.name == name);
-        for column in table.columns.iter().filter(|c| !c.generated && !c.required && !sent(&c.name)) {
-            if self.told.insert((table.name.clone(), column.name.clone())) {
-                tracing::info!(
-                    table = %table.name,
-                    column = column.name,
-                    "not on the source, or not any more: left as it is on the target"
-                );
+    /// Waits for all that was sent.
+    async fn finish_sent(&mut self) -> Result<(), ApplyError> {
+        let mut done = std::mem::take(&mut self.done);
+        let mut outcome = Ok(());
+        while outcome.is_ok() && !self.sent.is_empty() {
+            outcome = self.complete().await.map(|next| done.push_back(next));
+        }
+        if outcome.is_err() {
+            self.sent.clear();
+        }
+        self.done = done;
+        outcome
+    }
+
+    /// What was sent failed. Whatever was sent after it did nothing.
+    async fn failed(&mut self, sent: Sent, error: PipelineError) -> Result<Done, ApplyError> {
+        let place = error.execute.and_then(|execute| execute.checked_sub(sent.before));
+        let table = place.and_then(|place| sent.tables.get(place)).copied();
+        let division = error.error.server().is_some_and(|error| error.sqlstate() == DIVISION_BY_ZERO);
+        if error.error.server().is_none() || error.error.is_transient() {
+            return Err(target_failed(error.error).into());
+        }
+        let (Some(table), Work::Batch(batch)) = (table, sent.work) else {
+            // Only one statement besides the steps divides.
+            let moved = division.then(|| another_engine(self.target.migration()));
+            return Err(moved.unwrap_or_else(|| target_failed(error.error)).into());
+        };
+        tracing::debug!(table = table.get(), error = %error.error, "set form failed");
+        self.planner.failed(table);
+        let behind = self.drain().await?;
+        self.roll_back(&batch).await?;
+        let done = self.ordered(batch).await?;
+        for sent in behind {
+            match sent.work {
+                Work::Batch(batch) => Box::pin(self.send(batch)).await?,
+                Work::Store { previous, to } => self.send_store(previous, to)?,
+                Work::Flush => self.send_flush()?,
             }
+        }
+        Ok(done)
+    }
+
+    /// Waits for the answers to what was sent, of which nothing was done.
+    async fn drain(&mut self) -> Result<VecDeque<Sent>> {
+        for _ in 0..self.sent.len() {
+            match self.target.session().receive().await {
+                Ok(_) => unreachable!("a batch after a failed one does nothing"),
+                Err(error) if error.error.server().is_none() => return Err(target_failed(error.error)),
+                Err(_) => {}
+            }
+        }
+        Ok(std::mem::take(&mut self.sent))
+    }
+
+    /// Applies a batch whose row counts are looked at; in the source's order if set form fails.
+    async fn execute(&mut self, batch: Batch, planned: Planned) -> Result<Done, ApplyError> {
+        let Planned { plan, form, altered_before, .. } = planned;
+        let applied = Applied::of(&batch, &plan);
+        match self.execute_steps(&batch, &plan.steps).await {
+            Ok(written) => Ok(Done::Applied { batch, applied, written }),
+            Err(Stopped::Step(table, ApplyError::Conflict(_))) if form == Form::Set => {
+                self.planner.failed(table);
+                self.roll_back(&batch).await?;
+                self.undo(altered_before);
+                self.ordered(batch).await
+            }
+            Err(Stopped::Step(_, error) | Stopped::Other(error)) => Err(error),
         }
     }
 
-    async fn execute(
-        &mut self,
-        previous: EndLsn,
-        segments: &[Segment],
-        steps: &[Step],
-    ) -> Result<(), ApplyError> {
+    async fn ordered(&mut self, batch: Batch) -> Result<Done, ApplyError> {
+        let planned = self.plan(&batch.segments, Form::Ordered).await?;
+        if let Some(stopped) = planned.stopped {
+            return Err(stopped.into());
+        }
+        let applied = Applied { ordered: Some(Reason::Failed), ..Applied::of(&batch, &planned.plan) };
+        match self.execute_steps(&batch, &planned.plan.steps).await {
+            Ok(written) => Ok(Done::Applied { batch, applied, written }),
+            Err(Stopped::Step(_, error) | Stopped::Other(error)) => Err(error),
+        }
+    }
+
+    /// Executes steps, some at a time, and looks at each one's row count; commits when all are right.
+    async fn execute_steps(&mut self, batch: &Batch, steps: &[Step]) -> Result<Option<Written>, Stopped> {
         let mut chunks = steps.chunks(PIPELINE_EXECUTES_MAX).peekable();
+        let mut before = None;
         loop {
             let chunk = chunks.next().unwrap_or_default();
             let last = chunks.peek().is_none();
             self.pipeline.clear();
-            let begins = usize::from(!self.open);
-            if !self.open {
-                self.push_fixed("BEGIN")?;
-                self.open = true;
-            }
+            let skipped = if before.is_none() { self.push_begin(batch)? } else { 0 };
+            before = Some(skipped);
             for step in chunk {
                 self.push_step(step)?;
             }
-            let end = segments.last().and_then(|segment| segment.end).filter(|_| last);
-            if let Some(end) = end {
-                let commit_time = segments.last().map(|segment| segment.commit_time);
-                self.push_progress(previous, end, commit_time)?;
+            if last {
+                self.push_end(batch)?;
             }
-            self.pipeline.sync();
-            let affected = match self.run().await {
-                Ok(affected) => affected,
-                Err(error) => {
-                    let step = error.execute.and_then(|index| chunk.get(index.checked_sub(begins)?));
-                    return Err(self.failed(step, error));
-                }
+            let outcome = match self.target.session().run(&mut self.pipeline).await {
+                Ok(outcome) => outcome,
+                Err(error) => return Err(self.stopped(chunk, skipped, error)),
             };
-            for (step, rows) in chunk.iter().zip(affected.iter().skip(begins)) {
+            for (step, rows) in chunk.iter().zip(outcome.affected.iter().skip(skipped)) {
                 if step.rows.is_some_and(|expected| expected != *rows) {
-                    return Err(ApplyError::Conflict(Box::new(Conflict::row_count(step, *rows))));
+                    let conflict = Box::new(Conflict::row_count(step, *rows));
+                    return Err(Stopped::Step(step.relation.id, ApplyError::Conflict(conflict)));
                 }
-            }
-            if end.is_some() {
-                self.progress_moved(affected.last().copied())?;
-                self.commit().await?;
             }
             if last {
-                return Ok(());
+                break;
             }
         }
-    }
-
-    /// Rolls back, and forgets what was prepared: what was parsed after a failure was not.
-    async fn clean(&mut self) -> Result<()> {
-        // Where nothing is open, the server warns, and goes on.
-        let clean = Sql::new("ROLLBACK; DEALLOCATE ALL");
-        self.target.session().execute(&clean).await.map_err(target_failed)?;
-        self.prepared.clear();
-        self.open = false;
-        Ok(())
-    }
-
-    async fn commit(&mut self) -> Result<()> {
+        if batch.end().is_none() {
+            return Ok(None);
+        }
         self.pipeline.clear();
-        self.push_fixed("COMMIT")?;
-        self.pipeline.sync();
-        self.run().await.map_err(|error| target_failed(error.error))?;
-        self.open = false;
-        self.altered.clear();
-        // Between transactions is the one moment at which nothing is lost by it.
-        if self.prepared.len() > PREPARED_STATEMENTS_MAX {
-            self.target.session().execute(&Sql::new("DEALLOCATE ALL")).await.map_err(target_failed)?;
-            self.prepared.clear();
-        }
+        self.push_commit(batch)?;
+        let outcome = self.target.session().run(&mut self.pipeline).await;
+        let outcome = outcome.map_err(|error| target_failed(error.error))?;
+        // Whatever else is to be known of new columns is in the catalog now.
+        self.undo(HashMap::new());
+        Ok(Some(Written::of(&outcome)?))
+    }
+
+    /// Undoes a batch that was not committed, and forgets what was prepared: what was parsed after a failure was not.
+    async fn roll_back(&mut self, batch: &Batch) -> Result<()> {
+        let partial = batch.is_partial();
+        self.clean(if partial {
+            Sql::new("ROLLBACK TO SAVEPOINT walferry; RELEASE SAVEPOINT walferry; DEALLOCATE ALL")
+        } else {
+            Sql::new("ROLLBACK; DEALLOCATE ALL")
+        })
+        .await?;
+        self.open = partial;
         Ok(())
     }
 
-    async fn run(&mut self) -> Result<Vec<u64>, PipelineError> {
-        self.target.session().run(&mut self.pipeline).await.map(|outcome| outcome.affected)
+    async fn clean(&mut self, sql: Sql) -> Result<()> {
+        self.prepared.clear();
+        self.target.session().execute(&sql).await.map_err(target_failed)
+    }
+}
+
+impl Sent {
+    const fn of(work: Work) -> Self {
+        let applied = Applied { transactions: 0, changes: [0; 4], ordered: None };
+        Self { work, applied, before: 0, tables: Vec::new() }
     }
 
-    fn push_step(&mut self, step: &Step) -> Result<()> {
-        let mut name = String::with_capacity(16);
-        // Writing to a String cannot fail.
-        let _ = write!(name, "s{}", step.statement.id);
-        if self.prepared.insert(step.statement.id) {
-            self.pipeline.parse(&name, &step.statement.sql).map_err(target_failed)?;
-        }
-        self.pipeline.execute(&name, step.params.iter().map(|value| value.as_deref())).map_err(target_failed)
-    }
-
-    fn push_fixed(&mut self, text: &'static str) -> Result<()> {
-        self.pipeline.parse("", &Sql::new(text)).map_err(target_failed)?;
-        self.pipeline.execute("", std::iter::empty()).map_err(target_failed)
-    }
-
-    fn push_progress(
-        &mut self,
-        previous: EndLsn,
-        to: EndLsn,
-        commit_time: Option<PgTimestamp>,
-    ) -> Result<()> {
-        let update = Sql::new(
-            "UPDATE walferry.progress SET end_lsn = $3, updated_at = clock_timestamp(), \
-             commit_time = coalesce(to_timestamp($4::float8), commit_time) WHERE migration = $1 AND end_lsn = $2",
-        );
-        self.pipeline.parse("", &update).map_err(target_failed)?;
-        let (previous, to) = (previous.to_string(), to.to_string());
-        let seconds = commit_time.map(|time| format!("{:.6}", time.unix_micros() as f64 / 1e6));
-        let name = self.target.migration().as_bytes();
-        let params = [
-            Some(name),
-            Some(previous.as_bytes()),
-            Some(to.as_bytes()),
-            seconds.as_ref().map(String::as_bytes),
-        ];
-        self.pipeline.execute("", params).map_err(target_failed)
-    }
-
-    fn progress_moved(&self, affected: Option<u64>) -> Result<()> {
-        if affected == Some(1) {
-            return Ok(());
-        }
-        Err(Definite::new("another engine moved the migration's position")
-            .detail(format!(
-                "walferry.progress of migration {:?} is not where this engine left it",
-                self.target.migration()
-            ))
-            .hint("make sure that one engine runs, then run `walferry migrate` again")
-            .into())
-    }
-
-    fn failed(&self, step: Option<&Step>, error: PipelineError) -> ApplyError {
-        match (step, error.error.server()) {
-            (Some(step), Some(server)) if !error.error.is_transient() && step.kind == Kind::Alter => {
-                ApplyError::Failure(not_altered(step, server))
+    fn done(self, outcome: &Outcome) -> Result<Done, ApplyError> {
+        Ok(match self.work {
+            Work::Batch(batch) => {
+                let written = batch.end().map(|_| Written::of(outcome)).transpose()?;
+                Done::Applied { batch, applied: self.applied, written }
             }
-            (Some(step), Some(server)) if !error.error.is_transient() => {
-                ApplyError::Conflict(Box::new(Conflict::refused(step, server)))
-            }
-            _ => ApplyError::Failure(target_failed(error.error)),
-        }
+            Work::Store { .. } => Done::Stored(Written::of(outcome)?),
+            Work::Flush => Done::Flushed(Written::of(outcome)?),
+        })
     }
 }
 
-fn target_failed(error: wire::Error) -> Failure {
-    error.into_failure(Side::Target)
+impl Applied {
+    fn of(batch: &Batch, plan: &Plan) -> Self {
+        let transactions = batch.segments.iter().filter(|segment| segment.end.is_some()).count() as u64;
+        Self { transactions, changes: plan.changes, ordered: plan.ordered }
+    }
 }
 
-/// The failure of a column that the target does not add.
-fn not_altered(step: &Step, error: &ServerError) -> Failure {
-    Definite::new(format!("the target refuses a column that was added to table {}", step.relation.name))
-        .detail(format!("{error}; nothing was skipped"))
-        .hint(format!(
-            "on the target make it possible, or run yourself: {}; then run `walferry migrate` again",
-            step.statement.sql
-        ))
-        .into()
-}
-
-/// The failure that a change without a right statement is.
-fn not_planned(error: &PlanError) -> Failure {
-    let definite = Definite::new(error.to_string());
-    let (detail, hint) = match error {
-        PlanError::NoIdentity { .. } => (
-            "nothing was skipped",
-            "give the table a primary key or REPLICA IDENTITY FULL on the source, then start afresh after \
-             `walferry remove --force`",
-        ),
-        PlanError::Shape { .. }
-        | PlanError::UnknownTable(_)
-        | PlanError::MissingValue { .. }
-        | PlanError::Binary(_) => {
-            ("nothing was skipped", "this is a defect: report it with the table's definition on both sides")
-        }
-    };
-    definite.detail(detail).hint(hint).into()
-}
+const DIVISION_BY_ZERO: &str = "22012";

@@ -14,7 +14,7 @@ use super::store::{RelationRow, Store};
 use crate::error::{Definite, Failure, Result, Side, Transient};
 use crate::limits::{TARGET_TABLES_RECENT, VISIBLE_POLL, VISIBLE_WAIT};
 use crate::pg::{CommitLsn, Oid, QualifiedName, Relation, RelationId, SourceLsn, Sql, Xid};
-use crate::plan::{Shape, TargetColumn, TargetTable, TargetType, TypeNames, is_builtin};
+use crate::plan::{Carried, Shape, TargetColumn, TargetTable, TargetType, TypeNames, is_builtin};
 use crate::source::catalog::{self, Generated, Identity};
 
 /// Asks the catalogs of both sides.
@@ -235,6 +235,11 @@ fn target_column(table: &catalog::TargetTable, found: &catalog::TargetColumn) ->
         identity_always: column.identity == Identity::Always,
         equality: by_key.map(|key| key.equality_operator.clone()).or_else(by_type),
         cast: found.cast.clone(),
+        carried: match (column.in_arrays, column.is_array) {
+            (true, _) => Carried::InArrays,
+            (false, true) => Carried::AsText,
+            (false, false) => Carried::Alone,
+        },
     }
 }
 

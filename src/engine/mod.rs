@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!   source ──▶ reader task ──▶ select() ──▶ State::on(event) ──▶ effects ──▶ apply task ──▶ target
-//!              decode,           ▲  ▲                              │
-//!              assemble     tick ┘  └ done ◀───────────────────────┤
+//!              decode,           ▲  ▲                              │        plan, send │
+//!              assemble     tick ┘  └─────────────── done ◀────────┼───────────────────┘
 //!   source ◀── status update ◀─────────────────────────────────────┘
 //! ```
 //!
@@ -14,6 +14,7 @@
 
 mod monitor;
 mod reader;
+mod worker;
 pub mod state;
 
 use std::sync::Arc;
@@ -24,10 +25,10 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use crate::apply::{Applied, Applier, ApplyError};
+use crate::apply::{Applied, Applier, ApplyError, Done, Written};
 use crate::assemble::Assembler;
 use crate::error::{Result, Side};
-use crate::limits::{PING_AFTER, QUEUE_COST_MAX, READER_QUEUE_MAX, TICK};
+use crate::limits::{PING_AFTER, QUEUE_COST_MAX, READER_QUEUE_MAX, RECEIVE_MANY, TICK};
 use crate::pg::{EndLsn, PgTimestamp, SourceLsn};
 use crate::plan::Batch;
 use crate::proto::StandbyStatusUpdate;
@@ -40,6 +41,7 @@ pub use state::Finish;
 
 use reader::Incoming;
 use state::{Effect, Event, Positions, State};
+use worker::Worker;
 
 /// What a run needs besides its connections.
 #[derive(Debug, Clone)]
@@ -100,8 +102,7 @@ pub async fn run(
         state: State::new(run.stored, run.confirm_delay, run.run_to),
         began: Instant::now(),
         heard: Instant::now(),
-        applier: Some(Box::new(applier)),
-        work: JoinSet::new(),
+        worker: Worker::start(applier),
         writer,
         memory,
         run,
@@ -118,17 +119,9 @@ struct Shell {
     began: Instant,
     /// When the source last said something.
     heard: Instant,
-    /// Here while no work is under way.
-    applier: Option<Box<Applier>>,
-    work: JoinSet<(Box<Applier>, Work)>,
+    worker: Worker,
     writer: CopyBothWriter,
     memory: Arc<Semaphore>,
-}
-
-/// What the apply task did.
-enum Work {
-    Applied { batch: Batch, outcome: Result<Applied, ApplyError>, took: Duration },
-    Stored(Result<()>),
 }
 
 impl Shell {
@@ -136,87 +129,72 @@ impl Shell {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut stopping = false;
+        let mut received = Vec::new();
         loop {
             // Whatever flows in, stopping, finished work and the clock come first.
             let event = tokio::select! {
                 biased;
                 _ = stop.wait_for(|stop| *stop), if !stopping => {
                     stopping = true;
-                    Ok(Event::Stop)
+                    Some(Event::Stop)
                 }
-                Some(done) = self.work.join_next(), if !self.work.is_empty() => self.done(done),
-                _ = tick.tick() => Ok(Event::Tick),
-                received = incoming.recv() => self.received(received),
+                done = self.worker.done() => match done {
+                    Ok(done) => Some(Event::Done(self.done(done))),
+                    Err(error) => return error.into(),
+                },
+                _ = tick.tick() => {
+                    self.show();
+                    Some(Event::Tick)
+                }
+                _ = incoming.recv_many(&mut received, RECEIVE_MANY) => None,
             };
-            let event = match event {
-                Ok(event) => event,
+            let ended = match event {
+                Some(event) => self.on(event).await,
+                None => self.on_received(&mut received).await,
+            };
+            match ended {
+                Ok(None) => {}
+                Ok(Some(finish)) => {
+                    self.show();
+                    return Ended::Finished(finish, Box::new(self.worker.end().await));
+                }
                 Err(ended) => return ended,
-            };
-            let ticked = matches!(event, Event::Tick);
-            for effect in self.state.on(event, self.began.elapsed()) {
-                match self.carry_out(effect).await {
-                    Ok(None) => {}
-                    Ok(Some((finish, applier))) => {
-                        self.show();
-                        return Ended::Finished(finish, applier);
-                    }
-                    Err(failure) => return failure.into(),
-                }
-            }
-            if ticked {
-                self.show();
             }
         }
     }
 
-    async fn carry_out(&mut self, effect: Effect) -> Result<Option<(Finish, Box<Applier>)>> {
-        match effect {
-            Effect::Apply(batch) => {
-                let mut applier = self.applier.take().expect("one batch at a time");
-                self.work.spawn(async move {
-                    let began = Instant::now();
-                    let outcome = applier.apply(&batch).await;
-                    (applier, Work::Applied { batch, outcome, took: began.elapsed() })
-                });
+    async fn on_received(&mut self, received: &mut Vec<Incoming>) -> Result<Option<Finish>, Ended> {
+        self.heard = Instant::now();
+        for incoming in received.drain(..) {
+            let event = event(incoming)?;
+            if let Some(finish) = self.on(event).await? {
+                return Ok(Some(finish));
             }
-            Effect::Store(to) => {
-                let mut applier = self.applier.take().expect("one batch at a time");
-                let previous = EndLsn::new(self.state.positions().durable.get());
-                self.work.spawn(async move {
-                    let stored = applier.store(previous, to).await;
-                    (applier, Work::Stored(stored))
-                });
-            }
-            Effect::Report(positions) => self.report(positions).await?,
-            Effect::Release(cost) => self.memory.add_permits(cost),
-            Effect::Finish(finish) => return Ok(self.applier.take().map(|applier| (finish, applier))),
         }
         Ok(None)
     }
 
-    fn done(&mut self, done: Result<(Box<Applier>, Work), tokio::task::JoinError>) -> Result<Event, Ended> {
-        // The task is never cancelled while it is waited for: a panic there is a panic here.
-        let (applier, work) = done.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
-        self.applier = Some(applier);
-        match work {
-            Work::Stored(stored) => Ok(stored.map(|()| Event::Stored)?),
-            Work::Applied { batch, outcome, took } => {
-                self.count(&batch, outcome?, took);
-                Ok(Event::Applied)
+    async fn on(&mut self, event: Event) -> Result<Option<Finish>, Ended> {
+        for effect in self.state.on(event, self.began.elapsed()) {
+            match effect {
+                Effect::Apply(batch) => self.worker.apply(batch),
+                Effect::Store { previous, to } => self.worker.store(previous, to),
+                Effect::Flush => self.worker.flush(),
+                Effect::Report(positions) => self.report(positions).await?,
+                Effect::Release(cost) => self.memory.add_permits(cost),
+                Effect::Finish(finish) => return Ok(Some(finish)),
             }
         }
+        Ok(None)
     }
 
-    fn received(&mut self, received: Option<Incoming>) -> Result<Event, Ended> {
-        self.heard = Instant::now();
-        match received {
-            Some(Incoming::Segment(segment)) => Ok(Event::Received(segment)),
-            Some(Incoming::Keepalive { wal_end, reply_requested, in_transaction }) => {
-                Ok(Event::Keepalive { wal_end, reply_requested, in_transaction })
+    fn done(&self, (done, took): (Done, Duration)) -> Option<Written> {
+        match done {
+            Done::Stored(written) | Done::Flushed(written) => Some(written),
+            Done::Applied { batch, applied, written } => {
+                self.count(&batch, applied, took);
+                written
             }
-            Some(Incoming::Failed(failure)) => Err(failure.into()),
-            Some(Incoming::SpillFailed(error)) => Err(Ended::SpillFailed(error)),
-            None => unreachable!("the reader says why it ends"),
         }
     }
 
@@ -238,7 +216,7 @@ impl Shell {
         let Run { metrics, status, dbname, clocks, .. } = &self.run;
         metrics.batch(applied.changes.iter().sum(), took.as_secs_f64());
         if let Some(reason) = applied.ordered {
-            metrics.ordered_batch(reason);
+            metrics.ordered_batch(reason.as_str());
         }
         if let Some(now) = clocks.source_now() {
             for segment in batch.segments.iter().filter(|segment| segment.end.is_some()) {
@@ -265,5 +243,16 @@ impl Shell {
             database.confirmed = Some(confirmed).filter(|confirmed| *confirmed > SourceLsn::ZERO);
             database.spill_bytes = self.run.spill.as_ref().map_or(0, SpillDir::used);
         });
+    }
+}
+
+fn event(incoming: Incoming) -> Result<Event, Ended> {
+    match incoming {
+        Incoming::Segment(segment) => Ok(Event::Received(segment)),
+        Incoming::Keepalive { wal_end, reply_requested, in_transaction } => {
+            Ok(Event::Keepalive { wal_end, reply_requested, in_transaction })
+        }
+        Incoming::Failed(failure) => Err(failure.into()),
+        Incoming::SpillFailed(error) => Err(Ended::SpillFailed(error)),
     }
 }

@@ -5,7 +5,11 @@
 //! ```
 //!
 //! The shell in [`super`] turns what happens into events and carries the effects out. Time is an argument: how long
-//! the pipeline has run. At most one [`Effect::Apply`] or [`Effect::Store`] is under way at any moment.
+//! the pipeline has run. What is asked for is done in its order, some of it at a time: a batch leaves at once when nothing
+//! is under way, and behind others when it is as large as a batch gets.
+//!
+//! A commit on the target does not wait for the disk. What it held is durable when the target says that its WAL is
+//! flushed to beyond it; if that takes long, it is asked to.
 //!
 //! Keepalives: the field "current end of WAL" holds how far the server has decoded and sent. All that commits before
 //! it is already in the stream ahead of the keepalive, so once that is applied, the position may be taken as applied
@@ -15,8 +19,12 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::assemble::Segment;
-use crate::limits::{BATCH_CHANGES_MAX, BATCH_COST_MAX, CONFIRM_STEP, IDLE_STORE_INTERVAL, STATUS_INTERVAL};
-use crate::pg::{EndLsn, PgTimestamp, SourceLsn};
+use crate::apply::Written;
+use crate::limits::{
+    BATCH_CHANGES_MAX, BATCH_COST_MAX, CONFIRM_STEP, FLUSH_AFTER, FLUSH_AFTER_BUSY, IDLE_STORE_INTERVAL,
+    STATUS_INTERVAL, UNDER_WAY_MAX,
+};
+use crate::pg::{EndLsn, PgTimestamp, SourceLsn, TargetLsn};
 use crate::plan::Batch;
 
 /// Something that happened.
@@ -33,10 +41,8 @@ pub enum Event {
         /// Whether it came in the middle of a transaction.
         in_transaction: bool,
     },
-    /// The batch under way is done: committed if it ended with a whole transaction.
-    Applied,
-    /// The position under way is in `walferry.progress`.
-    Stored,
+    /// The oldest thing under way is done. Where it was committed, this is where the target's WAL was then.
+    Done(Option<Written>),
     /// Time went by.
     Tick,
     /// Somebody wants the pipeline to end.
@@ -46,10 +52,17 @@ pub enum Event {
 /// Something to do.
 #[derive(Debug)]
 pub enum Effect {
-    /// Apply the batch, then say [`Event::Applied`].
+    /// Apply the batch, then say [`Event::Done`].
     Apply(Batch),
-    /// Move `walferry.progress` to this position, then say [`Event::Stored`].
-    Store(EndLsn),
+    /// Move `walferry.progress` to this position, then say [`Event::Done`].
+    Store {
+        /// What it holds when all before this is done.
+        previous: EndLsn,
+        /// What it is to hold.
+        to: EndLsn,
+    },
+    /// Have the target write to its disk what it committed, then say [`Event::Done`].
+    Flush,
     /// Tell the source the positions.
     Report(Positions),
     /// Let the reader hold this much more.
@@ -85,8 +98,17 @@ pub struct Positions {
 pub struct State {
     positions: Positions,
     queue: VecDeque<Segment>,
-    under_way: Option<UnderWay>,
-    /// A large transaction is applied in part, the target transaction is open: when it committed on the source.
+    /// What the queue costs, and how many changes it has.
+    queued: (usize, usize),
+    /// What was asked for and is not done, oldest first.
+    under_way: VecDeque<UnderWay>,
+    /// What `walferry.progress` holds when all of that is done.
+    asked: EndLsn,
+    /// What `walferry.progress` holds.
+    stored: SourceLsn,
+    /// Committed positions that may not be on the target's disk yet, oldest first.
+    in_memory: VecDeque<InMemory>,
+    /// Of a large transaction a part was asked for and the rest was not: when it committed on the source.
     open: Option<PgTimestamp>,
     /// A keepalive's position that holds once everything queued before it is applied.
     idle_mark: Option<SourceLsn>,
@@ -102,6 +124,8 @@ pub struct State {
     reported_at: Duration,
     stored_at: Duration,
     reply_requested: bool,
+    /// The source asked when this was applied and not yet durable: it hears again when it is.
+    owed: Option<SourceLsn>,
     stopping: bool,
     finished: bool,
 }
@@ -114,10 +138,19 @@ struct Aging {
     position: SourceLsn,
 }
 
+/// A committed position, and where its commit ends in the target's WAL.
+#[derive(Debug)]
+struct InMemory {
+    position: SourceLsn,
+    end: TargetLsn,
+    since: Duration,
+}
+
 #[derive(Debug)]
 enum UnderWay {
     Batch { end: Option<EndLsn>, cost: usize, oldest: PgTimestamp },
     Store(EndLsn),
+    Flush,
 }
 
 impl State {
@@ -130,7 +163,11 @@ impl State {
         Self {
             positions: Positions { received: at, applied: at, durable: at, confirmed: SourceLsn::ZERO },
             queue: VecDeque::new(),
-            under_way: None,
+            queued: (0, 0),
+            under_way: VecDeque::new(),
+            asked: stored,
+            stored: at,
+            in_memory: VecDeque::new(),
             open: None,
             idle_mark: None,
             resumed: Some(at),
@@ -141,6 +178,7 @@ impl State {
             reported_at: Duration::ZERO,
             stored_at: Duration::ZERO,
             reply_requested: false,
+            owed: None,
             stopping: false,
             finished: false,
         }
@@ -153,16 +191,17 @@ impl State {
 
     /// When the oldest transaction that was received and is not applied committed on the source.
     pub fn oldest_unapplied(&self) -> Option<PgTimestamp> {
-        match &self.under_way {
-            Some(UnderWay::Batch { oldest, .. }) => Some(*oldest),
-            _ => self.open.or_else(|| self.queue.front().map(|segment| segment.commit_time)),
-        }
+        let oldest = self.under_way.iter().find_map(|work| match work {
+            UnderWay::Batch { oldest, .. } => Some(*oldest),
+            UnderWay::Store(_) | UnderWay::Flush => None,
+        });
+        oldest.or(self.open).or_else(|| self.queue.front().map(|segment| segment.commit_time))
     }
 
     /// Takes an event at `now`, and says what to do, in order; after [`Effect::Finish`] nothing any more.
     ///
     /// # Panics
-    /// When the shell breaks its word: an `Applied` or `Stored` that answers nothing.
+    /// When the shell breaks its word: a `Done` that answers nothing.
     pub fn on(&mut self, event: Event, now: Duration) -> Vec<Effect> {
         let mut effects = Vec::new();
         if self.finished {
@@ -180,8 +219,7 @@ impl State {
                 }
                 self.reply_requested |= reply_requested;
             }
-            Event::Applied => self.applied(now, &mut effects),
-            Event::Stored => self.stored(now),
+            Event::Done(written) => self.done(written, now, &mut effects),
             Event::Tick => {}
             Event::Stop => self.stopping = true,
         }
@@ -198,32 +236,40 @@ impl State {
             assert!(end.position() > self.positions.durable, "a transaction came that is already durable");
             self.positions.received = self.positions.received.max(end.position());
         }
+        self.queued.0 += segment.cost;
+        self.queued.1 += segment.changes.len();
         self.queue.push_back(segment);
     }
 
-    fn applied(&mut self, now: Duration, effects: &mut Vec<Effect>) {
-        let Some(UnderWay::Batch { end, cost, oldest }) = self.under_way.take() else {
-            unreachable!("a batch was applied that was not under way");
+    fn done(&mut self, written: Option<Written>, now: Duration, effects: &mut Vec<Effect>) {
+        let committed = match self.under_way.pop_front().expect("something was under way") {
+            UnderWay::Batch { end, cost, .. } => {
+                effects.push(Effect::Release(cost));
+                end
+            }
+            UnderWay::Store(end) => Some(end),
+            UnderWay::Flush => None,
         };
-        effects.push(Effect::Release(cost));
-        self.open = end.is_none().then_some(oldest);
-        if let Some(end) = end {
-            assert!(end.position() >= self.positions.applied, "applied went back");
-            self.positions.applied = end.position();
-            self.durable(end.position(), now);
+        if let Some(end) = committed {
+            let position = end.position();
+            assert!(position >= self.stored, "what is stored went back");
+            self.stored = position;
+            self.stored_at = now;
+            self.positions.applied = self.positions.applied.max(position);
+            let end = written.map(|written| written.end).expect("a commit says where it is");
+            self.in_memory.push_back(InMemory { position, end, since: now });
         }
-    }
-
-    fn stored(&mut self, now: Duration) {
-        let Some(UnderWay::Store(end)) = self.under_way.take() else {
-            unreachable!("a position was stored that was not under way");
-        };
-        self.durable(end.position(), now);
+        if let Some(Written { flushed, .. }) = written {
+            while let Some(oldest) = self.in_memory.front().filter(|oldest| oldest.end <= flushed) {
+                let position = oldest.position;
+                self.in_memory.pop_front();
+                self.durable(position, now);
+            }
+        }
     }
 
     fn durable(&mut self, position: SourceLsn, now: Duration) {
         self.positions.durable = position;
-        self.stored_at = now;
         if self.confirm_delay.is_zero() {
             self.ripe = position;
             return;
@@ -240,31 +286,55 @@ impl State {
 
     /// Nothing waits and nothing is being received: what the keepalive said is applied.
     fn advance_idle(&mut self) {
-        let quiet = self.queue.is_empty() && self.under_way.is_none() && self.open.is_none();
+        let batch = |work: &UnderWay| matches!(work, UnderWay::Batch { .. });
+        let quiet = self.queue.is_empty() && self.open.is_none() && !self.under_way.iter().any(batch);
         if let Some(mark) = self.idle_mark.filter(|_| quiet) {
             self.positions.applied = self.positions.applied.max(mark);
         }
     }
 
-    /// Starts the next work, if none is under way.
+    /// Asks for what can be asked for.
     fn proceed(&mut self, now: Duration, effects: &mut Vec<Effect>) {
-        if self.under_way.is_some() {
+        while self.may_send()
+            && let Some(batch) = self.next_batch()
+        {
+            let oldest = batch.segments.first().map_or(PgTimestamp::default(), |first| first.commit_time);
+            let end = batch.end();
+            self.asked = end.unwrap_or(self.asked);
+            self.open = if end.is_none() { Some(oldest) } else { None };
+            self.under_way.push_back(UnderWay::Batch { end, cost: batch.cost, oldest });
+            effects.push(Effect::Apply(batch));
+        }
+        if self.open.is_some() || self.under_way.len() >= UNDER_WAY_MAX {
             return;
         }
-        let may_start = !self.stopping && !self.reached();
-        if may_start && let Some(batch) = self.next_batch() {
-            let oldest = batch.segments.first().map_or(PgTimestamp::default(), |first| first.commit_time);
-            self.under_way = Some(UnderWay::Batch { end: batch.end(), cost: batch.cost, oldest });
-            effects.push(Effect::Apply(batch));
-        } else if self.open.is_none() && self.positions.applied > self.positions.durable {
-            let reaches = self.run_to.is_some_and(|run_to| self.positions.applied >= run_to);
-            let urgent = self.reply_requested || self.stopping || reaches;
+        let idle = self.under_way.is_empty();
+        let reaches = self.run_to.is_some_and(|run_to| self.positions.applied >= run_to);
+        let urgent = self.reply_requested || self.owed.is_some() || self.stopping || reaches || self.reached();
+        if idle && self.positions.applied > self.stored {
             if urgent || now.saturating_sub(self.stored_at) >= IDLE_STORE_INTERVAL {
-                let end = EndLsn::new(self.positions.applied.get());
-                self.under_way = Some(UnderWay::Store(end));
-                effects.push(Effect::Store(end));
+                let (previous, to) = (self.asked, EndLsn::new(self.positions.applied.get()));
+                self.asked = to;
+                self.under_way.push_back(UnderWay::Store(to));
+                effects.push(Effect::Store { previous, to });
+            }
+        } else if let Some(oldest) = self.in_memory.front() {
+            let flushes = self.under_way.iter().any(|work| matches!(work, UnderWay::Flush));
+            let patience = if idle { FLUSH_AFTER } else { FLUSH_AFTER_BUSY };
+            if !flushes && (urgent || now.saturating_sub(oldest.since) >= patience) {
+                self.under_way.push_back(UnderWay::Flush);
+                effects.push(Effect::Flush);
             }
         }
+    }
+
+    /// Whether the next batch, if there is one, can leave.
+    fn may_send(&self) -> bool {
+        if self.stopping || self.queue.is_empty() || self.reached() {
+            return false;
+        }
+        let full = self.open.is_some() || self.queued.0 >= BATCH_COST_MAX || self.queued.1 >= BATCH_CHANGES_MAX;
+        self.under_way.is_empty() || (full && self.under_way.len() < UNDER_WAY_MAX)
     }
 
     fn next_batch(&mut self) -> Option<Batch> {
@@ -281,12 +351,14 @@ impl State {
             }
             cost += next.cost;
             changes += next.changes.len();
+            self.queued.0 -= next.cost;
+            self.queued.1 -= next.changes.len();
             segments.extend(self.queue.pop_front());
             if part {
                 break;
             }
         }
-        let previous = EndLsn::new(self.positions.durable.get());
+        let previous = self.asked;
         (!segments.is_empty()).then_some(Batch { segments, previous, cost })
     }
 
@@ -296,15 +368,22 @@ impl State {
             self.ripe = oldest.position;
             self.aging.pop_front();
         }
-        let due = now.saturating_sub(self.reported_at) >= STATUS_INTERVAL;
-        if !due && !self.reply_requested {
+        let answered = self.owed.is_some_and(|owed| self.positions.durable >= owed);
+        let asked = self.reply_requested || answered;
+        if !asked && now.saturating_sub(self.reported_at) < STATUS_INTERVAL {
             return;
         }
-        let storing = matches!(self.under_way, Some(UnderWay::Store(_)));
-        self.confirm(if self.reply_requested { self.positions.durable } else { self.ripe });
+        self.confirm(if asked { self.positions.durable } else { self.ripe });
         self.reported_at = now;
-        // Asked for an answer while a position is being stored: answer now, and again when it is stored.
-        self.reply_requested &= storing;
+        if asked {
+            // Answered now, and again when all that is applied by now is on the disk.
+            let applied = self.positions.applied;
+            self.owed = self.owed.filter(|_| !answered);
+            if self.reply_requested {
+                self.owed = (applied > self.positions.durable).then_some(applied);
+            }
+            self.reply_requested = false;
+        }
         effects.push(Effect::Report(self.positions));
     }
 
@@ -313,7 +392,7 @@ impl State {
         assert!(self.positions.confirmed <= self.positions.durable, "confirmed beyond durable");
     }
 
-    /// Asked when nothing is under way.
+    /// Whether nothing more is to be begun.
     fn reached(&self) -> bool {
         let durable = self.run_to.is_some_and(|run_to| self.positions.durable >= run_to);
         let next_is_beyond = self.queue.front().is_some_and(|next| self.is_beyond(next));
@@ -326,7 +405,7 @@ impl State {
     }
 
     fn finish(&mut self, effects: &mut Vec<Effect>) {
-        if self.under_way.is_some() {
+        if !self.under_way.is_empty() || !self.in_memory.is_empty() {
             return;
         }
         let finish = if self.stopping { Finish::Stopped } else { Finish::Reached };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
-use crate::apply::{Applier, ApplyError, Tables, TargetSession};
+use crate::apply::{Applier, ApplyError, ApplyOptions, Tables, TargetSession};
 use crate::config::{Ddl, Until};
 use crate::engine::{self, Finish, Run};
 use crate::error::{Definite, Failure, Result, Side, Transient};
@@ -92,7 +92,8 @@ impl Attempt<'_> {
         let stored = self.stored().await?;
         let (source, target) = (Arc::clone(&self.source), Arc::clone(&self.target));
         let tables = Tables::new(source, target, &self.row.name, self.store().relations().await?).await?;
-        let applier = Applier::new(session, tables, self.migration.ddl == Ddl::Follow);
+        let options = ApplyOptions { follow_ddl: self.migration.ddl == Ddl::Follow, ..ApplyOptions::default() };
+        let applier = Applier::new(session, tables, options);
         let Opened { stream, spill, reopens } = self.open(stored, context).await?;
         tracing::info!(slot = %self.row.slot, from = %stored, in_progress = spill.is_some(), "streaming");
         self.migration.status.update_database(&self.row.dbname, |database| {

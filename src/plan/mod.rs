@@ -1,16 +1,24 @@
 //! Transactions in, statements out.
 //!
-//! The [`Planner`] turns each change of a segment into a [`Step`]: a statement that is prepared once, and its
-//! parameters as the source's bytes. This is ordered mode: row by row, in the source's order, each step expected to
-//! touch exactly one row. [`merge()`] makes fewer steps of them, to the same end. What comes out depends on what goes in
-//! alone.
+//! The [`Planner`] turns the changes of a batch into [`Step`]s: statements with the source's bytes as their parameters.
+//! In set form ([`Form::Set`]) the changes of each row merge, and each table's become a few statements. In ordered mode
+//! each change is a step, in the source's order, expected to touch exactly one row: the reference, and for what set form
+//! cannot do. What comes out depends on what goes in alone.
+//!
+//! Set form may fail where ordered mode does not: where a value of a unique index is handed from row to row. Whoever
+//! executes the steps then has the batch planned again, in ordered mode, and says which table it was: one that goes on
+//! failing is ordered for a while.
 //!
 //! Not here: sockets, clocks, transactions, and what to do when a step touches no row.
 //!
 //! Invariants: a change to a table whose copy already holds it (`commit_lsn < copy_lsn`) makes no step; an unchanged
-//! TOAST value is left out of SET, never written as NULL; generated columns are never written.
+//! TOAST value is left out of SET, never written as NULL; generated columns are never written. Steps of different tables
+//! may change places, except around the barriers: TRUNCATE, an altered table. A changed key, or a row found by all its
+//! columns, is one for its table.
 
-mod merge;
+mod literal;
+mod net;
+mod set;
 mod statements;
 mod table;
 mod types;
@@ -22,11 +30,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 
 use crate::assemble::{Change, Segment};
+use crate::limits::{FAILING_FORGOTTEN_AFTER, FAILING_TIMES_MAX};
 use crate::pg::{CommitLsn, EndLsn, Oid, QualifiedName, Relation, RelationId, Sql};
 use crate::proto::{OldTuple, Tuple, TupleValue};
 
-pub use merge::{INSERT_ROWS, merge};
-pub use table::{Shape, ShapeError, TargetColumn, TargetTable, TypeNames};
+pub use table::{Carried, Shape, ShapeError, TargetColumn, TargetTable, TypeNames};
 pub use types::{TargetType, is_builtin};
 
 /// Whole transactions in commit order, or one segment of a large one: applied in one target transaction.
@@ -47,8 +55,6 @@ pub struct Statement {
     pub id: u64,
     /// The text, with `$1`… for the parameters. The server infers their types from where they stand.
     pub sql: Sql,
-    /// For an INSERT: the same for [`INSERT_ROWS`] rows at once.
-    pub many: Option<Arc<Statement>>,
 }
 
 /// One statement's execution.
@@ -56,18 +62,68 @@ pub struct Statement {
 pub struct Step {
     /// What to execute.
     pub statement: Arc<Statement>,
-    /// Its parameters, in text format; `None` is NULL.
-    pub params: Vec<Option<Bytes>>,
+    /// What goes with it.
+    pub input: Input,
     /// What the step does to its table.
     pub kind: Kind,
     /// The table on the source; for TRUNCATE the first of those that are emptied.
     pub relation: Arc<Relation>,
-    /// The transaction that it belongs to.
+    /// The transaction that it belongs to; of several, the last.
     pub commit_lsn: CommitLsn,
-    /// How many rows it must touch; `None` for any number.
+    /// How many rows it must touch, for whoever executes it to look at before the commit; `None` where the statement
+    /// itself fails, or any number will do.
     pub rows: Option<u64>,
-    /// For an UPDATE that leaves the key as it is and for a DELETE: how many of the last parameters are the key.
-    pub key: Option<usize>,
+}
+
+/// What goes with a statement.
+#[derive(Debug, Clone)]
+pub enum Input {
+    /// Parameters in text format; `None` is NULL.
+    Params(Vec<Option<Bytes>>),
+    /// For `COPY … FROM STDIN`: all rows, in its text format.
+    Copy(Bytes),
+}
+
+/// How changes become steps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Form {
+    /// Merged, table by table, where that can be.
+    #[default]
+    Set,
+    /// Row by row, in the source's order.
+    Ordered,
+}
+
+/// Why changes go row by row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// The target's triggers or rules fire for each row, and may look at any table.
+    Triggers,
+    /// Set form failed, or touched another number of rows.
+    Failed,
+    /// The table failed in set form again and again.
+    Failing,
+    /// The table has no key that the source keeps unique (REPLICA IDENTITY FULL).
+    Identity,
+    /// A key changed.
+    KeyChange,
+    /// A column whose values cannot be put together: GENERATED ALWAYS AS IDENTITY outside the key, some domains.
+    Values,
+    /// A row too large to be put together with others.
+    Large,
+    /// The change does not follow from those before it.
+    Sequence,
+}
+
+/// What a batch comes to.
+#[derive(Debug, Default)]
+pub struct Plan {
+    /// What to execute, in this order.
+    pub steps: Vec<Step>,
+    /// Changes by kind, in the order of [`Kind::ALL`]; those that a copy holds already are not among them.
+    pub changes: [u64; 4],
+    /// Why some of them go row by row, though set form was asked for: the first reason.
+    pub ordered: Option<Reason>,
 }
 
 /// The kinds of change, as metrics and conflicts name them.
@@ -134,6 +190,20 @@ pub struct Planner {
     types: TypeNames,
     /// Tables that earlier segments of the transaction changed.
     touched: HashSet<RelationId>,
+    form: Form,
+    plan: Plan,
+    /// Tables with changes that are not steps yet.
+    gathered: Vec<RelationId>,
+    /// Tables that failed in set form.
+    failing: HashMap<RelationId, Failing>,
+}
+
+/// A table that failed in set form, not long ago.
+#[derive(Debug)]
+struct Failing {
+    times: u32,
+    /// Batches for which it is ordered; below zero, those that went well since.
+    left: i32,
 }
 
 impl Batch {
@@ -162,13 +232,25 @@ impl Kind {
 static NEXT: AtomicU64 = AtomicU64::new(1);
 
 impl Statement {
-    fn new(sql: Sql) -> Arc<Self> {
-        Arc::new(Self { id: NEXT.fetch_add(1, Ordering::Relaxed), sql, many: None })
+    /// A statement of this text, with a number of its own.
+    pub fn new(sql: Sql) -> Arc<Self> {
+        Arc::new(Self { id: NEXT.fetch_add(1, Ordering::Relaxed), sql })
     }
+}
 
-    fn with_many(sql: Sql, many: Option<Sql>) -> Arc<Self> {
-        let id = NEXT.fetch_add(1, Ordering::Relaxed);
-        Arc::new(Self { id, sql, many: many.map(Self::new) })
+impl Reason {
+    /// As metrics have it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Triggers => "triggers",
+            Self::Failed => "failed",
+            Self::Failing => "failing",
+            Self::Identity => "identity",
+            Self::KeyChange => "key_change",
+            Self::Values => "values",
+            Self::Large => "large",
+            Self::Sequence => "sequence",
+        }
     }
 }
 
@@ -204,10 +286,7 @@ impl Planner {
             previous = Some(relation);
             match self.shapes.get(&relation.id) {
                 Some(shape) if shape.serves(relation) => continue,
-                Some(_) => {
-                    self.shapes.remove(&relation.id);
-                    self.tables.remove(&relation.id);
-                }
+                Some(_) => self.forget(relation.id),
                 None => {}
             }
             if !self.tables.contains_key(&relation.id) && unknown.iter().all(|other| other.id != relation.id)
@@ -220,7 +299,7 @@ impl Planner {
 
     /// Takes what the target says of a relation's table, in place of what it said before.
     pub fn learn(&mut self, id: RelationId, table: TargetTable) {
-        self.shapes.remove(&id);
+        self.forget(id);
         self.tables.insert(id, Arc::new(table));
     }
 
@@ -231,7 +310,10 @@ impl Planner {
 
     /// Forgets a relation's table: it is to be asked for again.
     pub fn forget(&mut self, id: RelationId) {
-        self.shapes.remove(&id);
+        // What was gathered for it goes by what was known of it.
+        if self.flush(id).is_ok() {
+            self.shapes.remove(&id);
+        }
         self.tables.remove(&id);
     }
 
@@ -258,60 +340,41 @@ impl Planner {
         relations.any(|relation| self.tables.get(&relation.id).is_some_and(|table| table.has_triggers))
     }
 
-    /// Makes the steps of `segment` and appends them to `steps`.
-    ///
-    /// # Errors
-    /// When a change has no right statement; `steps` then holds those before it.
-    pub fn plan(&mut self, segment: &Segment, steps: &mut Vec<Step>) -> Result<(), PlanError> {
-        self.plan_from(segment, &mut 0, steps)
+    /// Begins a batch, and drops what was planned and not taken.
+    pub fn begin(&mut self, form: Form) {
+        for id in self.gathered.drain(..) {
+            if let Some(shape) = self.shapes.get_mut(&id) {
+                shape.forget_gathered();
+            }
+        }
+        self.plan = Plan::default();
+        self.form = form;
+        if form == Form::Set {
+            self.failing.retain(|_, failing| {
+                failing.left -= 1;
+                failing.left > -FAILING_FORGOTTEN_AFTER
+            });
+        }
     }
 
-    /// The same from the change at `next` on, which moves on with each that is planned: after an error that was mended,
-    /// it goes on from there.
+    /// Plans `segment` from its change at `next` on, which moves on with each that is planned: after an error that was
+    /// mended, it goes on from there.
     ///
     /// # Errors
-    /// As [`Planner::plan`].
-    pub fn plan_from(
-        &mut self,
-        segment: &Segment,
-        next: &mut usize,
-        steps: &mut Vec<Step>,
-    ) -> Result<(), PlanError> {
+    /// When a change has no right statement.
+    pub fn plan(&mut self, segment: &Segment, next: &mut usize) -> Result<(), PlanError> {
         if segment.first && *next == 0 {
             self.touched.clear();
         }
         for change in segment.changes.iter().skip(*next) {
             match change {
                 Change::Truncate { relations, restart_identity, .. } => {
-                    self.truncate(segment.commit_lsn, relations, *restart_identity, steps)?;
+                    self.flush_all()?;
+                    self.truncate(segment.commit_lsn, relations, *restart_identity)?;
                 }
-                Change::Insert { relation, new } => {
-                    let Some(shape) = self.shape(relation, segment.commit_lsn)? else {
-                        *next += 1;
-                        continue;
-                    };
-                    let statement = shape.insert();
-                    let params = shape.values(new, shape.written(), Kind::Insert, segment.commit_lsn)?;
-                    steps.push(step(segment, relation, Kind::Insert, statement, params, None));
-                }
-                Change::Update { relation, old, new } => {
-                    let Some(shape) = self.shape(relation, segment.commit_lsn)? else {
-                        *next += 1;
-                        continue;
-                    };
-                    let (statement, params) = shape.update(old.as_ref(), new, segment.commit_lsn)?;
-                    let key = shape.finds_again(old.as_ref());
-                    steps.push(step(segment, relation, Kind::Update, statement, params, key));
-                }
-                Change::Delete { relation, old } => {
-                    let Some(shape) = self.shape(relation, segment.commit_lsn)? else {
-                        *next += 1;
-                        continue;
-                    };
-                    let (statement, params) = shape.delete(old, segment.commit_lsn)?;
-                    let key = shape.finds_again(None);
-                    steps.push(step(segment, relation, Kind::Delete, statement, params, key));
-                }
+                Change::Insert { relation, .. }
+                | Change::Update { relation, .. }
+                | Change::Delete { relation, .. } => self.row(segment.commit_lsn, relation, change)?,
             }
             *next += 1;
         }
@@ -322,27 +385,115 @@ impl Planner {
         Ok(())
     }
 
-    /// The table's shape, or `None` where its copy already holds what commits at `commit_lsn`.
-    fn shape(
-        &mut self,
-        relation: &Arc<Relation>,
-        commit_lsn: CommitLsn,
-    ) -> Result<Option<&mut Shape>, PlanError> {
-        let fits = self.shapes.get_mut(&relation.id).is_some_and(|shape| shape.adopt(relation));
-        if !fits {
-            let table = self.tables.get(&relation.id);
-            let table = table.ok_or_else(|| PlanError::UnknownTable(relation.name.clone()))?;
-            // What was sent before the copy need not fit the table as it was copied.
-            if commit_lsn.position() < table.copy_lsn {
-                return Ok(None);
-            }
-            match Shape::new(Arc::clone(relation), Arc::clone(table), &self.types) {
-                Ok(shape) => self.shapes.insert(relation.id, shape),
-                Err(error) => return Err(PlanError::Shape { relation: Arc::clone(relation), error }),
-            };
+    /// Puts a step after all that was planned before.
+    ///
+    /// # Errors
+    /// As [`Planner::plan`].
+    pub fn push(&mut self, step: Step) -> Result<(), PlanError> {
+        self.flush_all()?;
+        self.plan.steps.push(step);
+        Ok(())
+    }
+
+    /// Gives what was planned since [`Planner::begin`].
+    ///
+    /// # Errors
+    /// As [`Planner::plan`].
+    pub fn finish(&mut self) -> Result<Plan, PlanError> {
+        self.flush_all()?;
+        Ok(std::mem::take(&mut self.plan))
+    }
+
+    /// Takes note that a table's set form failed. At the second time soon it is ordered for one more batch, then for
+    /// three, seven, and so on.
+    pub fn failed(&mut self, id: RelationId) {
+        let failing = self.failing.entry(id).or_insert(Failing { times: 0, left: 0 });
+        failing.times += 1;
+        failing.left = if failing.times == 1 { 0 } else { 1 << failing.times.min(FAILING_TIMES_MAX).saturating_sub(1) };
+    }
+
+    /// One change of a row.
+    fn row(&mut self, commit_lsn: CommitLsn, relation: &Arc<Relation>, change: &Change) -> Result<(), PlanError> {
+        if !self.fits(relation, commit_lsn)? {
+            return Ok(());
         }
-        let shape = self.shapes.get_mut(&relation.id);
-        Ok(shape.filter(|shape| commit_lsn.position() >= shape.table().copy_lsn))
+        let Some(shape) = self.shapes.get_mut(&relation.id) else { return Ok(()) };
+        let mut reason = None;
+        if self.form == Form::Set {
+            let was_empty = !shape.has_gathered();
+            let gathered = if self.failing.get(&relation.id).is_some_and(|failing| failing.left > 0) {
+                Err(Reason::Failing)
+            } else {
+                match change {
+                    Change::Insert { new, .. } => shape.gather_insert(new, commit_lsn),
+                    Change::Update { old, new, .. } => shape.gather_update(old.as_ref(), new, commit_lsn),
+                    Change::Delete { old, .. } => shape.gather_delete(old, commit_lsn),
+                    Change::Truncate { .. } => Ok(()),
+                }
+            };
+            match gathered {
+                Ok(()) => {
+                    if was_empty {
+                        self.gathered.push(relation.id);
+                    }
+                    self.plan.changes[kind(change) as usize] += 1;
+                    return Ok(());
+                }
+                Err(why) => reason = Some(why),
+            }
+            shape.flush(&mut self.plan.steps)?;
+        }
+        let kind = kind(change);
+        let (statement, params) = match change {
+            Change::Insert { new, .. } => {
+                (shape.insert(), shape.values(new, shape.written(), kind, commit_lsn)?)
+            }
+            Change::Update { old, new, .. } => shape.update(old.as_ref(), new, commit_lsn)?,
+            Change::Delete { old, .. } => shape.delete(old, commit_lsn)?,
+            Change::Truncate { .. } => return Ok(()),
+        };
+        // One row is inserted, or there is an error: triggers that could do otherwise are seen to beforehand.
+        let rows = (self.form == Form::Ordered || kind != Kind::Insert).then_some(1);
+        let (input, relation) = (Input::Params(params), Arc::clone(relation));
+        self.plan.steps.push(Step { statement, input, kind, relation, commit_lsn, rows });
+        self.plan.changes[kind as usize] += 1;
+        self.plan.ordered = self.plan.ordered.or(reason);
+        Ok(())
+    }
+
+    fn flush(&mut self, id: RelationId) -> Result<(), PlanError> {
+        match self.shapes.get_mut(&id) {
+            Some(shape) => shape.flush(&mut self.plan.steps),
+            None => Ok(()),
+        }
+    }
+
+    fn flush_all(&mut self) -> Result<(), PlanError> {
+        for id in std::mem::take(&mut self.gathered) {
+            self.flush(id)?;
+        }
+        Ok(())
+    }
+
+    /// Sees to the table's shape; says no where its copy already holds what commits at `commit_lsn`.
+    fn fits(&mut self, relation: &Arc<Relation>, commit_lsn: CommitLsn) -> Result<bool, PlanError> {
+        if let Some(shape) = self.shapes.get_mut(&relation.id)
+            && shape.adopt(relation)
+        {
+            return Ok(commit_lsn.position() >= shape.table().copy_lsn);
+        }
+        let table = self.tables.get(&relation.id);
+        let table = Arc::clone(table.ok_or_else(|| PlanError::UnknownTable(relation.name.clone()))?);
+        // What was sent before the copy need not fit the table as it was copied.
+        if commit_lsn.position() < table.copy_lsn {
+            return Ok(false);
+        }
+        self.flush(relation.id)?;
+        match Shape::new(Arc::clone(relation), table, &self.types) {
+            Ok(shape) => self.shapes.insert(relation.id, shape),
+            Err(error) => return Err(PlanError::Shape { relation: Arc::clone(relation), error }),
+        };
+        Ok(true)
     }
 
     fn truncate(
@@ -350,27 +501,28 @@ impl Planner {
         commit_lsn: CommitLsn,
         relations: &[Arc<Relation>],
         restart_identity: bool,
-        steps: &mut Vec<Step>,
     ) -> Result<(), PlanError> {
         let (mut kept, mut names) =
             (Vec::with_capacity(relations.len()), Vec::with_capacity(relations.len()));
         for relation in relations {
-            if let Some(shape) = self.shape(relation, commit_lsn)? {
+            if self.fits(relation, commit_lsn)?
+                && let Some(shape) = self.shapes.get(&relation.id)
+            {
                 kept.push(relation);
                 names.push(shape.table().name.clone());
             }
         }
         if let Some(first) = kept.first() {
             let names: Vec<&QualifiedName> = names.iter().collect();
-            steps.push(Step {
+            self.plan.steps.push(Step {
                 statement: Statement::new(statements::truncate(&names, restart_identity)),
-                params: Vec::new(),
+                input: Input::Params(Vec::new()),
                 kind: Kind::Truncate,
                 relation: Arc::clone(first),
                 commit_lsn,
                 rows: None,
-                key: None,
             });
+            self.plan.changes[Kind::Truncate as usize] += 1;
         }
         Ok(())
     }
@@ -380,20 +532,17 @@ impl Step {
     /// A table of the target altered, for changes of `relation` in the transaction that commits at `commit_lsn`.
     pub fn alter(sql: Sql, relation: &Arc<Relation>, commit_lsn: CommitLsn) -> Self {
         let (statement, relation) = (Statement::new(sql), Arc::clone(relation));
-        Self { statement, params: Vec::new(), kind: Kind::Alter, relation, commit_lsn, rows: None, key: None }
+        Self { statement, input: Input::Params(Vec::new()), kind: Kind::Alter, relation, commit_lsn, rows: None }
     }
 }
 
-fn step(
-    segment: &Segment,
-    relation: &Arc<Relation>,
-    kind: Kind,
-    statement: Arc<Statement>,
-    params: Vec<Option<Bytes>>,
-    key: Option<usize>,
-) -> Step {
-    let (relation, commit_lsn) = (Arc::clone(relation), segment.commit_lsn);
-    Step { statement, params, kind, relation, commit_lsn, rows: Some(1), key }
+const fn kind(change: &Change) -> Kind {
+    match change {
+        Change::Insert { .. } => Kind::Insert,
+        Change::Update { .. } => Kind::Update,
+        Change::Delete { .. } => Kind::Delete,
+        Change::Truncate { .. } => Kind::Truncate,
+    }
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The text of ordered mode's statements.
+//! The statements' text: those of ordered mode first, those of set form after them.
 //!
 //! Parameters carry no cast where it can be helped: the server infers each one's type from the column that it is
 //! assigned to or compared with, and applies the column's own modifier on assignment. (An explicit cast to
@@ -18,8 +18,8 @@ pub(super) enum Match {
     SameText,
 }
 
-/// `INSERT` of so many rows, with values for identity columns as the source has them.
-pub(super) fn insert(table: &QualifiedName, columns: &[&str], rows: usize) -> Sql {
+/// `INSERT` of a row, with values for identity columns as the source has them.
+pub(super) fn insert(table: &QualifiedName, columns: &[&str]) -> Sql {
     if columns.is_empty() {
         return Sql::new("INSERT INTO ").name(table).text(" DEFAULT VALUES");
     }
@@ -27,11 +27,9 @@ pub(super) fn insert(table: &QualifiedName, columns: &[&str], rows: usize) -> Sq
         .name(table)
         .text(" (")
         .list(columns, ", ", |sql, column| sql.ident(column))
-        .text(") OVERRIDING SYSTEM VALUE VALUES ")
-        .list(0..rows, ", ", |sql, row| {
-            let first = row * columns.len() + 1;
-            sql.text("(").list(first..first + columns.len(), ", ", param).text(")")
-        })
+        .text(") OVERRIDING SYSTEM VALUE VALUES (")
+        .list(1..=columns.len(), ", ", param)
+        .text(")")
 }
 
 /// `UPDATE` of `set` to the first parameters, of the row that the next ones identify.
@@ -92,9 +90,7 @@ fn condition(sql: Sql, table: &QualifiedName, key: &[(&str, Match)], first_param
 fn conjunction(sql: Sql, key: &[(&str, Match)], first_param: usize) -> Sql {
     sql.list(key.iter().zip(first_param..), " AND ", |sql, ((column, by), n)| match by {
         Match::Equal { operator, cast } => {
-            let cast = |sql: Sql| cast.iter().fold(sql, |sql, cast| sql.text("::").name(cast));
-            let sql = cast(sql.ident(column)).text(" OPERATOR(").ident(&operator.schema).text(".");
-            cast(param(sql.operator(&operator.name).text(") "), n))
+            equal(sql, |sql| sql.ident(column), operator, cast.as_ref(), |sql| param(sql, n))
         }
         // `format` prints a value by its type's output function, as the source does; a cast to text would not
         // (boolean, char(n), inet). `IS NULL` holds for a row of NULLs too, which is not NULL. The parameter goes in
@@ -113,6 +109,101 @@ fn conjunction(sql: Sql, key: &[(&str, Match)], first_param: usize) -> Sql {
             param(sql, n).text(" END AS given) old)")
         }
     })
+}
+
+/// An array of values that is a parameter.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Array<'a> {
+    /// The column's bare type.
+    pub(super) of: &'a QualifiedName,
+    /// The array is one of text, and its elements are cast.
+    pub(super) as_text: bool,
+}
+
+/// `COPY` of rows into the table.
+pub(super) fn copy(table: &QualifiedName, columns: &[&str]) -> Sql {
+    let sql = Sql::new("COPY ").name(table).text(" (");
+    sql.list(columns, ", ", |sql, column| sql.ident(column)).text(") FROM STDIN")
+}
+
+/// `UPDATE` of `set` by the first arrays, of the rows that the last ones identify.
+pub(super) fn update_set(
+    table: &QualifiedName,
+    set: &[&str],
+    arrays: &[Array<'_>],
+    key: &[(&str, Match)],
+) -> Sql {
+    let sql = Sql::new("WITH changed AS (UPDATE ONLY ").name(table).text(" t SET ");
+    let sql = sql.list(set.iter().zip(1..), ", ", |sql, (column, n)| {
+        let sql = element(sql.ident(column).text(" = "), n);
+        cast_element(sql, arrays[n - 1])
+    });
+    let sql = joined(sql.text(" FROM "), arrays, key);
+    counted(sql.text(" RETURNING 1) SELECT "), arrays).text(" FROM changed")
+}
+
+/// Updates with nothing to SET: the rows must be there.
+pub(super) fn touch_set(table: &QualifiedName, arrays: &[Array<'_>], key: &[(&str, Match)]) -> Sql {
+    let sql = counted(Sql::new("SELECT "), arrays).text(" FROM ONLY ").name(table).text(" t, ");
+    joined(sql, arrays, key)
+}
+
+/// `DELETE` of the rows that the arrays identify.
+pub(super) fn delete_set(table: &QualifiedName, arrays: &[Array<'_>], key: &[(&str, Match)]) -> Sql {
+    let sql = Sql::new("WITH gone AS (DELETE FROM ONLY ").name(table).text(" t USING ");
+    let sql = joined(sql, arrays, key);
+    counted(sql.text(" RETURNING 1) SELECT "), arrays).text(" FROM gone")
+}
+
+/// `unnest(…) AS n (c1, …) WHERE t.key = n.c…`; the key is in the last arrays.
+fn joined(sql: Sql, arrays: &[Array<'_>], key: &[(&str, Match)]) -> Sql {
+    // Without a schema: only then does the grammar take several arrays.
+    let sql = sql.text("unnest(").list(arrays.iter().zip(1..), ", ", |sql, (array, n)| {
+        let sql = param(sql, n).text("::");
+        if array.as_text { sql.text("text[]") } else { sql.name(array.of).text("[]") }
+    });
+    let sql = sql.text(") AS n (").list(1..=arrays.len(), ", ", column).text(") WHERE ");
+    let first = arrays.len() - key.len() + 1;
+    sql.list(key.iter().zip(first..), " AND ", |sql, ((name, by), n)| match by {
+        Match::Equal { operator, cast } => equal(
+            sql,
+            |sql| sql.text("t.").ident(name),
+            operator,
+            cast.as_ref(),
+            |sql| cast_element(element(sql, n), arrays[n - 1]),
+        ),
+        Match::SameText => unreachable!("whole rows are looked for one by one"),
+    })
+}
+
+/// Division by zero unless as many rows are counted as the parameter after the arrays says.
+fn counted(sql: Sql, arrays: &[Array<'_>]) -> Sql {
+    param(sql.text("1 / (count(*) = "), arrays.len() + 1).text(")::int4")
+}
+
+fn element(sql: Sql, n: usize) -> Sql {
+    column(sql.text("n."), n)
+}
+
+fn column(sql: Sql, n: usize) -> Sql {
+    sql.text("c").page(n as u64)
+}
+
+fn cast_element(sql: Sql, array: Array<'_>) -> Sql {
+    if array.as_text { sql.text("::").name(array.of) } else { sql }
+}
+
+/// `left OPERATOR(schema.=) right`, both cast where that is needed.
+fn equal(
+    sql: Sql,
+    left: impl FnOnce(Sql) -> Sql,
+    operator: &QualifiedName,
+    cast: Option<&QualifiedName>,
+    right: impl FnOnce(Sql) -> Sql,
+) -> Sql {
+    let cast = |sql: Sql| cast.into_iter().fold(sql, |sql, cast| sql.text("::").name(cast));
+    let sql = cast(left(sql)).text(" OPERATOR(").ident(&operator.schema).text(".");
+    cast(right(sql.operator(&operator.name).text(") ")))
 }
 
 fn param(sql: Sql, n: usize) -> Sql {

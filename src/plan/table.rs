@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::set::SetForm;
 use super::statements::{self, Match};
 use super::types::TargetType;
-use super::{INSERT_ROWS, Kind, OldTuple, PlanError, Statement, Tuple, TupleValue};
+use super::{Kind, OldTuple, PlanError, Statement, Tuple, TupleValue};
 use crate::limits::UPDATE_FORMS_MAX;
 use crate::pg::{Column, CommitLsn, Oid, QualifiedName, Relation, ReplicaIdentity, SourceLsn};
 
@@ -43,6 +44,19 @@ pub struct TargetColumn {
     pub equality: Option<QualifiedName>,
     /// The type that it and the parameter are cast to for that; `None` where the operator tells the server.
     pub cast: Option<QualifiedName>,
+    /// How many of its values go into one parameter.
+    pub carried: Carried,
+}
+
+/// How many values of a type go into one parameter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Carried {
+    /// In an array of the type.
+    InArrays,
+    /// As text, each to be cast: an array's values, since `unnest` flattens arrays of arrays.
+    AsText,
+    /// Not at all. A domain over another delimiter, or without array type: a cast could shorten a value without a word.
+    Alone,
 }
 
 /// The two tables do not fit.
@@ -90,14 +104,15 @@ pub type TypeNames = HashMap<Oid, QualifiedName>;
 /// How changes to one announced relation are written to its table.
 #[derive(Debug)]
 pub struct Shape {
-    relation: Arc<Relation>,
-    table: Arc<TargetTable>,
+    pub(super) relation: Arc<Relation>,
+    pub(super) table: Arc<TargetTable>,
     /// By the source's column: whether it is written.
-    writes: Vec<Write>,
+    pub(super) writes: Vec<Write>,
     /// The columns that are written, as indexes into the relation's.
-    written: Vec<usize>,
-    /// The columns that identify a row, as indexes into the relation's, and how.
-    key: Vec<(usize, Match)>,
+    pub(super) written: Vec<usize>,
+    /// The columns that identify a row, as indexes into the relation's, ascending, and how.
+    pub(super) key: Vec<(usize, Match)>,
+    pub(super) set: SetForm,
     insert: Option<Arc<Statement>>,
     delete: Option<Arc<Statement>>,
     /// By the columns that are given (those neither unchanged nor left out), and whether the row is replaced.
@@ -106,7 +121,7 @@ pub struct Shape {
 
 /// What is done with a value of one of the source's columns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Write {
+pub(super) enum Write {
     /// The target computes it.
     Never,
     /// `INSERT` and `UPDATE` write it.
@@ -137,8 +152,10 @@ impl Shape {
         }
         let written = (0..writes.len()).filter(|&i| writes[i] != Write::Never).collect();
         let key = key(&relation, &table)?;
-        let updates = HashMap::new();
-        Ok(Self { relation, table, writes, written, key, insert: None, delete: None, updates })
+        let (updates, set) = (HashMap::new(), SetForm::default());
+        let mut shape = Self { relation, table, writes, written, key, set, insert: None, delete: None, updates };
+        shape.set = SetForm::new(&shape);
+        Ok(shape)
     }
 
     /// Whether this was made for `relation` as it is announced now.
@@ -172,21 +189,8 @@ impl Shape {
 
     pub(super) fn insert(&mut self) -> Arc<Statement> {
         let (relation, written, name) = (&self.relation, &self.written, &self.table.name);
-        let insert = self.insert.get_or_insert_with(|| {
-            let columns = names(relation, written);
-            // The protocol counts parameters in 16 bits.
-            let fits = !columns.is_empty() && columns.len() * INSERT_ROWS <= usize::from(u16::MAX);
-            let many = fits.then(|| statements::insert(name, &columns, INSERT_ROWS));
-            Statement::with_many(statements::insert(name, &columns, 1), many)
-        });
-        Arc::clone(insert)
-    }
-
-    /// How many parameters at a statement's end are the key by which a later change may name the same row: none when
-    /// the key may have changed, or is the whole row.
-    pub(super) fn finds_again(&self, old: Option<&OldTuple>) -> Option<usize> {
-        let by_key = self.key.iter().all(|(_, by)| *by != Match::SameText);
-        (old.is_none() && by_key).then_some(self.key.len())
+        let insert = || Statement::new(statements::insert(name, &names(relation, written)));
+        Arc::clone(self.insert.get_or_insert_with(insert))
     }
 
     pub(super) fn delete(
@@ -286,7 +290,7 @@ impl Shape {
         })
     }
 
-    fn in_key(&self, index: usize) -> bool {
+    pub(super) fn in_key(&self, index: usize) -> bool {
         self.key.iter().any(|(key, _)| *key == index)
     }
 
@@ -334,7 +338,7 @@ impl Shape {
         Ok(())
     }
 
-    fn named_key(&self) -> Vec<(&str, Match)> {
+    pub(super) fn named_key(&self) -> Vec<(&str, Match)> {
         let name = |index: usize| self.relation.columns[index].name.as_str();
         self.key.iter().map(|(index, by)| (name(*index), by.clone())).collect()
     }
@@ -400,6 +404,6 @@ fn key(relation: &Relation, table: &TargetTable) -> Result<Vec<(usize, Match)>, 
     identity.into_iter().map(by_equality).collect()
 }
 
-fn names<'a>(relation: &'a Relation, indexes: &[usize]) -> Vec<&'a str> {
+pub(super) fn names<'a>(relation: &'a Relation, indexes: &[usize]) -> Vec<&'a str> {
     indexes.iter().map(|&index| relation.columns[index].name.as_str()).collect()
 }

@@ -61,6 +61,11 @@ fn target_named(name: QualifiedName, columns: &str) -> TargetTable {
             identity_always: what == "identity",
             equality: (what != "incomparable").then(|| QualifiedName::new(schema, "=")),
             cast: (what == "composite").then(|| QualifiedName::new("public", "part")),
+            carried: match what {
+                "array" => Carried::AsText,
+                "alone" => Carried::Alone,
+                _ => Carried::InArrays,
+            },
         });
     }
     table
@@ -125,8 +130,15 @@ fn planner(tables: impl IntoIterator<Item = TargetTable>) -> Planner {
 }
 
 fn plan(planner: &mut Planner, segment: &Segment) -> Result<Vec<Step>, PlanError> {
-    let mut steps = Vec::new();
-    planner.plan(segment, &mut steps).map(|()| steps)
+    plan_as(planner, Form::Ordered, &[segment]).map(|plan| plan.steps)
+}
+
+fn plan_as(planner: &mut Planner, form: Form, segments: &[&Segment]) -> Result<Plan, PlanError> {
+    planner.begin(form);
+    for segment in segments {
+        planner.plan(segment, &mut 0)?;
+    }
+    planner.finish()
 }
 
 /// `SQL | parameters`, with `-` for NULL.
@@ -134,7 +146,10 @@ fn text(step: &Step) -> String {
     let param = |param: &Option<Bytes>| {
         param.as_ref().map_or("-".to_owned(), |bytes| String::from_utf8(bytes.to_vec()).unwrap())
     };
-    let params: Vec<String> = step.params.iter().map(param).collect();
+    let params: Vec<String> = match &step.input {
+        Input::Params(params) => params.iter().map(param).collect(),
+        Input::Copy(rows) => vec![String::from_utf8(rows.to_vec()).unwrap().replace('\n', ";").replace('\t', ",")],
+    };
     format!("{} | {}", step.statement.sql, params.join(" ")).trim_end().to_owned()
 }
 
@@ -480,12 +495,24 @@ fn tables_that_do_not_fit() {
 }
 
 #[test]
-fn steps_before_a_failure_are_kept() {
+fn after_a_failure_that_was_mended_it_goes_on() {
     let t = relation(ReplicaIdentity::Default, "id* a");
-    let mut steps = Vec::new();
     let changes = vec![insert(&t, "1 2"), insert(&t, "2 ~"), insert(&t, "3 4")];
-    planner([target("id* a")]).plan(&segment(changes), &mut steps).unwrap_err();
-    assert_eq!(steps.len(), 1);
+    for form in [Form::Ordered, Form::Set] {
+        let (mut planner, mut next) = (planner([target("id* a")]), 0);
+        planner.begin(form);
+        planner.plan(&segment(changes.clone()), &mut next).unwrap_err();
+        assert_eq!(next, 1);
+        next += 1;
+        planner.plan(&segment(changes.clone()), &mut next).unwrap();
+        let plan = planner.finish().unwrap();
+        assert_eq!((plan.steps.len(), plan.changes), (2, [2, 0, 0, 0]));
+        // What is left over from one that was given up does not come back.
+        planner.begin(form);
+        planner.plan(&segment(changes[..1].to_vec()), &mut 0).unwrap();
+        planner.begin(form);
+        assert!(planner.finish().unwrap().steps.is_empty());
+    }
 }
 
 #[test]
@@ -640,14 +667,17 @@ fn changed_before_in_the_transaction() {
 
     // Mended, it goes on from there.
     let segment = segment(vec![insert(&narrow, "1 x"), insert(&wide, "2 x y"), insert(&wide, "3 x y")]);
-    let (mut next, mut steps) = (0, Vec::new());
-    planner.plan_from(&segment, &mut next, &mut steps).unwrap_err();
-    steps.push(Step::alter(Sql::new("ALTER"), &wide, segment.commit_lsn));
-    planner.learn(id, target("id* a b"));
-    planner.plan_from(&segment, &mut next, &mut steps).unwrap();
-    let kinds: Vec<_> = steps.iter().map(|step| step.kind).collect();
-    assert_eq!(kinds, [Kind::Insert, Kind::Alter, Kind::Insert, Kind::Insert]);
-    assert_eq!(merge(steps)[1].kind, Kind::Alter);
+    for form in [Form::Ordered, Form::Set] {
+        planner.learn(id, target("id* a"));
+        planner.begin(form);
+        let mut next = 0;
+        planner.plan(&segment, &mut next).unwrap_err();
+        planner.push(Step::alter(Sql::new("ALTER"), &wide, segment.commit_lsn)).unwrap();
+        planner.learn(id, target("id* a b"));
+        planner.plan(&segment, &mut next).unwrap();
+        let kinds: Vec<_> = planner.finish().unwrap().steps.iter().map(|step| step.kind).collect();
+        assert_eq!(kinds, [Kind::Insert, Kind::Alter, Kind::Insert, Kind::Insert]);
+    }
 }
 
 #[test]
@@ -668,3 +698,5 @@ fn definitions_that_do_not_fit() {
     check("id* a:required", None);
     check("id*", Some(r#"table public.t has no column "a" on the target"#));
 }
+
+mod set;

@@ -25,6 +25,8 @@ pub struct Tuple {
     /// The columns as sent, without the count. Invariant: exactly `count` well-formed columns.
     columns: Bytes,
     count: usize,
+    unchanged: bool,
+    binary: bool,
 }
 
 /// One column of a row.
@@ -54,8 +56,10 @@ impl Tuple {
     /// If there are more than [`COLUMNS_MAX`] values, or one is longer than `i32::MAX` bytes.
     pub fn from_values<'a>(values: impl IntoIterator<Item = TupleValue<'a>>) -> Self {
         let mut columns = BytesMut::new();
-        let mut count = 0;
+        let (mut count, mut unchanged, mut binary) = (0, false, false);
         for value in values {
+            unchanged |= matches!(value, TupleValue::Unchanged);
+            binary |= matches!(value, TupleValue::Binary(_));
             count += 1;
             match value {
                 TupleValue::Null => columns.put_u8(NULL),
@@ -71,7 +75,7 @@ impl Tuple {
             }
         }
         assert!(count <= COLUMNS_MAX, "a tuple has at most {COLUMNS_MAX} columns");
-        Self { columns: columns.freeze(), count }
+        Self { columns: columns.freeze(), count, unchanged, binary }
     }
 
     /// Reads TupleData.
@@ -81,14 +85,19 @@ impl Tuple {
     pub fn decode(reader: &mut Reader) -> Result<Self, DecodeError> {
         let count = reader.count_i16("TupleData.column_count", COLUMN_BYTES_MIN, COLUMNS_MAX)?;
         let start = reader.position();
+        let (mut unchanged, mut binary) = (false, false);
         for _ in 0..count {
             match reader.u8("TupleData.column_kind")? {
-                NULL | UNCHANGED => {}
-                TEXT | BINARY => reader.skip_counted("TupleData.column_value")?,
+                NULL => {}
+                UNCHANGED => unchanged = true,
+                kind @ (TEXT | BINARY) => {
+                    binary |= kind == BINARY;
+                    reader.skip_counted("TupleData.column_value")?;
+                }
                 tag => return Err(DecodeError::Tag { tag, what: "TupleData column" }),
             }
         }
-        Ok(Self { columns: reader.slice_since(start), count })
+        Ok(Self { columns: reader.slice_since(start), count, unchanged, binary })
     }
 
     /// Appends TupleData.
@@ -120,6 +129,16 @@ impl Tuple {
     /// Whether there are none, as in a table without columns.
     pub fn is_empty(&self) -> bool {
         self.count == 0
+    }
+
+    /// Whether a TOASTed value that did not change was left out.
+    pub fn has_unchanged(&self) -> bool {
+        self.unchanged
+    }
+
+    /// Whether a value is in binary format.
+    pub fn has_binary(&self) -> bool {
+        self.binary
     }
 
     /// Bytes that the columns take, their kinds and lengths included.

@@ -4,6 +4,7 @@
 //! future or guard dropped) leaves the session [`Error::Busy`] for good, since what the server still says belongs to
 //! nobody. A FATAL error or a lost connection ends the session: what comes after is [`Error::Closed`].
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -15,6 +16,7 @@ use super::channel::Channel;
 use super::connect::{self, SessionOptions};
 use super::conninfo::ConnInfo;
 use super::error::{Error, Result};
+use super::pipeline::Sent;
 use super::server_error::ServerError;
 use crate::pg::{ServerVersion, Sql};
 
@@ -26,6 +28,8 @@ pub struct Session {
     key: (i32, i32),
     status: TransactionStatus,
     state: State,
+    /// Pipelines that are not answered yet.
+    pub(super) sent: VecDeque<Sent>,
 }
 
 /// Whether an operation can begin.
@@ -71,7 +75,7 @@ impl Session {
         key: (i32, i32),
         status: TransactionStatus,
     ) -> Self {
-        Self { channel, version, key, status, state: State::Ready }
+        Self { channel, version, key, status, state: State::Ready, sent: VecDeque::new() }
     }
 
     /// The server's version.
@@ -172,6 +176,18 @@ impl Session {
         self.channel.inbox.skip();
         self.release();
         Ok(())
+    }
+
+    /// Takes the status of a ReadyForQuery; the session can be used for something else when no pipeline is left.
+    pub(super) fn synced(&mut self, status: TransactionStatus) {
+        self.status = status;
+        if self.sent.is_empty() {
+            self.release();
+        }
+    }
+
+    pub(super) fn is_dead(&self) -> bool {
+        self.state == State::Dead
     }
 
     /// After a failure that is not about a statement, there is no connection to go on with.

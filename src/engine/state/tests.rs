@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
+use crate::assemble::Change;
 use crate::pg::{CommitLsn, Xid};
 
 mod histories;
@@ -13,16 +14,22 @@ const DELAY: Duration = Duration::from_secs(30);
 struct Script {
     state: State,
     now: Duration,
+    /// The end of the target's WAL, and of what is on its disk. Nothing that the source says is near these numbers.
+    wal: u64,
+    disk: u64,
 }
 
 impl Script {
     fn new(stored: u64, confirm_delay: Duration) -> Self {
-        Self { state: State::new(EndLsn::new(stored), confirm_delay, None), now: Duration::ZERO }
+        Self::of(State::new(EndLsn::new(stored), confirm_delay, None))
     }
 
     fn running_to(stored: u64, run_to: u64) -> Self {
-        let run_to = Some(SourceLsn::new(run_to));
-        Self { state: State::new(EndLsn::new(stored), DELAY, run_to), now: Duration::ZERO }
+        Self::of(State::new(EndLsn::new(stored), DELAY, Some(SourceLsn::new(run_to))))
+    }
+
+    fn of(state: State) -> Self {
+        Self { state, now: Duration::ZERO, wal: 7_000_000, disk: 7_000_000 }
     }
 
     fn wait(&mut self, millis: u64) -> &mut Self {
@@ -50,12 +57,60 @@ impl Script {
         self.on(keepalive(wal_end, false, false), expected)
     }
 
-    fn applied(&mut self, expected: &[&str]) -> &mut Self {
-        self.on(Event::Applied, expected)
+    fn part(&mut self, commit_lsn: u64, first: bool, end: Option<u64>, expected: &[&str]) -> &mut Self {
+        self.on(Event::Received(segment(commit_lsn, first, end, 5)), expected)
     }
 
+    /// The oldest batch is done; if it was committed, that is on the target's disk already.
+    fn applied(&mut self, expected: &[&str]) -> &mut Self {
+        assert!(matches!(self.state.under_way.front(), Some(UnderWay::Batch { .. })), "no batch");
+        let done = self.done(true);
+        self.on(done, expected)
+    }
+
+    /// The position is stored, and on the target's disk already.
     fn stored(&mut self, expected: &[&str]) -> &mut Self {
-        self.on(Event::Stored, expected)
+        assert!(matches!(self.state.under_way.front(), Some(UnderWay::Store(_))), "no store");
+        let done = self.done(true);
+        self.on(done, expected)
+    }
+
+    /// The batch is committed, or the position stored, and the disk has nothing new.
+    fn in_memory(&mut self, expected: &[&str]) -> &mut Self {
+        assert!(!matches!(self.state.under_way.front(), None | Some(UnderWay::Flush)), "no commit");
+        let done = self.done(false);
+        self.on(done, expected)
+    }
+
+    /// The flush is done.
+    fn flushed(&mut self, expected: &[&str]) -> &mut Self {
+        assert!(matches!(self.state.under_way.front(), Some(UnderWay::Flush)), "no flush");
+        let done = self.done(true);
+        self.on(done, expected)
+    }
+
+    /// By itself the target wrote what it had this long before its WAL's end; nobody is told yet.
+    fn writes_all_but(&mut self, rest: u64) -> &mut Self {
+        self.disk = self.wal - rest;
+        self
+    }
+
+    /// What the shell says when the oldest thing under way is done: each commit takes 10 bytes of WAL.
+    fn done(&mut self, to_disk: bool) -> Event {
+        if matches!(self.state.under_way.front(), Some(UnderWay::Batch { end: None, .. })) {
+            return Event::Done(None);
+        }
+        self.wal += 10;
+        if to_disk {
+            self.disk = self.wal;
+        }
+        Event::Done(Some(Written { end: TargetLsn::new(self.wal), flushed: TargetLsn::new(self.disk) }))
+    }
+
+    /// `applied durable`.
+    fn at(&self) -> (u64, u64) {
+        let Positions { applied, durable, .. } = self.state.positions();
+        (applied.get(), durable.get())
     }
 
     fn tick(&mut self, expected: &[&str]) -> &mut Self {
@@ -79,6 +134,13 @@ fn segment(commit_lsn: u64, first: bool, end: Option<u64>, cost: usize) -> Segme
     }
 }
 
+/// A transaction of so many changes, which cost nothing.
+fn changes(commit_lsn: u64, changes: usize) -> Event {
+    let change = Change::Truncate { relations: Vec::new(), cascade: false, restart_identity: false };
+    let whole = segment(commit_lsn, true, Some(commit_lsn + 1), 1);
+    Event::Received(Segment { changes: vec![change; changes], ..whole })
+}
+
 fn keepalive(wal_end: u64, reply_requested: bool, in_transaction: bool) -> Event {
     Event::Keepalive { wal_end: SourceLsn::new(wal_end), reply_requested, in_transaction }
 }
@@ -90,7 +152,7 @@ fn check_positions(before: Positions, after: Positions) {
     assert!(durable >= before.durable && confirmed >= before.confirmed, "{before:?} to {after:?}");
 }
 
-/// `apply previous: commit_lsn… =end`, `store end`, `report received applied durable confirmed`, `release cost`.
+/// `apply previous: commit_lsn… =end`, `store previous: =end`, `flush`, `report received applied durable confirmed`, `release cost`.
 fn short(effect: &Effect) -> String {
     match effect {
         Effect::Apply(batch) => {
@@ -100,7 +162,8 @@ fn short(effect: &Effect) -> String {
             let end = batch.end().map_or(String::new(), |end| format!(" ={}", end.get()));
             format!("apply {}: {}{end}", batch.previous.get(), commits.join(" "))
         }
-        Effect::Store(end) => format!("store {}", end.get()),
+        Effect::Store { previous, to } => format!("store {}: ={}", previous.get(), to.get()),
+        Effect::Flush => "flush".to_owned(),
         Effect::Report(Positions { received, applied, durable, confirmed }) => {
             format!("report {} {} {} {}", received.get(), applied.get(), durable.get(), confirmed.get())
         }
@@ -121,48 +184,96 @@ fn what_comes_while_a_batch_is_under_way_is_the_next_batch() {
 
 #[test]
 fn batches_have_a_bound() {
-    let check = |costs: &[usize], batches: &[&str]| {
+    let check = |events: Vec<Event>, batches: &[&str]| {
         let mut script = Script::new(100, DELAY);
-        // Until this first one is applied, the others gather.
+        // Until this first one is applied, the others gather, or leave behind it when they are many.
         script.whole(110, 111, &["apply 100: 110 =111"]);
-        for (&cost, commit_lsn) in costs.iter().zip((200..).step_by(10)) {
-            script.on(Event::Received(segment(commit_lsn, true, Some(commit_lsn + 1), cost)), &[]);
+        let mut effects: Vec<Effect> =
+            events.into_iter().flat_map(|event| script.state.on(event, Duration::ZERO)).collect();
+        while !script.state.under_way.is_empty() {
+            let done = script.done(true);
+            effects.extend(script.state.on(done, Duration::ZERO));
+            assert!(script.state.under_way.len() <= UNDER_WAY_MAX);
         }
+        assert_eq!(script.state.queued, (0, 0));
         let mut seen = Vec::new();
-        loop {
-            let effects = script.state.on(Event::Applied, Duration::ZERO);
-            let [Effect::Release(_), Effect::Apply(batch)] = &effects[..] else { break };
-            seen.push(short(&effects[1]));
-            assert!(batch.cost <= BATCH_COST_MAX || batch.segments.len() == 1);
+        for effect in &effects {
+            if let Effect::Apply(batch) = effect {
+                assert!(batch.cost <= BATCH_COST_MAX || batch.segments.len() == 1);
+                seen.push(short(effect));
+            }
         }
         assert_eq!(seen, batches);
     };
+    let of_cost = |costs: &[usize], batches: &[&str]| {
+        let whole = |(&cost, at)| Event::Received(segment(at, true, Some(at + 1), cost));
+        check(costs.iter().zip((200..).step_by(10)).map(whole).collect(), batches);
+    };
     let (most, half) = (BATCH_COST_MAX, BATCH_COST_MAX / 2);
-    check(&[half, half, 1], &["apply 111: 200 210 =211", "apply 211: 220 =221"]);
-    check(&[half + 1, half], &["apply 111: 200 =201", "apply 201: 210 =211"]);
-    check(&[1, most, 1], &["apply 111: 200 =201", "apply 201: 210 =211", "apply 211: 220 =221"]);
+    of_cost(&[half, half, 1], &["apply 111: 200 210 =211", "apply 211: 220 =221"]);
+    of_cost(&[half + 1, half], &["apply 111: 200 =201", "apply 201: 210 =211"]);
+    of_cost(&[1, most, 1], &["apply 111: 200 =201", "apply 201: 210 =211", "apply 211: 220 =221"]);
     // One row may be larger than any bound.
-    check(&[64 * most, 1], &["apply 111: 200 =201", "apply 201: 210 =211"]);
+    of_cost(&[64 * most, 1], &["apply 111: 200 =201", "apply 201: 210 =211"]);
+
+    let of_changes = |numbers: &[usize], batches: &[&str]| {
+        let whole = |(&number, at)| changes(at, number);
+        check(numbers.iter().zip((200..).step_by(10)).map(whole).collect(), batches);
+    };
+    let (most, half) = (BATCH_CHANGES_MAX, BATCH_CHANGES_MAX / 2);
+    of_changes(&[half, half, 1], &["apply 111: 200 210 =211", "apply 211: 220 =221"]);
+    of_changes(&[half + 1, half], &["apply 111: 200 =201", "apply 201: 210 =211"]);
+    of_changes(&[1, most], &["apply 111: 200 =201", "apply 201: 210 =211"]);
+    of_changes(&[2 * most, 1], &["apply 111: 200 =201", "apply 201: 210 =211"]);
+}
+
+#[test]
+fn a_full_batch_leaves_behind_another_and_a_small_one_waits() {
+    let mut script = Script::new(100, DELAY);
+    let of_cost = |at, cost| Event::Received(segment(at, true, Some(at + 1), cost));
+    script.whole(110, 111, &["apply 100: 110 =111"]);
+    script.on(of_cost(200, BATCH_COST_MAX - 1), &[]).wait(10).tick(&[]);
+    script.on(of_cost(210, 1), &["apply 111: 200 210 =211"]);
+    // There is no third.
+    script.on(of_cost(220, BATCH_COST_MAX), &[]).whole(230, 231, &[]);
+    // They are done in their order, and the next one leaves when there is room.
+    assert_eq!(script.at(), (100, 100));
+    script.applied(&["release 1", "apply 211: 220 =221"]);
+    assert_eq!(script.at(), (111, 111));
+    script.applied(&[&format!("release {BATCH_COST_MAX}")]);
+    assert_eq!(script.at(), (211, 211));
+    // What is left is small: it leaves when nothing is under way.
+    script.applied(&[&format!("release {BATCH_COST_MAX}"), "apply 221: 230 =231"]);
+    script.applied(&["release 1"]);
+    assert_eq!(script.at(), (231, 231));
+
+    // Full by the number of changes.
+    let mut script = Script::new(100, DELAY);
+    script.whole(110, 111, &["apply 100: 110 =111"]);
+    script.on(changes(200, BATCH_CHANGES_MAX - 1), &[]).on(changes(210, 1), &["apply 111: 200 210 =211"]);
 }
 
 #[test]
 fn a_large_transaction_is_applied_alone_and_in_parts() {
-    let part = |first, end| Event::Received(segment(200, first, end, 5));
     let mut script = Script::new(100, Duration::ZERO);
     script.whole(110, 120, &["apply 100: 110 =120"]);
-    script.whole(130, 140, &[]).on(part(true, None), &[]);
+    script.whole(130, 140, &[]).part(200, true, None, &[]);
     // The first part does not go along with what was there before it.
     script.applied(&["release 1", "apply 120: 130 =140"]).applied(&["release 1", "apply 140: 200"]);
-    script.on(part(false, None), &[]);
+    // The next one leaves behind it, however small; there is no third.
+    script.part(200, false, None, &["apply 140: 200"]).part(200, false, None, &[]);
     script.applied(&["release 5", "apply 140: 200"]);
     assert_eq!(script.state.oldest_unapplied(), Some(PgTimestamp::from_micros(200)));
     // In the middle nothing moves, whatever is asked and however long it takes.
-    script.applied(&["release 5"]);
+    script.applied(&["release 5"]).applied(&["release 5"]);
     assert_eq!(script.state.oldest_unapplied(), Some(PgTimestamp::from_micros(200)));
     script.on(keepalive(150, true, true), &["report 150 140 140 140"]);
     script.wait(60_000).tick(&["report 150 140 140 140"]);
     // Nor does the last part with what comes after it.
-    script.on(part(false, Some(210)), &["apply 140: 200 =210"]).whole(220, 230, &[]);
+    script.part(200, false, None, &["apply 140: 200"]);
+    script.part(200, false, Some(210), &["apply 140: 200 =210"]).whole(220, 230, &[]);
+    script.applied(&["release 5"]);
+    assert_eq!(script.at(), (140, 140));
     script.applied(&["release 5", "apply 210: 220 =230"]).applied(&["release 1"]);
     assert_eq!(script.state.oldest_unapplied(), None);
 }
@@ -180,8 +291,20 @@ fn oldest_unapplied() {
     check(&script, Some(130));
     script.applied(&["release 1"]).keepalive(500, &[]);
     check(&script, None);
-    script.wait(10_000).tick(&["store 500", "report 500 500 140 0"]).whole(510, 520, &[]);
+    script.wait(10_000).tick(&["store 140: =500", "report 500 500 140 0"]).whole(510, 520, &[]);
     check(&script, Some(510));
+    // Of several under way it is the oldest, also when that is a flush or a part.
+    script.stored(&["apply 500: 510 =520"]).part(530, true, None, &[]);
+    script.in_memory(&["release 1", "apply 520: 530"]);
+    check(&script, Some(530));
+    script.applied(&["release 5"]);
+    check(&script, Some(530));
+    script.part(530, false, Some(540), &["apply 520: 530 =540"]).whole(550, 560, &[]);
+    check(&script, Some(530));
+    script.wait(1_000).tick(&["flush", "report 560 520 500 0"]).applied(&["release 5"]);
+    check(&script, Some(550));
+    script.flushed(&["apply 540: 550 =560"]);
+    check(&script, Some(550));
 }
 
 #[test]
@@ -213,13 +336,13 @@ fn keepalives_count_only_when_nothing_is_left_to_apply() {
 fn a_keepalive_between_the_parts_of_a_large_transaction_moves_nothing() {
     let mut script = Script::new(100, Duration::ZERO);
     script.keepalive(105, &[]);
-    script.on(Event::Received(segment(200, true, None, 5)), &["apply 100: 200"]).applied(&["release 5"]);
+    script.part(200, true, None, &["apply 100: 200"]).applied(&["release 5"]);
     script.on(keepalive(106, false, true), &[]);
     script.wait(20_000).tick(&["report 106 105 100 100"]);
     // Neither does one that was waiting for what comes before the transaction.
     let mut script = Script::new(100, Duration::ZERO);
     script.whole(110, 120, &["apply 100: 110 =120"]).keepalive(150, &[]);
-    script.on(Event::Received(segment(200, true, None, 5)), &[]);
+    script.part(200, true, None, &[]);
     script.applied(&["release 1", "apply 120: 200"]).applied(&["release 5"]);
     assert_eq!(script.state.positions().applied.get(), 120);
 }
@@ -230,14 +353,14 @@ fn an_idle_position_is_stored_before_it_is_confirmed_and_rarely() {
     script.wait(10).tick(&[]);
     script.wait(5_000).keepalive(200, &["report 200 200 100 100"]);
     script.wait(4_990).keepalive(300, &["report 300 300 100 100"]);
-    script.wait(10).tick(&["store 300"]);
+    script.wait(10).tick(&["store 100: =300"]);
     // Meanwhile nothing else begins, nothing is confirmed.
     script.whole(400, 410, &[]).wait(1_000).tick(&["report 410 300 100 100"]);
     script.stored(&["apply 300: 400 =410"]).wait(1_000).tick(&["report 410 300 300 300"]);
     script.applied(&["release 1"]);
     // A commit stores its own position, and the time counts from there.
     script.keepalive(500, &[]).wait(9_999).tick(&["report 500 500 410 410"]);
-    script.wait(1).tick(&["store 500"]).stored(&[]);
+    script.wait(1).tick(&["store 410: =500"]).stored(&[]);
     // Nothing new, nothing to store.
     script.wait(60_000).tick(&["report 500 500 500 500"]);
 }
@@ -264,7 +387,8 @@ fn confirmations_ripen_in_order() {
         script.now = Duration::from_millis(millis);
         let effects = script.state.on(Event::Received(segment(end - 1, true, Some(end), 1)), script.now);
         assert_eq!(short(&effects[0]), format!("apply {previous}: {} ={end}", end - 1));
-        script.state.on(Event::Applied, script.now);
+        let done = script.done(true);
+        script.state.on(done, script.now);
     };
     apply(1_000, 100, 200);
     apply(1_050, 200, 300);
@@ -313,13 +437,12 @@ fn a_requested_reply_comes_at_once_with_all_that_is_durable() {
     script.applied(&["release 1"]);
     script.on(keepalive(120, true, false), &["report 120 120 120 120"]);
     // An idle position is stored first, then confirmed; but the answer does not wait for it.
-    script.on(keepalive(200, true, false), &["store 200", "report 200 200 120 120"]);
-    script.wait(1).tick(&["report 200 200 120 120"]);
-    script.stored(&["report 200 200 200 200"]).wait(1).tick(&[]);
+    script.on(keepalive(200, true, false), &["store 120: =200", "report 200 200 120 120"]);
+    script.wait(1).tick(&[]).stored(&["report 200 200 200 200"]).wait(1).tick(&[]);
     // Two questions while it is being stored.
-    script.on(keepalive(300, true, false), &["store 300", "report 300 300 200 200"]);
-    script.on(keepalive(310, true, false), &["report 310 300 200 200"]);
-    script.stored(&["store 310", "report 310 310 300 300"]).stored(&["report 310 310 310 310"]);
+    script.on(keepalive(300, true, false), &["store 200: =300", "report 300 300 200 200"]);
+    script.on(keepalive(310, true, false), &["report 310 310 200 200"]);
+    script.stored(&["store 300: =310"]).stored(&["report 310 310 310 310"]);
     // In the middle of a transaction.
     script.on(keepalive(320, true, true), &["report 320 310 310 310"]);
 }
@@ -345,27 +468,65 @@ fn stop() {
 
     // An idle position is stored first.
     let mut script = Script::new(100, Duration::ZERO);
-    script.keepalive(200, &[]).stop(&["store 200"]).keepalive(300, &[]);
-    script.stored(&["store 300"]).stored(&["report 300 300 300 300", "finish Stopped"]);
+    script.keepalive(200, &[]).stop(&["store 100: =200"]).keepalive(300, &[]);
+    script.stored(&["store 200: =300"]).stored(&["report 300 300 300 300", "finish Stopped"]);
 
     // That is what is applied, not what is received.
     let mut script = Script::new(100, Duration::ZERO);
-    script.keepalive(150, &[]).on(keepalive(155, false, true), &[]).stop(&["store 150"]);
+    script.keepalive(150, &[]).on(keepalive(155, false, true), &[]).stop(&["store 100: =150"]);
 
     // One is being stored: it is awaited, and what came meanwhile is left.
     let mut script = Script::new(100, Duration::ZERO);
-    script.keepalive(200, &[]).wait(10_000).tick(&["store 200", "report 200 200 100 100"]);
+    script.keepalive(200, &[]).wait(10_000).tick(&["store 100: =200", "report 200 200 100 100"]);
     script.stop(&[]).whole(210, 220, &[]);
     script.stored(&["report 220 200 200 200", "finish Stopped"]);
 
+    // Of two under way both are finished.
+    let mut script = Script::new(100, Duration::ZERO);
+    script.whole(110, 111, &["apply 100: 110 =111"]);
+    script.on(changes(200, BATCH_CHANGES_MAX), &["apply 111: 200 =201"]).whole(210, 211, &[]).stop(&[]);
+    script.applied(&["release 1"]).applied(&["release 1", "report 211 201 201 201", "finish Stopped"]);
+
     // In the middle of a large transaction: it is rolled back, and comes again.
-    let part = |first| Event::Received(segment(200, first, None, 5));
     let mut script = Script::new(100, Duration::ZERO);
-    script.on(part(true), &["apply 100: 200"]).on(part(false), &[]).stop(&[]);
-    script.applied(&["release 5", "report 100 100 100 100", "finish Stopped"]);
+    script.part(200, true, None, &["apply 100: 200"]).part(200, false, None, &["apply 100: 200"]).stop(&[]);
+    script.applied(&["release 5"]).applied(&["release 5", "report 100 100 100 100", "finish Stopped"]);
     let mut script = Script::new(100, Duration::ZERO);
-    script.keepalive(150, &[]).on(part(true), &["apply 100: 200"]).applied(&["release 5"]);
+    script.keepalive(150, &[]).part(200, true, None, &["apply 100: 200"]).applied(&["release 5"]);
     script.stop(&["report 150 150 100 100", "finish Stopped"]);
+}
+
+#[test]
+fn a_stop_waits_for_the_disk() {
+    // At once, not when the time has come.
+    let mut script = Script::new(100, Duration::ZERO);
+    script.whole(110, 120, &["apply 100: 110 =120"]).in_memory(&["release 1"]).stop(&["flush"]);
+    script.wait(10).tick(&[]).flushed(&["report 120 120 120 120", "finish Stopped"]);
+    let mut script = Script::new(100, Duration::ZERO);
+    script.whole(110, 120, &["apply 100: 110 =120"]).stop(&[]);
+    script.in_memory(&["release 1", "flush"]).flushed(&["report 120 120 120 120", "finish Stopped"]);
+    // A flush is under way already.
+    let mut script = Script::new(100, Duration::ZERO);
+    script.whole(110, 120, &["apply 100: 110 =120"]).in_memory(&["release 1"]);
+    script.wait(200).tick(&["flush"]).stop(&[]).flushed(&["report 120 120 120 120", "finish Stopped"]);
+    // An idle position is stored, then flushed, with what was committed before it.
+    let mut script = Script::new(100, Duration::ZERO);
+    script.whole(110, 120, &["apply 100: 110 =120"]).in_memory(&["release 1"]).keepalive(150, &[]);
+    script.stop(&["store 120: =150"]).in_memory(&["flush"]);
+    script.flushed(&["report 150 150 150 150", "finish Stopped"]);
+}
+
+#[test]
+fn a_stop_inside_a_large_transaction_does_not_wait_for_the_disk() {
+    // Nothing can be flushed there; what was committed before it is not confirmed.
+    let mut script = Script::new(100, Duration::ZERO);
+    script.whole(110, 120, &["apply 100: 110 =120"]).part(200, true, None, &[]);
+    script.in_memory(&["release 1", "apply 120: 200"]).applied(&["release 5"]);
+    script.stop(&["report 120 120 100 100", "finish Stopped"]);
+    let mut script = Script::new(100, Duration::ZERO);
+    script.whole(110, 120, &["apply 100: 110 =120"]).part(200, true, None, &[]);
+    script.in_memory(&["release 1", "apply 120: 200"]).stop(&[]);
+    script.applied(&["release 5", "report 120 120 100 100", "finish Stopped"]);
 }
 
 #[test]
@@ -384,7 +545,7 @@ fn run_to() {
 
     // By a keepalive, which is stored at once.
     let mut script = Script::running_to(100, 200);
-    script.keepalive(199, &[]).keepalive(200, &["store 200"]);
+    script.keepalive(199, &[]).keepalive(200, &["store 100: =200"]);
     script.stored(&["report 200 200 200 0", "finish Reached"]);
 
     // By the first transaction that commits later: it is not begun, and no batch takes it along.
@@ -394,25 +555,198 @@ fn run_to() {
     script.applied(&["release 1", "apply 120: 130 =140"]);
     script.applied(&["release 1", "report 230 140 140 0", "finish Reached"]);
     let mut script = Script::running_to(100, 200);
-    let part = |commit_lsn, first, end| Event::Received(segment(commit_lsn, first, end, 5));
-    script.on(part(200, true, None), &["report 100 100 100 0", "finish Reached"]);
+    script.part(200, true, None, &["report 100 100 100 0", "finish Reached"]);
 
     // An idle position that is due is stored on the way.
     let mut script = Script::running_to(100, 200);
     script.keepalive(150, &[]).wait(10_000);
-    script.whole(210, 220, &["store 150", "report 220 150 100 0"]);
+    script.whole(210, 220, &["store 100: =150", "report 220 150 100 0"]);
     script.stored(&["report 220 150 150 0", "finish Reached"]);
 
     // A large one that is open is finished, and the one after it is left.
     let mut script = Script::running_to(100, 200);
-    script.on(part(199, true, None), &["apply 100: 199"]).applied(&["release 5"]);
-    script.on(part(199, false, Some(201)), &["apply 100: 199 =201"]).whole(202, 210, &[]);
+    script.part(199, true, None, &["apply 100: 199"]).applied(&["release 5"]);
+    script.part(199, false, Some(201), &["apply 100: 199 =201"]).whole(202, 210, &[]);
     script.applied(&["release 5", "report 210 201 201 0", "finish Reached"]);
 
     // Stopped before.
     let mut script = Script::running_to(100, 200);
     script.whole(110, 120, &["apply 100: 110 =120"]).stop(&[]);
     script.applied(&["release 1", "report 120 120 120 0", "finish Stopped"]);
+}
+
+#[test]
+fn run_to_waits_for_the_disk() {
+    // By a transaction that ends there.
+    let mut script = Script::running_to(100, 200);
+    script.whole(110, 120, &["apply 100: 110 =120"]).in_memory(&["release 1"]);
+    script.whole(190, 200, &["apply 120: 190 =200"]).in_memory(&["release 1", "flush"]);
+    script.wait(10).tick(&[]).flushed(&["report 200 200 200 0", "finish Reached"]);
+    // By a keepalive.
+    let mut script = Script::running_to(100, 200);
+    script.whole(110, 120, &["apply 100: 110 =120"]).in_memory(&["release 1"]);
+    script.keepalive(200, &["store 120: =200"]).in_memory(&["flush"]);
+    script.flushed(&["report 200 200 200 0", "finish Reached"]);
+    // By the first transaction that commits later.
+    let mut script = Script::running_to(100, 200);
+    script.whole(110, 120, &["apply 100: 110 =120"]).in_memory(&["release 1"]);
+    script.whole(200, 210, &["flush"]).flushed(&["report 210 120 120 0", "finish Reached"]);
+    let mut script = Script::running_to(100, 200);
+    script.whole(110, 120, &["apply 100: 110 =120"]).whole(200, 210, &[]);
+    script.in_memory(&["release 1", "flush"]).flushed(&["report 210 120 120 0", "finish Reached"]);
+    // It was stored there, and that is on the disk: nothing to wait for.
+    let mut script = Script::running_to(100, 120);
+    script.keepalive(130, &["store 100: =130"]).stored(&["report 130 130 130 0", "finish Reached"]);
+}
+
+#[test]
+fn a_commit_is_durable_when_the_disk_has_all_of_it() {
+    let mut script = Script::new(100, Duration::ZERO);
+    let mut commit = |at: u64, wrote_all_but: Option<u64>, durable: u64| {
+        let apply = format!("apply {}: {at} ={}", at - 10, at + 10);
+        script.whole(at, at + 10, &[&apply]);
+        if let Some(rest) = wrote_all_but {
+            script.writes_all_but(rest);
+        }
+        script.in_memory(&["release 1"]);
+        assert_eq!(script.at(), (at + 10, durable), "committed at {at}");
+    };
+    commit(110, None, 100);
+    commit(130, None, 100);
+    // Just not the second one; just the second one; and nothing later said so again.
+    commit(150, Some(1), 120);
+    commit(170, Some(10), 140);
+    commit(190, None, 140);
+    commit(210, Some(0), 200);
+    // Only what is durable is confirmed.
+    script.wait(999).tick(&["flush"]).wait(1).tick(&["report 220 220 200 200"]);
+    script.flushed(&[]).wait(1_000).tick(&["report 220 220 220 220"]);
+}
+
+#[test]
+fn the_disk_is_asked_when_idle() {
+    let mut script = Script::new(100, Duration::ZERO);
+    // What is on the disk already needs nothing.
+    script.whole(110, 120, &["apply 100: 110 =120"]).applied(&["release 1"]).wait(900).tick(&[]);
+    script.whole(130, 140, &["apply 120: 130 =140"]).in_memory(&["release 1"]);
+    script.wait(199).tick(&["report 140 140 120 120"]).wait(1).tick(&["flush"]);
+    // Not twice at once.
+    script.wait(500).tick(&[]).wait(500).tick(&["report 140 140 120 120"]);
+    // Nothing leaves behind it that is small.
+    script.whole(150, 160, &[]).flushed(&["apply 140: 150 =160"]);
+    assert_eq!(script.at(), (140, 140));
+    // The next commit has its own 200 ms; the oldest one counts.
+    script.in_memory(&["release 1"]).wait(150).whole(170, 180, &["apply 160: 170 =180"]);
+    script.in_memory(&["release 1"]).wait(49).tick(&[]).wait(1).tick(&["flush"]);
+    script.flushed(&[]).wait(500).tick(&[]);
+    assert_eq!(script.at(), (180, 180));
+    // A stored position is a commit, too.
+    script.keepalive(500, &[]).wait(9_300).tick(&["report 500 500 180 180"]);
+    script.wait(200).tick(&["store 180: =500"]).in_memory(&[]);
+    script.wait(199).tick(&[]).wait(1).tick(&["flush"]).flushed(&[]);
+    assert_eq!(script.at(), (500, 500));
+}
+
+#[test]
+fn a_keepalive_does_not_hold_a_flush_up() {
+    // The source sends one after each commit; its position is stored rarely.
+    let mut script = Script::new(100, Duration::ZERO);
+    script.whole(110, 120, &["apply 100: 110 =120"]).in_memory(&["release 1"]).keepalive(150, &[]);
+    script.wait(199).tick(&[]).wait(1).tick(&["flush"]).flushed(&[]);
+    assert_eq!(script.at(), (150, 120));
+}
+
+#[test]
+fn the_disk_is_asked_less_often_when_busy() {
+    let mut script = Script::new(100, Duration::ZERO);
+    script.whole(110, 120, &["apply 100: 110 =120"]).in_memory(&["release 1"]);
+    script.whole(130, 140, &["apply 120: 130 =140"]);
+    script.wait(999).tick(&[]).wait(1).tick(&["flush", "report 140 120 100 100"]);
+    // Behind the batch, whose commit is then on the disk with the others; not twice at once.
+    script.wait(999).tick(&[]).in_memory(&["release 1"]).wait(1).tick(&["report 140 140 100 100"]);
+    script.flushed(&[]);
+    assert_eq!(script.at(), (140, 140));
+    // What the next batch's commit tells is enough.
+    script.whole(150, 160, &["apply 140: 150 =160"]).in_memory(&["release 1"]);
+    script.whole(170, 180, &["apply 160: 170 =180"]).wait(900).applied(&["release 1"]);
+    script.whole(190, 200, &["apply 180: 190 =200"]).wait(900).tick(&["report 200 180 180 180"]);
+}
+
+#[test]
+fn full_batches_without_end_do_not_hold_a_flush_up() {
+    let mut script = Script::new(100, Duration::ZERO);
+    let full = |at| changes(at, BATCH_CHANGES_MAX);
+    script.on(full(110), &["apply 100: 110 =111"]).on(full(120), &["apply 111: 120 =121"]);
+    script.on(full(130), &[]).on(full(140), &[]).on(full(150), &[]);
+    script.in_memory(&["release 1", "apply 121: 130 =131"]).wait(999);
+    script.in_memory(&["release 1", "apply 131: 140 =141"]).wait(1);
+    script.in_memory(&["release 1", "flush", "report 151 131 100 100"]);
+    script.in_memory(&["release 1", "apply 141: 150 =151"]).flushed(&[]);
+    assert_eq!(script.at(), (141, 141));
+}
+
+#[test]
+fn nothing_is_flushed_inside_a_large_transaction() {
+    let mut script = Script::new(100, Duration::ZERO);
+    script.whole(110, 120, &["apply 100: 110 =120"]).part(200, true, None, &[]);
+    script.in_memory(&["release 1", "apply 120: 200"]).applied(&["release 5"]);
+    script.wait(5_000).tick(&["report 120 120 100 100"]);
+    // Whoever asks is owed an answer until it is over.
+    script.on(keepalive(150, true, true), &["report 150 120 100 100"]).tick(&[]);
+    // Both parts leave at once, though a flush is due.
+    script.part(200, false, None, &["apply 120: 200"]).part(200, false, None, &["apply 120: 200"]);
+    script.applied(&["release 5"]).applied(&["release 5"]);
+    script.part(200, false, Some(210), &["apply 120: 200 =210", "flush"]).in_memory(&["release 5"]);
+    script.flushed(&["report 210 210 210 210"]);
+}
+
+#[test]
+fn a_requested_reply_has_the_disk_asked_and_comes_again() {
+    let mut script = Script::new(100, DELAY);
+    script.whole(110, 120, &["apply 100: 110 =120"]).in_memory(&["release 1"]);
+    script.on(keepalive(120, true, false), &["flush", "report 120 120 100 100"]);
+    // Not for each tick, and once.
+    script.wait(10).tick(&[]).flushed(&["report 120 120 120 120"]).wait(10).tick(&[]);
+    // Stored, then flushed; what comes meanwhile is not part of the answer.
+    script.on(keepalive(200, true, false), &["store 120: =200", "report 200 200 120 120"]);
+    script.whole(210, 220, &[]).in_memory(&["apply 200: 210 =220", "flush"]);
+    script.in_memory(&["release 1"]).wait(10).tick(&[]);
+    script.flushed(&["report 220 220 220 220"]).tick(&[]);
+
+    // The answer comes when what was applied at the question is durable, not when all is.
+    let mut script = Script::new(100, DELAY);
+    script.whole(110, 120, &["apply 100: 110 =120"]).in_memory(&["release 1"]);
+    script.whole(130, 140, &["apply 120: 130 =140"]);
+    script.on(keepalive(140, true, false), &["flush", "report 140 120 100 100"]);
+    script.writes_all_but(0).in_memory(&["release 1", "report 140 140 120 120"]);
+    script.wait(200).flushed(&[]);
+    assert_eq!(script.at(), (140, 140));
+
+    // Two questions: each is answered at once, and both once more when the second one's is durable.
+    let mut script = Script::new(100, DELAY);
+    script.whole(110, 120, &["apply 100: 110 =120"]).in_memory(&["release 1"]);
+    script.on(keepalive(120, true, false), &["flush", "report 120 120 100 100"]);
+    script.on(keepalive(150, true, false), &["report 150 150 100 100"]);
+    script.flushed(&["store 120: =150"]).in_memory(&["flush"]);
+    script.flushed(&["report 150 150 150 150"]).wait(10).tick(&[]);
+
+    // Two batches are under way: there is no room for a flush, and none is needed.
+    let mut script = Script::new(100, DELAY);
+    script.whole(110, 111, &["apply 100: 110 =111"]).in_memory(&["release 1"]);
+    script.whole(120, 121, &["apply 111: 120 =121"]);
+    script.on(changes(200, BATCH_CHANGES_MAX), &["apply 121: 200 =201"]);
+    script.on(keepalive(201, true, false), &["report 201 111 100 100"]);
+    script.writes_all_but(0).in_memory(&["release 1", "flush", "report 201 121 111 111"]);
+}
+
+#[test]
+fn what_is_durable_ripens_from_when_the_disk_has_it() {
+    let mut script = Script::new(100, DELAY);
+    script.whole(110, 120, &["apply 100: 110 =120"]).in_memory(&["release 1"]);
+    script.wait(20_000).tick(&["flush", "report 120 120 100 0"]);
+    script.wait(20_000).flushed(&["report 120 120 120 100"]);
+    script.wait(30_099).tick(&["report 120 120 120 100"]);
+    script.wait(1_000).tick(&["report 120 120 120 120"]);
 }
 
 #[test]

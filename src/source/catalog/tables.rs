@@ -84,6 +84,10 @@ pub struct TableColumn {
     pub base: Option<(QualifiedName, i32)>,
     /// The type's own name, without its schema; [`TableColumn::type_name`] is SQL.
     pub type_own_name: String,
+    /// The type has an array type, whose literals have commas between elements.
+    pub in_arrays: bool,
+    /// It is an array type itself, and no domain.
+    pub is_array: bool,
     /// GENERATED ALWAYS AS (expression).
     pub generated: Generated,
     /// GENERATED … AS IDENTITY.
@@ -291,7 +295,9 @@ pub(super) async fn columns(
     let sql = Sql::new(
         "SELECT a.attrelid, a.attnum, a.attname::text AS name, a.atttypid, format_type(a.atttypid, -1) AS type_name, \
          tn.nspname::text AS type_schema, a.atttypmod, a.attnotnull, a.atthasdef, t.typname::text AS own_name, \
-         b.schema AS base_schema, b.name AS base_name, b.modifier AS base_modifier, a.attidentity::text AS identity, ",
+         b.schema AS base_schema, b.name AS base_name, b.modifier AS base_modifier, a.attidentity::text AS identity, \
+         t.typarray <> 0 AND t.typdelim = ',' AS in_arrays, t.typtype = 'b' AND t.typelem <> 0 AND t.typlen = -1 \
+         AND t.typarray = 0 AS is_array, ",
     )
     .text(dialect.generated())
     .text(
@@ -335,6 +341,8 @@ fn column(row: &ask::Answer) -> Result<TableColumn, Error> {
         has_default: row.get("atthasdef")?,
         base: base(row)?,
         type_own_name: row.get("own_name")?,
+        in_arrays: row.get("in_arrays")?,
+        is_array: row.get("is_array")?,
         generated: generated(row)?,
         identity: identity(row)?,
     })

@@ -25,7 +25,7 @@ pub struct TargetTable {
     pub key: Vec<KeyColumn>,
     /// The key is a DEFERRABLE primary key: good to find rows by, but ON CONFLICT refuses it.
     pub key_deferrable: bool,
-    /// Has a trigger that fires under `session_replication_role = replica`: ENABLE REPLICA or ALWAYS. A partitioned
+    /// Has a trigger or a rule that fires under `session_replication_role = replica`: ENABLE REPLICA or ALWAYS. A partitioned
     /// table's partitions may have more of them.
     pub has_replica_triggers: bool,
     /// Has a trigger that fires otherwise, a foreign key's included (on either side of it).
@@ -79,7 +79,9 @@ async fn read(client: &Client, scope: Scope<'_>) -> Result<Vec<TargetTable>, Err
     let dialect = Dialect::of(client).await?;
     let sql = Sql::new(
         "SELECT c.oid, n.nspname::text AS schema, c.relname::text AS name, c.relkind::text AS kind, \
-         EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = c.oid AND g.tgenabled IN ('R', 'A')) AS replica_triggers, \
+         EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = c.oid AND g.tgenabled IN ('R', 'A')) \
+         OR EXISTS (SELECT FROM pg_rewrite w WHERE w.ev_class = c.oid AND w.ev_enabled IN ('R', 'A')) \
+         AS replica_triggers, \
          EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = c.oid AND g.tgenabled IN ('O', 'A') AND ",
     )
     .text(tables::FIRES_ON_CHANGES)

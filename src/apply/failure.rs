@@ -1,0 +1,93 @@
+//! What goes wrong on the target, and what the operator is to do.
+
+use crate::error::{Definite, Failure, Side};
+use crate::plan::{Kind, PlanError, Step};
+use crate::wire::{self, PipelineError, ServerError};
+
+use super::{Applier, Conflict, Stopped};
+
+/// Why a batch was not applied.
+#[derive(Debug)]
+pub enum ApplyError {
+    /// As any failure.
+    Failure(Failure),
+    /// A change that does not fit the target's rows. Nothing of its transaction is committed.
+    Conflict(Box<Conflict>),
+}
+
+impl From<Failure> for ApplyError {
+    fn from(failure: Failure) -> Self {
+        Self::Failure(failure)
+    }
+}
+
+impl From<Definite> for ApplyError {
+    fn from(definite: Definite) -> Self {
+        Self::Failure(definite.into())
+    }
+}
+
+impl Applier {
+    /// Steps that were looked at failed: `skipped` executes come before the first of them.
+    pub(super) fn stopped(&self, steps: &[Step], skipped: usize, error: PipelineError) -> Stopped {
+        if error.error.server().is_none() || error.error.is_transient() {
+            return target_failed(error.error).into();
+        }
+        let place = error.execute.and_then(|execute| execute.checked_sub(skipped));
+        let step = place.and_then(|place| steps.get(place));
+        let Some(step) = step else {
+            let division = error.error.server().is_some_and(|server| server.sqlstate() == super::DIVISION_BY_ZERO);
+            let moved = division.then(|| another_engine(self.target.migration()));
+            return moved.unwrap_or_else(|| target_failed(error.error)).into();
+        };
+        match error.error.server() {
+            Some(server) if step.kind == Kind::Alter => not_altered(step, server).into(),
+            Some(server) => {
+                let conflict = ApplyError::Conflict(Box::new(Conflict::refused(step, server)));
+                Stopped::Step(step.relation.id, conflict)
+            }
+            None => target_failed(error.error).into(),
+        }
+    }
+}
+
+pub(super) fn another_engine(migration: &str) -> Failure {
+    Definite::new("another engine moved the migration's position")
+        .detail(format!("walferry.progress of migration {migration:?} is not where this engine left it"))
+        .hint("make sure that one engine runs, then run `walferry migrate` again")
+        .into()
+}
+
+pub(super) fn target_failed(error: wire::Error) -> Failure {
+    error.into_failure(Side::Target)
+}
+
+/// The failure of a column that the target does not add.
+fn not_altered(step: &Step, error: &ServerError) -> Failure {
+    Definite::new(format!("the target refuses a column that was added to table {}", step.relation.name))
+        .detail(format!("{error}; nothing was skipped"))
+        .hint(format!(
+            "on the target make it possible, or run yourself: {}; then run `walferry migrate` again",
+            step.statement.sql
+        ))
+        .into()
+}
+
+/// The failure that a change without a right statement is.
+pub(super) fn not_planned(error: &PlanError) -> Failure {
+    let definite = Definite::new(error.to_string());
+    let (detail, hint) = match error {
+        PlanError::NoIdentity { .. } => (
+            "nothing was skipped",
+            "give the table a primary key or REPLICA IDENTITY FULL on the source, then start afresh after \
+             `walferry remove --force`",
+        ),
+        PlanError::Shape { .. }
+        | PlanError::UnknownTable(_)
+        | PlanError::MissingValue { .. }
+        | PlanError::Binary(_) => {
+            ("nothing was skipped", "this is a defect: report it with the table's definition on both sides")
+        }
+    };
+    definite.detail(detail).hint(hint).into()
+}

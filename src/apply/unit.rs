@@ -1,0 +1,186 @@
+//! What one batch is on the wire, and the statements that go around its steps.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use crate::error::{Definite, Result};
+use crate::limits::PREPARED_STATEMENTS_MAX;
+use crate::pg::{EndLsn, PgTimestamp, Sql, TargetLsn};
+use crate::plan::{Batch, Input, Statement, Step};
+use crate::wire::Outcome;
+
+use super::failure::target_failed;
+use super::{Applier, Written};
+
+/// The statements that are not about the user's tables.
+#[derive(Debug)]
+pub(super) struct Own {
+    begin: Arc<Statement>,
+    savepoint: Arc<Statement>,
+    release: Arc<Statement>,
+    progress: Arc<Statement>,
+    commit: Arc<Statement>,
+    written: Arc<Statement>,
+    wait_for_disk: Arc<Statement>,
+    emit: Arc<Statement>,
+    forget: Arc<Statement>,
+}
+
+impl Own {
+    pub(super) fn new() -> Self {
+        let statement = |text| Statement::new(Sql::new(text));
+        Self {
+            begin: statement("BEGIN"),
+            savepoint: statement("SAVEPOINT walferry"),
+            release: statement("RELEASE SAVEPOINT walferry"),
+            // Division by zero if the row is not where this engine left it.
+            progress: statement(
+                "WITH moved AS (UPDATE walferry.progress SET end_lsn = $3, updated_at = clock_timestamp(), \
+                 commit_time = coalesce(to_timestamp($4::float8), commit_time) \
+                 WHERE migration = $1 AND end_lsn = $2 RETURNING 1) SELECT 1 / count(*) FROM moved",
+            ),
+            commit: statement("COMMIT"),
+            written: statement("SELECT pg_current_wal_insert_lsn(), pg_current_wal_flush_lsn()"),
+            // Not `on`, which waits for a synchronous standby.
+            wait_for_disk: statement("SET LOCAL synchronous_commit = local"),
+            // An empty transaction flushes nothing.
+            emit: statement("SELECT pg_logical_emit_message(true, 'walferry', '')"),
+            forget: statement("DEALLOCATE ALL"),
+        }
+    }
+}
+
+impl Batch {
+    /// Whether it is a part of a transaction that is larger than one batch.
+    pub(super) fn is_partial(&self) -> bool {
+        self.segments.iter().any(|segment| !segment.first || segment.end.is_none())
+    }
+}
+
+impl Applier {
+    /// What comes before the steps; gives the number of executes.
+    pub(super) fn push_begin(&mut self, batch: &Batch) -> Result<usize> {
+        let mut before = 0;
+        if !self.open {
+            if self.prepared.len() > PREPARED_STATEMENTS_MAX {
+                let forget = Arc::clone(&self.own.forget);
+                self.push_own(&forget)?;
+                self.prepared.clear();
+                before += 1;
+            }
+            let begin = Arc::clone(&self.own.begin);
+            self.push_own(&begin)?;
+            before += 1;
+        }
+        if batch.is_partial() {
+            let savepoint = Arc::clone(&self.own.savepoint);
+            self.push_own(&savepoint)?;
+            before += 1;
+        }
+        self.open = true;
+        Ok(before)
+    }
+
+    pub(super) fn push_step(&mut self, step: &Step) -> Result<()> {
+        match &step.input {
+            Input::Params(params) => {
+                let name = self.prepare(&step.statement)?;
+                let params = params.iter().map(|value| value.as_deref());
+                self.pipeline.execute(&name, params).map_err(target_failed)
+            }
+            Input::Copy(rows) => self.pipeline.copy(&step.statement.sql, rows).map_err(target_failed),
+        }
+    }
+
+    /// What comes after the steps, up to the commit.
+    pub(super) fn push_end(&mut self, batch: &Batch) -> Result<()> {
+        if batch.is_partial() {
+            let release = Arc::clone(&self.own.release);
+            self.push_own(&release)?;
+        }
+        if let (Some(end), Some(last)) = (batch.end(), batch.segments.last()) {
+            self.push_progress(batch.previous, end, Some(last.commit_time))?;
+        }
+        Ok(())
+    }
+
+    /// The commit of a batch that ends with a whole transaction.
+    pub(super) fn push_commit(&mut self, batch: &Batch) -> Result<()> {
+        if batch.end().is_none() {
+            return Ok(());
+        }
+        self.open = false;
+        let (commit, written) = (Arc::clone(&self.own.commit), Arc::clone(&self.own.written));
+        self.push_own(&commit)?;
+        self.push_own(&written)
+    }
+
+    pub(super) fn push_store(&mut self, previous: EndLsn, to: EndLsn) -> Result<()> {
+        let Own { begin, commit, written, .. } = &self.own;
+        let (begin, commit, written) = (Arc::clone(begin), Arc::clone(commit), Arc::clone(written));
+        self.push_own(&begin)?;
+        self.push_progress(previous, to, None)?;
+        self.push_own(&commit)?;
+        self.push_own(&written)
+    }
+
+    pub(super) fn push_flush(&mut self) -> Result<()> {
+        let Own { begin, wait_for_disk, emit, commit, written, .. } = &self.own;
+        for statement in [begin, wait_for_disk, emit, commit, written].map(Arc::clone) {
+            self.push_own(&statement)?;
+        }
+        Ok(())
+    }
+
+    fn push_progress(
+        &mut self,
+        previous: EndLsn,
+        to: EndLsn,
+        commit_time: Option<PgTimestamp>,
+    ) -> Result<()> {
+        let progress = Arc::clone(&self.own.progress);
+        let name = self.prepare(&progress)?;
+        let (previous, to) = (previous.to_string(), to.to_string());
+        let seconds = commit_time.map(|time| format!("{:.6}", time.unix_micros() as f64 / 1e6));
+        let params = [
+            Some(self.target.migration().as_bytes()),
+            Some(previous.as_bytes()),
+            Some(to.as_bytes()),
+            seconds.as_ref().map(String::as_bytes),
+        ];
+        self.pipeline.execute(&name, params).map_err(target_failed)
+    }
+
+    fn push_own(&mut self, statement: &Statement) -> Result<()> {
+        let name = self.prepare(statement)?;
+        self.pipeline.execute(&name, std::iter::empty()).map_err(target_failed)
+    }
+
+    /// Has the statement parsed where it is not yet, and gives its name.
+    fn prepare(&mut self, statement: &Statement) -> Result<String> {
+        let mut name = String::with_capacity(16);
+        // Writing to a String cannot fail.
+        let _ = write!(name, "s{}", statement.id);
+        if self.prepared.insert(statement.id) {
+            self.pipeline.parse(&name, &statement.sql).map_err(target_failed)?;
+        }
+        Ok(name)
+    }
+}
+
+impl Written {
+    /// What the last row of a pipeline says.
+    pub(super) fn of(outcome: &Outcome) -> Result<Self> {
+        let position = |column: usize| -> Option<TargetLsn> {
+            let (_, row) = outcome.rows.last()?;
+            row.text(column)?.parse().ok()
+        };
+        match (position(0), position(1)) {
+            (Some(end), Some(flushed)) => Ok(Self { end, flushed }),
+            _ => Err(Definite::new("the target does not say how far its WAL is")
+                .detail("pg_current_wal_insert_lsn and pg_current_wal_flush_lsn gave no positions")
+                .hint("it must be a primary")
+                .into()),
+        }
+    }
+}

@@ -1,0 +1,329 @@
+//! Set form: a table's net changes as a few statements, whatever their number.
+//!
+//! Deletes, then updates by the columns that they give, then inserts. Deletes and updates join arrays of keys and values;
+//! inserts are a COPY. Each statement fails if it does not touch as many rows as it should, so that nobody has to look
+//! at the count before the commit.
+//!
+//! Not for set form, and why: see [`Reason`].
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::literal::{Arrays, CopyText};
+use super::net::{DoesNotFollow, Net, Row};
+use super::statements::{self, Match};
+use super::table::{Carried, Shape, Write, names};
+use super::{Input, Kind, PlanError, Reason, Statement, Step};
+use crate::limits::{COPY_ROWS_MIN, SET_ROW_BYTES_MAX, UPDATE_FORMS_MAX};
+use crate::pg::{CommitLsn, ReplicaIdentity};
+use crate::proto::{OldTuple, Tuple, TupleValue};
+
+/// What a table's shape has for set form.
+#[derive(Debug)]
+pub(super) struct SetForm {
+    /// Why updates and deletes go row by row, if they do.
+    merges: Result<(), Reason>,
+    /// The same of updates alone.
+    updates: Result<(), Reason>,
+    /// A row that was deleted and inserted again can be updated instead.
+    replaces: bool,
+    net: Net,
+    /// The last change's transaction.
+    commit_lsn: CommitLsn,
+    copy: Option<Arc<Statement>>,
+    delete: Option<Arc<Statement>>,
+    /// By the columns that are given.
+    by_columns: HashMap<Vec<usize>, Arc<Statement>>,
+}
+
+/// Nothing of it works before the shape is known.
+impl Default for SetForm {
+    fn default() -> Self {
+        Self {
+            merges: Err(Reason::Values),
+            updates: Err(Reason::Values),
+            replaces: false,
+            net: Net::default(),
+            commit_lsn: CommitLsn::default(),
+            copy: None,
+            delete: None,
+            by_columns: HashMap::new(),
+        }
+    }
+}
+
+impl SetForm {
+    pub(super) fn new(shape: &Shape) -> Self {
+        let merges = shape.merges();
+        let updates = merges.and_then(|()| shape.updates_merge());
+        Self { merges, updates, replaces: shape.replaceable(), ..Self::default() }
+    }
+}
+
+impl From<DoesNotFollow> for Reason {
+    fn from(_: DoesNotFollow) -> Self {
+        Self::Sequence
+    }
+}
+
+impl Shape {
+    /// Takes a new row in; says why not.
+    pub(super) fn gather_insert(&mut self, new: &Tuple, commit_lsn: CommitLsn) -> Result<(), Reason> {
+        if self.written().is_empty() || new.has_unchanged() || new.has_binary() {
+            return Err(Reason::Values);
+        }
+        small(new)?;
+        if self.set.merges.is_ok() {
+            let key = self.key_of(new).ok_or(Reason::KeyChange)?;
+            self.set.net.insert(key, new)?;
+        } else {
+            self.set.net.append(new);
+        }
+        self.set.commit_lsn = commit_lsn;
+        Ok(())
+    }
+
+    /// Takes a changed row in; says why not.
+    pub(super) fn gather_update(
+        &mut self,
+        old: Option<&OldTuple>,
+        new: &Tuple,
+        commit_lsn: CommitLsn,
+    ) -> Result<(), Reason> {
+        self.set.updates?;
+        if new.has_binary() {
+            return Err(Reason::Values);
+        }
+        small(new)?;
+        let key = self.key_of(new).ok_or(Reason::KeyChange)?;
+        // A key that is TOASTed comes along although it did not change.
+        if old.is_some_and(|old| self.key_of(old.tuple()).as_ref() != Some(&key)) {
+            return Err(Reason::KeyChange);
+        }
+        self.set.net.update(key, new)?;
+        self.set.commit_lsn = commit_lsn;
+        Ok(())
+    }
+
+    /// Takes a row that is gone in; says why not.
+    pub(super) fn gather_delete(&mut self, old: &OldTuple, commit_lsn: CommitLsn) -> Result<(), Reason> {
+        self.set.merges?;
+        small(old.tuple())?;
+        let key = self.key_of(old.tuple()).ok_or(Reason::Values)?;
+        self.set.net.delete(key, old.tuple())?;
+        self.set.commit_lsn = commit_lsn;
+        Ok(())
+    }
+
+    pub(super) fn has_gathered(&self) -> bool {
+        !self.set.net.is_empty()
+    }
+
+    /// Drops what was taken in.
+    pub(super) fn forget_gathered(&mut self) {
+        self.set.net.take();
+    }
+
+    /// Makes steps of what was taken in.
+    pub(super) fn flush(&mut self, steps: &mut Vec<Step>) -> Result<(), PlanError> {
+        if self.set.net.is_empty() {
+            return Ok(());
+        }
+        let rows = self.set.net.take();
+        let (mut deleted, mut inserted): (Vec<&Tuple>, Vec<&Tuple>) = (Vec::new(), Vec::new());
+        let mut updated: Vec<(Vec<usize>, Vec<&Tuple>)> = Vec::new();
+        for row in &rows {
+            match row {
+                Row::Inserted(new) => inserted.push(new),
+                Row::Deleted(old) => deleted.push(old),
+                Row::Replaced(new) if !self.set.replaces => {
+                    deleted.push(new);
+                    inserted.push(new);
+                }
+                Row::Updated(new) | Row::Replaced(new) => self.group(new, &mut updated),
+                Row::Gone => {}
+            }
+        }
+        if !deleted.is_empty() {
+            let statement = self.delete_set();
+            steps.push(self.by_arrays(Kind::Delete, statement, &[], &deleted));
+        }
+        for (given, tuples) in &updated {
+            let statement = self.update_set(given);
+            steps.push(self.by_arrays(Kind::Update, statement, given, tuples));
+        }
+        self.push_inserts(&inserted, steps)
+    }
+
+    /// Puts an update to those that give the same columns.
+    fn group<'a>(&self, new: &'a Tuple, groups: &mut Vec<(Vec<usize>, Vec<&'a Tuple>)>) {
+        let gives = |index: usize, value: TupleValue<'_>| {
+            self.writes[index] == Write::Always
+                && !self.in_key(index)
+                && !matches!(value, TupleValue::Unchanged)
+        };
+        // Most often it is the first group's: all columns.
+        let same = |given: &[usize]| {
+            let wanted = new.columns().enumerate().filter(|(index, value)| gives(*index, *value));
+            wanted.map(|(index, _)| index).eq(given.iter().copied())
+        };
+        match groups.iter_mut().find(|(given, _)| same(given)) {
+            Some((_, tuples)) => tuples.push(new),
+            None => {
+                let given = new.columns().enumerate().filter(|(index, value)| gives(*index, *value));
+                groups.push((given.map(|(index, _)| index).collect(), vec![new]));
+            }
+        }
+    }
+
+    /// A statement over arrays: the columns given, the key, and how many rows there are.
+    fn by_arrays(&self, kind: Kind, statement: Arc<Statement>, given: &[usize], tuples: &[&Tuple]) -> Step {
+        let mut places = vec![None; self.writes.len()];
+        let indexes = given.iter().copied().chain(self.key.iter().map(|(index, _)| *index));
+        for (place, index) in indexes.enumerate() {
+            places[index] = Some(place);
+        }
+        let mut arrays = Arrays::new(given.len() + self.key.len());
+        for tuple in tuples {
+            for (place, value) in places.iter().zip(tuple.columns()) {
+                if let Some(place) = place {
+                    arrays.push(*place, value.bytes());
+                }
+            }
+        }
+        let mut params = arrays.finish();
+        params.push(Some(Bytes::from(tuples.len().to_string())));
+        self.set_step(kind, statement, Input::Params(params))
+    }
+
+    fn push_inserts(&mut self, inserted: &[&Tuple], steps: &mut Vec<Step>) -> Result<(), PlanError> {
+        if inserted.len() < COPY_ROWS_MIN {
+            for new in inserted {
+                let params = self.values(new, self.written(), Kind::Insert, self.set.commit_lsn)?;
+                let statement = self.insert();
+                steps.push(self.set_step(Kind::Insert, statement, Input::Params(params)));
+            }
+            return Ok(());
+        }
+        let mut text = CopyText::default();
+        for new in inserted {
+            for (write, value) in self.writes.iter().zip(new.columns()) {
+                if *write != Write::Never {
+                    text.push(value.bytes());
+                }
+            }
+            text.end_row();
+        }
+        let statement = self.copy();
+        steps.push(self.set_step(Kind::Insert, statement, Input::Copy(text.finish())));
+        Ok(())
+    }
+
+    fn set_step(&self, kind: Kind, statement: Arc<Statement>, input: Input) -> Step {
+        let (relation, commit_lsn) = (Arc::clone(&self.relation), self.set.commit_lsn);
+        Step { statement, input, kind, relation, commit_lsn, rows: None }
+    }
+
+    fn copy(&mut self) -> Arc<Statement> {
+        let (relation, written, name) = (&self.relation, &self.written, &self.table.name);
+        let copy = || Statement::new(statements::copy(name, &names(relation, written)));
+        Arc::clone(self.set.copy.get_or_insert_with(copy))
+    }
+
+    fn delete_set(&mut self) -> Arc<Statement> {
+        if let Some(delete) = &self.set.delete {
+            return Arc::clone(delete);
+        }
+        let delete = Statement::new(statements::delete_set(&self.table.name, &self.arrays(&[]), &self.named_key()));
+        Arc::clone(self.set.delete.insert(delete))
+    }
+
+    fn update_set(&mut self, given: &[usize]) -> Arc<Statement> {
+        if let Some(statement) = self.set.by_columns.get(given) {
+            return Arc::clone(statement);
+        }
+        let (table, arrays, key) = (&self.table.name, self.arrays(given), self.named_key());
+        let statement = Statement::new(if given.is_empty() {
+            statements::touch_set(table, &arrays, &key)
+        } else {
+            statements::update_set(table, &names(&self.relation, given), &arrays, &key)
+        });
+        if self.set.by_columns.len() >= UPDATE_FORMS_MAX {
+            self.set.by_columns.clear();
+        }
+        self.set.by_columns.insert(given.to_vec(), Arc::clone(&statement));
+        statement
+    }
+
+    /// The types of the arrays for the columns given and the key.
+    fn arrays(&self, given: &[usize]) -> Vec<statements::Array<'_>> {
+        let indexes = given.iter().copied().chain(self.key.iter().map(|(index, _)| *index));
+        let of = |index: usize| {
+            let column = self.table.column(&self.relation.columns[index].name)?;
+            Some(statements::Array { of: &column.of.name, as_text: column.carried == Carried::AsText })
+        };
+        indexes.filter_map(of).collect()
+    }
+
+    /// Whether a row is known by a key that the source keeps unique and sends with each change. With REPLICA IDENTITY
+    /// FULL the target's own key finds the row, but nothing says that it is unique on the source.
+    fn merges(&self) -> Result<(), Reason> {
+        if self.key.is_empty() || self.relation.identity == ReplicaIdentity::Full {
+            return Err(Reason::Identity);
+        }
+        let compared = self.key.iter().all(|(_, by)| matches!(by, Match::Equal { .. }));
+        if !compared || !self.key.iter().all(|(index, _)| self.is_carried(*index)) {
+            return Err(Reason::Values);
+        }
+        Ok(())
+    }
+
+    fn updates_merge(&self) -> Result<(), Reason> {
+        let indexes = || 0..self.writes.len();
+        // Whether such a column changes is only seen row by row.
+        if indexes().any(|index| self.writes[index] == Write::InsertOnly && !self.in_key(index)) {
+            return Err(Reason::Values);
+        }
+        let written = indexes().filter(|&index| self.writes[index] == Write::Always);
+        if written.into_iter().all(|index| self.is_carried(index)) { Ok(()) } else { Err(Reason::Values) }
+    }
+
+    /// An update gives a row anew as a delete and an insert would: no column keeps what it had, or has a default.
+    fn replaceable(&self) -> bool {
+        let sent = |name: &str| self.relation.columns.iter().any(|column| column.name == name);
+        self.updates_merge().is_ok() && self.table.columns.iter().all(|column| column.generated || sent(&column.name))
+    }
+
+    fn is_carried(&self, index: usize) -> bool {
+        let column = self.table.column(&self.relation.columns[index].name);
+        column.is_some_and(|column| column.carried != Carried::Alone)
+    }
+
+    /// A row's key as text; `None` where a part of it is missing.
+    fn key_of(&self, tuple: &Tuple) -> Option<Bytes> {
+        if let [(index, _)] = self.key[..] {
+            return match tuple.columns().nth(index)? {
+                value @ TupleValue::Text(_) => tuple.value_bytes(value),
+                TupleValue::Null | TupleValue::Unchanged | TupleValue::Binary(_) => None,
+            };
+        }
+        let mut key = Vec::with_capacity(16 * self.key.len());
+        let mut wanted = self.key.iter().map(|(index, _)| *index).peekable();
+        for (index, value) in tuple.columns().enumerate() {
+            if wanted.next_if_eq(&index).is_none() {
+                continue;
+            }
+            let TupleValue::Text(text) = value else { return None };
+            key.extend_from_slice(&text.len().to_ne_bytes());
+            key.extend_from_slice(text);
+        }
+        wanted.peek().is_none().then(|| Bytes::from(key))
+    }
+}
+
+/// A large row is not put together with others: arrays and COPY would hold it several times.
+fn small(tuple: &Tuple) -> Result<(), Reason> {
+    if tuple.byte_len() <= SET_ROW_BYTES_MAX { Ok(()) } else { Err(Reason::Large) }
+}
