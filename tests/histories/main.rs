@@ -31,7 +31,7 @@ use known::KNOWN;
 use world::{Tally, WAYS_DIFFER, Way, World};
 
 /// As many as a busy machine of two processors gets through in half a minute.
-const HISTORIES: u64 = 40;
+const HISTORIES: u64 = 30;
 
 #[tokio::test]
 async fn random_histories() {
