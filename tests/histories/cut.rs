@@ -28,8 +28,8 @@ impl Cut {
             Self::Whole => (0, usize::MAX),
             Self::Parts => (100, 1),
             Self::Random(_) => {
-                let most = [1, 3, 10, usize::MAX];
-                ([0, 0, 10, 50][rng.random_range(0..4)], most[rng.random_range(0..4)])
+                let most = [1, 4, 20, usize::MAX];
+                ([0, 0, 5, 30][rng.random_range(0..4)], most[rng.random_range(0..4)])
             }
         };
         let mut batches: Vec<Vec<Segment>> = Vec::new();

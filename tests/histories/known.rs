@@ -23,6 +23,12 @@ pub const KNOWN: &[&[&str]] = &[
         "INSERT INTO plain (id, b) VALUES (1, 'c'); UPDATE plain SET a = 4",
         "INSERT INTO plain (id) VALUES (2); UPDATE plain SET a = 5 WHERE id = 2; DELETE FROM plain WHERE id = 2",
     ],
+    // An update of another row with the same key, and of another life of the same row.
+    &[
+        "INSERT INTO plain (id, a) VALUES (1, 1), (3, 3); UPDATE plain SET a = 2",
+        "DELETE FROM plain WHERE id = 1; INSERT INTO plain (id) VALUES (1); UPDATE plain SET a = 4 WHERE id = 1",
+        "UPDATE plain SET id = 2 WHERE id = 1; UPDATE plain SET id = 1 WHERE id = 3; UPDATE plain SET a = 5 WHERE id = 1",
+    ],
     // What is not sent is what the batch had before, or what the target has.
     &[
         "INSERT INTO plain VALUES (1, 1, 'b', repeat('x', 5000), repeat('y', 5000)), (2, 2, 'b', repeat('z', 5000), NULL)",

@@ -9,7 +9,7 @@ use crate::world::{Tally, World};
 /// Tries that are made, each of some hundred milliseconds.
 const TRIES: usize = 300;
 
-/// Leaves out transactions, then statements, as long as it still fails.
+/// Leaves out transactions, then statements, then savepoints, as long as it still fails.
 pub async fn shrink(
     world: &mut World,
     history: History,
@@ -40,6 +40,11 @@ pub async fn shrink(
                 size /= 2;
             }
         }
+    }
+    let mut flat = least.0.clone();
+    flat.transactions.iter_mut().for_each(|transaction| transaction.nested = false);
+    if let Err(failure) = world.check(&flat, least.1, &mut Tally::new()).await {
+        (least.0, least.2) = (flat, failure);
     }
     least
 }

@@ -37,8 +37,8 @@ async fn apply(applier: &mut Applier, batch: Batch) -> Result<Applied, String> {
     applier.apply(&batch).await.map_err(|error| format!("{error:?}"))
 }
 
-/// By table, the text of each of its rows, those that are long cut short.
-pub type Rows = BTreeMap<String, String>;
+/// By table, the text of each of its rows in some order, those that are long cut short.
+pub type Rows = BTreeMap<String, Vec<String>>;
 
 /// How many batches went which way: by the target and by what [`Applied::ordered`] said.
 pub type Tally = BTreeMap<(&'static str, Option<&'static str>), usize>;
@@ -356,8 +356,8 @@ async fn begin(source: &Client, target: &Client) {
 /// The query for [`Rows`]: of every table the columns that the source has.
 async fn rows_query(source: &Client) -> String {
     let sql = "SELECT string_agg(format(
-            'SELECT %L, coalesce(string_agg(r, E''\\n'' ORDER BY r COLLATE \"C\"), '''') FROM (
-                SELECT CASE WHEN length(r) > 400 THEN left(r, 300) || md5(r) ELSE r END AS r
+            'SELECT %L, coalesce(array_agg(r ORDER BY r COLLATE \"C\"), ''{}'') FROM (
+                SELECT CASE WHEN length(r) > 150 THEN left(r, 100) || ''… '' || md5(r) ELSE r END AS r
                 FROM (SELECT ROW(%s)::text AS r FROM ONLY %I) s) s', relname, columns, relname), ' UNION ALL ')
         FROM (SELECT relname, string_agg(quote_ident(attname), ', ' ORDER BY attnum) AS columns
             FROM pg_class c JOIN pg_attribute a ON attrelid = c.oid
@@ -374,16 +374,16 @@ async fn rows(client: &Client, query: &Statement) -> Rows {
 fn differences(expected: &Rows, found: &Rows) -> Result<(), String> {
     let mut told = String::new();
     for (table, expected) in expected {
-        let mut extra: Vec<&str> = found[table].lines().collect();
+        let mut extra: Vec<&String> = found[table].iter().collect();
         let mut missing = Vec::new();
-        for row in expected.lines() {
+        for row in expected {
             match extra.iter().position(|other| *other == row) {
-                Some(position) => drop(extra.remove(position)),
+                Some(position) => drop(extra.swap_remove(position)),
                 None => missing.push(row),
             }
         }
-        let lines = missing.iter().map(|row| ('-', row)).chain(extra.iter().map(|row| ('+', row)));
-        told.extend(lines.map(|(sign, row)| format!("{sign} {table} {row}\n")));
+        let lines = missing.into_iter().map(|row| ('-', row)).chain(extra.into_iter().map(|row| ('+', row)));
+        told.extend(lines.map(|(sign, row)| format!("{sign} {table} {row:?}\n")));
     }
     if expected == found { Ok(()) } else { Err(told) }
 }
