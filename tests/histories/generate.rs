@@ -108,12 +108,12 @@ fn statements(rng: &mut StdRng, table: &Table, tables: &[&Table]) -> Vec<String>
         }
         91..95 => hot(rng, table),
         95..97 => vec![truncate(rng, table, tables)],
-        _ => bulk(rng),
+        _ => bulk(rng, table),
     }
 }
 
 /// A row's values, in the order of its table's columns.
-struct Row(Vec<&'static str>);
+struct Row(Vec<String>);
 
 fn row(rng: &mut StdRng, table: &Table) -> Row {
     let sparse = rng.random_range(0..8) == 0;
@@ -126,7 +126,7 @@ fn row(rng: &mut StdRng, table: &Table) -> Row {
             () => any(rng, column),
         }
     };
-    Row(table.columns.iter().map(value).collect())
+    Row(table.columns.iter().map(value).map(str::to_owned).collect())
 }
 
 impl Row {
@@ -138,7 +138,7 @@ impl Row {
             values.filter(|(column, _)| column.moved).collect(),
         );
         let by = if keys.is_empty() { all } else { keys };
-        let equal = |(column, value): &(&Column, &&str)| match **value {
+        let equal = |(column, value): &(&Column, &String)| match value.as_str() {
             "DEFAULT" => "true".to_owned(),
             value => equals(column, value),
         };
@@ -320,20 +320,30 @@ fn truncate(rng: &mut StdRng, table: &Table, tables: &[&Table]) -> String {
 }
 
 /// Many rows of one table, enough that an applier may choose another way to write them.
-fn bulk(rng: &mut StdRng) -> Vec<String> {
-    let (from, rows) = (rng.random_range(1..40), rng.random_range(20..120));
-    let to = from + rows;
-    let range = format!("id BETWEEN {from} AND {to}");
+fn bulk(rng: &mut StdRng, table: &Table) -> Vec<String> {
+    let (name, from, count) = (table.name, rng.random_range(1..40), rng.random_range(20..100));
+    let mut rows: Vec<Row> = (0..count).map(|_| row(rng, table)).collect();
+    let Some(key) = table.numbered() else {
+        return vec![insert_rows(table, &rows) + " ON CONFLICT DO NOTHING"];
+    };
+    for (row, id) in rows.iter_mut().zip(from..) {
+        for (value, column) in row.0.iter_mut().zip(table.columns) {
+            match () {
+                () if column.key => *value = id.to_string(),
+                () if column.always => "DEFAULT".clone_into(value),
+                () => {}
+            }
+        }
+    }
+    let key = key.name;
+    let range = format!("{key} BETWEEN {from} AND {}", from + count);
     let mut all = vec![
-        format!(
-            "INSERT INTO plain SELECT g, g % 7, CASE WHEN g % 3 > 0 THEN 'b' || g END, 'x', NULL \
-             FROM generate_series({from}, {to}) g ON CONFLICT DO NOTHING"
-        ),
-        format!("UPDATE plain SET a = a + 1, b = NULL WHERE {range} AND id % 2 = 0"),
-        format!("UPDATE plain SET more = big, big = repeat('z', 2500) WHERE {range} AND id % 40 = 0"),
-        format!("UPDATE plain SET id = id + 1000 WHERE {range} AND id % 9 = 0"),
-        format!("DELETE FROM plain WHERE {range} AND id % 3 = 0"),
-        "DELETE FROM plain WHERE id > 6".to_owned(),
+        insert_rows(table, &rows) + " ON CONFLICT DO NOTHING",
+        update(rng, table, &format!("{range} AND {key} % 2 = 0")),
+        update(rng, table, &format!("{range} AND {key} % 5 < 3")),
+        format!("UPDATE {name} SET {key} = {key} + 1000 WHERE {range} AND {key} % 9 = 0"),
+        format!("DELETE FROM {name} WHERE {range} AND {key} % 3 = 0"),
+        format!("DELETE FROM {name} WHERE {key} > 6"),
     ];
     for _ in 0..rng.random_range(1..4) {
         all.remove(rng.random_range(1..all.len()));

@@ -10,6 +10,7 @@
 //! |---|---|
 //! | `WALFERRY_TEST_SEED` | replays one history, by its seed |
 //! | `WALFERRY_TEST_HISTORIES` | how many there are otherwise, the last with a seed of its own |
+//! | `WALFERRY_TEST_PG_MAJOR` | the server's version |
 //!
 //! A history that fails is printed, and then again without all that the failure does not need.
 

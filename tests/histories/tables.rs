@@ -305,6 +305,11 @@ impl Table {
         self.columns.iter().filter(|column| column.key).collect()
     }
 
+    /// The key, where it is any number.
+    pub fn numbered(&self) -> Option<&Column> {
+        self.columns.iter().find(|column| column.key && column.values == IDS)
+    }
+
     /// The columns whose values go from row to row.
     pub fn moved(&self) -> Vec<&Column> {
         self.columns.iter().filter(|column| column.moved).collect()

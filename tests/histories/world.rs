@@ -93,7 +93,8 @@ impl Way {
 
 impl World {
     pub async fn start() -> Self {
-        let binaries = PgBinaries::find(None).await.unwrap();
+        let major = std::env::var("WALFERRY_TEST_PG_MAJOR").ok().map(|major| major.parse().unwrap());
+        let binaries = PgBinaries::find(major).await.unwrap();
         let server = Server::start(&binaries, ServerOptions::default()).await.unwrap();
         for database in ["source", Way::Set.database(), Way::Ordered.database()] {
             let postgres = server.client("postgres").await.unwrap();
