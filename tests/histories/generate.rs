@@ -5,8 +5,8 @@
 
 use std::fmt;
 
-use rand::Rng;
 use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 
 use crate::tables::{Column, Table};
 
@@ -45,10 +45,13 @@ impl History {
         Self { transactions: transactions.iter().map(transaction).collect() }
     }
 
-    /// Some tables are written more than the others.
-    pub fn random(rng: &mut StdRng, tables: &[&Table]) -> Self {
-        let hot: Vec<&Table> = (0..rng.random_range(1..4)).map(|_| *one(rng, tables)).collect();
-        let transactions = rng.random_range(10..40);
+    /// Some tables are written more than the others, another one by each seed.
+    pub fn random(seed: u64, tables: &[&Table]) -> Self {
+        let rng = &mut StdRng::seed_from_u64(seed);
+        let count = tables.len() as u64;
+        let mut hot = vec![tables[(seed % count) as usize]];
+        hot.extend((0..rng.random_range(0..3)).map(|_| *one(rng, tables)));
+        let transactions = rng.random_range(15..45);
         Self { transactions: (0..transactions).map(|_| transaction(rng, &hot, tables)).collect() }
     }
 }
