@@ -94,7 +94,13 @@ impl Way {
 impl World {
     pub async fn start() -> Self {
         let major = std::env::var("WALFERRY_TEST_PG_MAJOR").ok().map(|major| major.parse().unwrap());
-        let binaries = PgBinaries::find(major).await.unwrap();
+        let binaries = match major {
+            Some(old) if old < 14 => {
+                let clients = PgBinaries::find(None).await.unwrap();
+                PgBinaries::find_old(old, &clients).await.unwrap()
+            }
+            asked => PgBinaries::find(asked).await.unwrap(),
+        };
         let server = Server::start(&binaries, ServerOptions::default()).await.unwrap();
         for database in ["source", Way::Set.database(), Way::Ordered.database()] {
             let postgres = server.client("postgres").await.unwrap();
