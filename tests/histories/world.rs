@@ -7,11 +7,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio_postgres::{Client, Statement};
 use walferry::apply::store::{MigrationRow, Origin, RelationRow, RelationState, Store};
-use walferry::apply::{Applied, Applier, Tables, TargetSession};
+use walferry::apply::{Applier, ApplyOptions, Tables, TargetSession};
 use walferry::assemble::{Assembler, Change, Segment};
 use walferry::demo::{PgBinaries, Server, ServerOptions};
 use walferry::pg::{EndLsn, QualifiedName, RelationId, SlotName, SourceLsn, SystemId};
-use walferry::plan::Batch;
+use walferry::plan::{Batch, Form, Reason};
 use walferry::wire::{ConnInfo, Environment, control};
 
 use crate::cut::Cut;
@@ -25,16 +25,12 @@ pub enum Way {
     Ordered,
 }
 
-/// Whether [`applier`] can be told the way; until then both targets are applied alike.
-pub const WAYS_DIFFER: bool = false;
-
-/// The one place that makes an applier.
-fn applier(session: TargetSession, tables: Tables, _way: Way) -> Applier {
-    Applier::new(session, tables, false)
-}
-
-async fn apply(applier: &mut Applier, batch: Batch) -> Result<Applied, String> {
-    applier.apply(&batch).await.map_err(|error| format!("{error:?}"))
+fn applier(session: TargetSession, tables: Tables, way: Way) -> Applier {
+    let form = match way {
+        Way::Set => Form::Set,
+        Way::Ordered => Form::Ordered,
+    };
+    Applier::new(session, tables, ApplyOptions { follow_ddl: false, form })
 }
 
 /// By table, the text of each of its rows in some order, those that are long cut short.
@@ -279,13 +275,13 @@ impl Target {
         let whole = segments.iter().filter(|segment| segment.end.is_some()).count() as u64;
         let changes: usize = segments.iter().map(|segment| segment.changes.len()).sum();
         let cost = segments.iter().map(|segment| segment.cost).sum();
-        let applied =
-            tokio::time::timeout(PATIENCE, apply(applier, Batch { segments, previous, cost })).await;
-        let applied = applied.unwrap_or_else(|_| Err("not applied in time".to_owned()))?;
+        let applied = tokio::time::timeout(PATIENCE, applier.apply(Batch { segments, previous, cost })).await;
+        let applied = applied.map_err(|_| "not applied in time".to_owned())?;
+        let applied = applied.map_err(|error| format!("{error:?}"))?;
         if applied.transactions != whole || applied.changes.iter().sum::<u64>() != changes as u64 {
             return Err(format!("{changes} changes, {whole} commits, but {applied:?}"));
         }
-        Ok(applied.ordered)
+        Ok(applied.ordered.map(Reason::as_str))
     }
 }
 
