@@ -75,12 +75,12 @@ impl Contender {
             let [values, what] =
                 [if binary { "binary" } else { "text" }, if streaming { ", streaming" } else { "" }];
             let name = format!("sub_{values}{}", if streaming { "_streaming" } else { "" });
-            copy_database(bench, &name).await?;
+            bench.copy_database(&name).await?;
             let subscription = Subscription { name, binary, streaming };
             subscription.create(source, target, &bench.sides.source_uri(DB)).await?;
             all.push(Self::new(format!("subscription, {values}{what}"), Kind::Subscription(subscription)));
         }
-        copy_database(bench, "pgcopydb").await?;
+        bench.copy_database("pgcopydb").await?;
         let peer = Superuser::create(source, target).await?;
         let pgcopydb = Pgcopydb::find(&peer, source, target, "pgcopydb").await?;
         let mut last = Self::new("pgcopydb follow", Kind::Pgcopydb(None));
@@ -155,14 +155,6 @@ impl Contender {
             Kind::Walferry | Kind::Pgcopydb(_) => Ok(()),
         }
     }
-}
-
-/// A database on the target that is as walferry's is now.
-async fn copy_database(bench: &Bench, name: &str) -> Result<()> {
-    let target = &bench.sides.target;
-    target.sql("postgres", &format!("CREATE DATABASE {name} TEMPLATE {DB}")).await?;
-    target.sql(name, "DROP SCHEMA walferry CASCADE").await?;
-    Ok(())
 }
 
 async fn walferry(bench: &Bench, reached: &str) -> Result<Measured> {

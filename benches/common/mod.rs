@@ -20,7 +20,7 @@ use std::error::Error;
 use std::ffi::OsString;
 use std::io::Write as _;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use walferry::demo::{
@@ -48,6 +48,22 @@ impl Engine {
     /// Its process.
     pub fn id(&self) -> u32 {
         self.0.id()
+    }
+}
+
+impl Engine {
+    /// Waits for its own end; gives the largest resident memory that it had, in bytes.
+    pub async fn finished(mut self) -> Result<u64> {
+        let mut peak = 0;
+        loop {
+            // One that has just ended has no such line.
+            peak = cpu::peak_memory(self.0.id()).unwrap_or(peak);
+            match self.0.try_wait()? {
+                Some(status) if status.success() => return Ok(peak),
+                Some(status) => return Err(format!("the engine ended: {status}").into()),
+                None => tokio::time::sleep(POLL).await,
+            }
+        }
     }
 }
 
@@ -114,6 +130,23 @@ impl Bench {
     /// Starts `migrate`.
     pub fn engine(&self, arguments: &[&str]) -> Result<Engine> {
         self.engine_to(&self.sides.target_uri(DB), arguments)
+    }
+
+    /// Makes a database on the target that is as walferry's is now, for a peer.
+    pub async fn copy_database(&self, name: &str) -> Result<()> {
+        let target = &self.sides.target;
+        target.sql("postgres", &format!("CREATE DATABASE {name} TEMPLATE {DB}")).await?;
+        target.sql(name, "DROP SCHEMA walferry CASCADE").await?;
+        Ok(())
+    }
+
+    /// Drops the migration and what it made on the source.
+    pub fn remove(&self) -> Result<ExitStatus> {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_walferry"));
+        command.args(["remove", "--force"]).stdin(Stdio::null()).stdout(Stdio::null());
+        command.env("SOURCE_SERVICE_URI", self.sides.source_uri(DB));
+        command.env("TARGET_SERVICE_URI", self.sides.target_uri(DB)).env("RUST_LOG", "walferry=warn");
+        Ok(command.status()?)
     }
 
     /// Starts `migrate`, by this way to the target.
