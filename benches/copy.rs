@@ -196,7 +196,7 @@ async fn prepare(case: Case, scale: f64, pgbench_scale: u32) -> Result<Place> {
             let fill = format!(
                 "SET ROLE app_owner; {TABLE}; INSERT INTO big SELECT n, (n * 7919) % 1000000, \
                  '2024-01-01 00:00:00+00'::timestamptz + n * interval '1.234567 seconds', (n % 10000000)::numeric / 100, \
-                 left(repeat(md5(n::text), 4), 60 + (n % 41)::int) FROM generate_series(1, {rows}) n"
+                 left(repeat(md5(n::text), 4), 60 + (n % 41)::int) FROM generate_series(1, {rows}::bigint) n"
             );
             source.client(DB).await?.batch_execute(&fill).await?;
         }

@@ -2,8 +2,9 @@
 //!
 //! Clients insert one row a transaction, on a schedule that does not wait for anybody; each row carries
 //! `clock_timestamp()` of its INSERT. The target's table has a column more, filled with `clock_timestamp()` when the row is
-//! put there. Both servers are on one machine, so the clocks are one. The source's COMMIT with its flush is in the time;
-//! the target's COMMIT is not. walferry and the subscription take turns, each with a database of its own.
+//! put there. Both servers are on one machine, so the clocks are one. The source's COMMIT with its flush is in the time,
+//! and so the clients' own waiting for it is shown beside it; the target's COMMIT is not. walferry and the subscription
+//! take turns, each with a database of its own.
 //!
 //! | setting | meaning |
 //! |---|---|
@@ -37,6 +38,22 @@ struct Figures {
     max: Series,
 }
 
+/// What the writers saw.
+struct Written {
+    /// How late the latest transaction began.
+    late_ms: f64,
+    /// p50, p99 and the greatest of how long each took.
+    waited_ms: [f64; 3],
+}
+
+impl Figures {
+    fn push(&mut self, [p50, p99, max]: [f64; 3]) {
+        self.p50.push(p50);
+        self.p99.push(p99);
+        self.max.push(max);
+    }
+}
+
 fn main() -> Result<()> {
     common::block_on(run())
 }
@@ -51,7 +68,7 @@ async fn run() -> Result<()> {
     let bench = Bench::start(|options| options).await?;
     let subscription = prepare(&bench).await?;
     let (source, target) = (&bench.sides.source, &bench.sides.target);
-    let (mut walferry, mut peer) = (Figures::default(), Figures::default());
+    let (mut walferry, mut peer, mut client) = (Figures::default(), Figures::default(), Figures::default());
     let mut late = Series::default();
     let mut first = 1;
     for round in 0..runs {
@@ -68,7 +85,9 @@ async fn run() -> Result<()> {
             // What was written for the other comes first.
             there(target, database, first - 1).await?;
             tokio::time::sleep(Duration::from_secs(2)).await;
-            late.push(write(source, load, first).await?.as_secs_f64() * 1000.0);
+            let written = write(source, load, first).await?;
+            late.push(written.late_ms);
+            client.push(written.waited_ms);
             let last = first + i64::from(load.rate * load.seconds) - 1;
             there(target, database, last).await?;
             match engine {
@@ -79,15 +98,15 @@ async fn run() -> Result<()> {
             }
             let [p50, p99, max] = figures_of(source, target, database, first).await?;
             say(&format!("{name}: p50 {p50:.2} ms, p99 {p99:.2} ms, max {max:.2} ms"))?;
-            figures.p50.push(p50);
-            figures.p99.push(p99);
-            figures.max.push(max);
+            figures.push([p50, p99, max]);
             first = last + 1;
         }
     }
     subscription.remove(source, target).await?;
     let mut lines = vec!["| contender | p50 | p99 | max |".to_owned(), "|---|---|---|---|".to_owned()];
-    for (name, figures) in [("walferry", &walferry), ("subscription", &peer)] {
+    for (name, figures) in
+        [("walferry", &walferry), ("subscription", &peer), ("the clients, for the source", &client)]
+    {
         let shown = |series: &Series| series.median().map_or(String::new(), |ms| format!("{ms:.2} ms"));
         let (p50, p99) = (shown(&figures.p50), shown(&figures.p99));
         lines.push(format!("| {name} | {p50} | {p99} | {:.2} ms |", figures.max.max()));
@@ -130,29 +149,36 @@ async fn there(target: &Server, database: &str, id: i64) -> Result<()> {
     arrived(target, database, &format!("SELECT count(*) > {id} FROM event"), || Ok(())).await
 }
 
-/// Writes the rows from this number on; gives how late the latest was begun.
-async fn write(source: &Server, load: Load, first: i64) -> Result<Duration> {
+/// Writes the rows from this number on.
+async fn write(source: &Server, load: Load, first: i64) -> Result<Written> {
     let began = Instant::now() + Duration::from_millis(100);
     let mut clients = Vec::new();
     for number in 0..load.clients {
         let client = source.client(DB).await?;
         clients.push(tokio::spawn(async move {
             let insert = client.prepare("INSERT INTO event VALUES ($1, clock_timestamp())").await?;
-            let mut late = Duration::ZERO;
+            let (mut late, mut waited) = (Duration::ZERO, Vec::new());
             for n in (number..load.rate * load.seconds).step_by(load.clients as usize) {
                 let due = began + Duration::from_secs(1) * n / load.rate;
                 sleep_until(due).await;
-                late = late.max(due.elapsed());
+                let begun = Instant::now();
+                late = late.max(begun - due);
                 client.execute(&insert, &[&(first + i64::from(n))]).await?;
+                waited.push(begun.elapsed().as_secs_f64() * 1000.0);
             }
-            Ok::<_, tokio_postgres::Error>(late)
+            Ok::<_, tokio_postgres::Error>((late, waited))
         }));
     }
-    let mut late = Duration::ZERO;
+    let (mut late, mut waited) = (Duration::ZERO, Vec::new());
     for client in clients {
-        late = late.max(client.await??);
+        let (latest, each) = client.await??;
+        late = late.max(latest);
+        waited.extend(each);
     }
-    Ok(late)
+    waited.sort_by(f64::total_cmp);
+    let at = |part: f64| waited.get(((waited.len() as f64 * part) as usize).min(waited.len() - 1)).copied();
+    let waited_ms = [0.5, 0.99, 1.0].map(|part| at(part).unwrap_or_default());
+    Ok(Written { late_ms: late.as_secs_f64() * 1000.0, waited_ms })
 }
 
 /// Milliseconds of the rows from this number on: p50, p99, the greatest. All rows must be equal first.

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use crate::common::cpu::{Cpu, peak_memory};
 use crate::common::figures::Series;
-use crate::common::peers::{PUBLICATIONS, Pgcopydb, Subscription, Superuser};
-use crate::common::{Bench, DB, PATIENCE, Result, arrived, say};
+use crate::common::peers::{self, PUBLICATIONS, Pgcopydb, Subscription, Superuser};
+use crate::common::{Bench, DB, PATIENCE, Result, arrived, say, setting};
 
 /// One of them, and what it has needed.
 pub struct Contender {
@@ -218,30 +218,24 @@ async fn pgcopydb(bench: &Bench, pgcopydb: &Pgcopydb, reached: &str) -> Result<M
     let end = bench.ask("SELECT pg_current_wal_insert_lsn()").await?;
     let began = Instant::now();
     let mut follow = pgcopydb.follow(&end)?;
+    let patience = setting("WALFERRY_BENCH_PEER_SECONDS", 300)?;
     let alive = || match follow.try_wait()? {
         Some(status) => Err(format!("it ended ({status}) before all was there").into()),
-        None if began.elapsed() > PGCOPYDB_PATIENCE => {
-            Err(format!("not all was there after {} s", PGCOPYDB_PATIENCE.as_secs()).into())
+        None if began.elapsed().as_secs() > patience => {
+            Err(format!("not all was there after {patience} s").into())
         }
         None => Ok(()),
     };
     let result = arrived(target, "pgcopydb", reached, alive).await;
     let seconds = began.elapsed().as_secs_f64();
-    // It would wait for its next look at its files.
-    if let (Ok(None), Some(pid)) = (follow.try_wait(), follow.id()) {
-        crate::common::signal(pid, "TERM")?;
-        if tokio::time::timeout(Duration::from_secs(30), follow.wait()).await.is_err() {
-            follow.kill().await?;
-        }
-    }
+    // It would wait for its next look at its files, or for ever.
+    peers::end(follow).await?;
     // Another contender would find tables of its.
-    pgcopydb.remove(source, target).await?;
+    let removed = pgcopydb.remove(source, target).await;
     result?;
+    removed?;
     Ok(Measured { seconds, cpu: None, peak_bytes: None })
 }
-
-/// It either applies a backlog in this time or hangs.
-const PGCOPYDB_PATIENCE: Duration = Duration::from_secs(300);
 
 /// Waits until the slot begins after all that was applied: else the next run would read it again.
 ///

@@ -17,6 +17,8 @@
 //! | decoding alone | the source decodes all of it and sends nothing |
 //! | pgcopydb follow | from the start of its process, over TLS |
 //!
+//! pgcopydb 0.10 stalls in backlog b: its one transaction spans several files of WAL.
+//!
 //! Then walferry alone, by way of a network of 20 ms there and back: see [`round_trip`].
 //!
 //! | setting | meaning |
@@ -25,6 +27,7 @@
 //! | `WALFERRY_BENCH_PGBENCH_SCALE` | of pgbench's tables, 50 |
 //! | `WALFERRY_BENCH_RUNS` | rounds, 5 |
 //! | `WALFERRY_BENCH_PEER_RUNS` | rounds with pgcopydb, 3 |
+//! | `WALFERRY_BENCH_PEER_SECONDS` | so long is waited for pgcopydb, 300 |
 //! | `WALFERRY_BENCH_ONLY=ac` | these backlogs |
 //! | `WALFERRY_BENCH_DELAY_MS` | of the network, there and back, 20; 0 leaves that part out |
 
@@ -68,6 +71,8 @@ async fn run() -> Result<()> {
     let mut report = report::Report::new(&settings).await?;
     for backlog in BACKLOGS.iter().filter(|backlog| settings.wanted.contains(backlog.name)) {
         let changes = (backlog.changes as f64 * settings.scale) as u64;
+        // The servers of the backlog before are gone first.
+        drop(report.bench.take());
         let bench = prepare(&settings, backlog).await?;
         let contenders = rounds(&bench, &settings, backlog, changes).await?;
         let delayed = match settings.delay_ms {
@@ -89,7 +94,6 @@ async fn prepare(settings: &Settings, backlog: &Backlog) -> Result<Bench> {
             .setting("autovacuum", "off")
             .setting("synchronous_commit", "off")
             .setting("wal_sender_timeout", "0")
-            .setting("max_wal_size", "16GB")
     };
     // All databases fit in, so that nobody finds another's pages there in place of its own. The launcher of
     // subscriptions waits 5 s between two starts otherwise.
@@ -97,7 +101,6 @@ async fn prepare(settings: &Settings, backlog: &Backlog) -> Result<Bench> {
         options
             .setting("autovacuum", "off")
             .setting("shared_buffers", "4GB")
-            .setting("max_wal_size", "16GB")
             .setting("wal_retrieve_retry_interval", "1ms")
             .setting("wal_receiver_status_interval", "1s")
     };

@@ -97,6 +97,9 @@ impl Subscription {
 pub const PUBLICATIONS: &str = "bench, bench_ins";
 
 /// pgcopydb, following.
+///
+/// Version 0.10 stalls in a transaction that spans several files of WAL, and leaves a transaction out that ends just
+/// where it is told to end.
 pub struct Pgcopydb {
     program: PathBuf,
     work: TempDir,
@@ -175,8 +178,11 @@ impl Pgcopydb {
         lines[lines.len().saturating_sub(5)..].join("\n")
     }
 
-    /// Drops all that it made.
+    /// Drops all that it made, and ends what of it is still connected.
     pub async fn remove(&self, source: &Server, target: &Server) -> Result<()> {
+        let end = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = 'peer'";
+        source.sql(DB, end).await?;
+        target.sql(&self.database, end).await?;
         source.sql(DB, "DROP SCHEMA IF EXISTS pgcopydb CASCADE").await?;
         let slot = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = 'pgcopydb'";
         source.sql(DB, slot).await?;
@@ -203,6 +209,25 @@ impl Pgcopydb {
         }
         command.env("PGCOPYDB_SOURCE_PGURI", &self.source).env("PGCOPYDB_TARGET_PGURI", &self.target);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).kill_on_drop(true);
+        // It has children, which end with the group.
+        command.process_group(0);
         Ok(command)
     }
+}
+
+/// Ends a peer's process and its children, which are a group of their own.
+pub async fn end(mut peer: Child) -> Result<()> {
+    if let Some(pid) = peer.id() {
+        let kill = |signal: &'static str| {
+            let mut kill = Command::new("kill");
+            kill.args([signal, "--", &format!("-{pid}")]).stderr(Stdio::null());
+            kill
+        };
+        kill("-TERM").status().await?;
+        let _ = tokio::time::timeout(Duration::from_secs(10), peer.wait()).await;
+        // Some may have ended by themselves, or all.
+        kill("-KILL").status().await?;
+        peer.wait().await?;
+    }
+    Ok(())
 }
