@@ -34,7 +34,7 @@ impl Report {
         };
         let text = format!(
             "Medians of {} rounds, interleaved; walferry's time has the start of its process in it. Processor time is \
-             that of all processes of the server. Rows were equal before a time counted. {pgcopydb}. Scale {}, pgbench's \
+             that of all processes of the server; autovacuum is off, and its work done between the rounds. Rows were equal before a time counted. {pgcopydb}. Scale {}, pgbench's \
              {}.",
             settings.runs, settings.scale, settings.pgbench_scale
         );
