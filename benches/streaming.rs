@@ -15,7 +15,7 @@ mod common;
 
 use std::time::Instant;
 
-use common::{Bench, DB, Result, median, setting};
+use common::{Bench, DB, Engine, Result, median, setting};
 use tokio_postgres::Client;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,7 +108,7 @@ async fn measure(bench: &Bench, case: Case, rows: u64, arguments: &[&str]) -> Re
 }
 
 /// Waits until a small transaction has come through.
-async fn followed(bench: &Bench, engine: &mut std::process::Child) -> Result<()> {
+async fn followed(bench: &Bench, engine: &mut Engine) -> Result<()> {
     bench.sides.source.sql(DB, "INSERT INTO marker DEFAULT VALUES").await?;
     let last = bench.ask("SELECT max(id) FROM marker").await?;
     bench.reached(engine, &format!("SELECT EXISTS (SELECT FROM marker WHERE id = {last})")).await?;
@@ -131,7 +131,7 @@ async fn insert(client: &Client, first: u64, rows: u64) -> Result<()> {
 }
 
 /// In three rounds, so that all are open at the same time; each with a savepoint in a savepoint.
-async fn many(bench: &Bench, rows: u64, engine: &mut std::process::Child) -> Result<()> {
+async fn many(bench: &Bench, rows: u64, engine: &mut Engine) -> Result<()> {
     let each = rows / 600;
     let mut clients = Vec::new();
     for n in 0..200 {

@@ -1,14 +1,30 @@
 //! What the benches share: two servers set up as a busy database is, the engine between them, and `RESULTS.md`.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`cpu`] | processor time of servers and the engine |
+//! | [`figures`] | medians and goals |
+//! | [`peers`] | the server's own subscription, pgcopydb |
+//! | [`proxy`] | a network that takes its time |
+//! | [`rows`] | whether two databases are equal |
+
+#![allow(dead_code, reason = "each bench uses its own part")]
+
+pub mod cpu;
+pub mod figures;
+pub mod peers;
+pub mod proxy;
+pub mod rows;
 
 use std::error::Error;
 use std::ffi::OsString;
 use std::io::Write as _;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use walferry::demo::{
-    ClusterOptions, DEFAULT_DATABASE, PgBinaries, ServerOptions, SourceAndTarget, compare_servers,
+    ClusterOptions, DEFAULT_DATABASE, PgBinaries, Server, ServerOptions, SourceAndTarget, compare_servers,
 };
 
 /// Whatever goes wrong ends the bench.
@@ -25,9 +41,50 @@ pub struct Bench {
     version: String,
 }
 
+/// The engine, at work. Dropped, it is killed: one that is halted would stay for ever.
+pub struct Engine(Child);
+
+impl Engine {
+    /// Its process.
+    pub fn id(&self) -> u32 {
+        self.0.id()
+    }
+}
+
+impl Engine {
+    /// Waits for its own end; gives the largest resident memory that it had, in bytes.
+    pub async fn finished(mut self) -> Result<u64> {
+        let mut peak = 0;
+        loop {
+            // One that has just ended has no such line.
+            peak = cpu::peak_memory(self.0.id()).unwrap_or(peak);
+            match self.0.try_wait()? {
+                Some(status) if status.success() => return Ok(peak),
+                Some(status) => return Err(format!("the engine ended: {status}").into()),
+                None => tokio::time::sleep(POLL).await,
+            }
+        }
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 impl Bench {
     /// Starts both; `source` changes the source's settings.
     pub async fn start(source: impl FnOnce(ServerOptions) -> ServerOptions) -> Result<Self> {
+        Self::start_with(source, |options| options).await
+    }
+
+    /// Starts both; `source` and `target` change their settings.
+    pub async fn start_with(
+        source: impl FnOnce(ServerOptions) -> ServerOptions,
+        target: impl FnOnce(ServerOptions) -> ServerOptions,
+    ) -> Result<Self> {
         let binaries = PgBinaries::find(None).await?;
         let bin = binaries.program("pg_dump");
         let rest = std::env::var_os("PATH").unwrap_or_default();
@@ -43,7 +100,7 @@ impl Bench {
         };
         let mut options = ClusterOptions::new(binaries.clone(), binaries);
         options.source_options = source(tuned(options.source_options));
-        options.target_options = tuned(options.target_options);
+        options.target_options = target(tuned(options.target_options));
         Ok(Self { sides: SourceAndTarget::start(options).await?, path, version })
     }
 
@@ -52,50 +109,83 @@ impl Bench {
         Ok(self.sides.source.sql(DB, sql).await?[0][0].clone().unwrap_or_default())
     }
 
-    /// Starts `migrate`; its log goes to `log`.
-    pub fn engine(&self, arguments: &[&str]) -> Result<Child> {
+    /// A CHECKPOINT on both sides: nobody pays for what another left.
+    pub async fn checkpoint(&self) -> Result<()> {
+        for server in [&self.sides.source, &self.sides.target] {
+            server.sql("postgres", "CHECKPOINT").await?;
+        }
+        Ok(())
+    }
+
+    /// Where PostgreSQL's programs are found first.
+    pub fn path(&self) -> &OsString {
+        &self.path
+    }
+
+    /// PostgreSQL's version.
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+
+    /// Starts `migrate`.
+    pub fn engine(&self, arguments: &[&str]) -> Result<Engine> {
+        self.engine_to(&self.sides.target_uri(DB), arguments)
+    }
+
+    /// Makes a database on the target that is as walferry's is now, for a peer.
+    pub async fn copy_database(&self, name: &str) -> Result<()> {
+        let target = &self.sides.target;
+        target.sql("postgres", &format!("CREATE DATABASE {name} TEMPLATE {DB}")).await?;
+        target.sql(name, "DROP SCHEMA walferry CASCADE").await?;
+        Ok(())
+    }
+
+    /// Drops the migration and what it made on the source.
+    pub fn remove(&self) -> Result<ExitStatus> {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_walferry"));
+        command.args(["remove", "--force"]).stdin(Stdio::null()).stdout(Stdio::null());
+        command.env("SOURCE_SERVICE_URI", self.sides.source_uri(DB));
+        command.env("TARGET_SERVICE_URI", self.sides.target_uri(DB)).env("RUST_LOG", "walferry=warn");
+        Ok(command.status()?)
+    }
+
+    /// Starts `migrate`, by this way to the target.
+    pub fn engine_to(&self, target_uri: &str, arguments: &[&str]) -> Result<Engine> {
         let child = Command::new(env!("CARGO_BIN_EXE_walferry"))
             .args(["migrate", "--listen", "none", "--confirm-delay", "0"])
             .args(arguments)
             .env("SOURCE_SERVICE_URI", self.sides.source_uri(DB))
-            .env("TARGET_SERVICE_URI", self.sides.target_uri(DB))
-            .env("RUST_LOG", std::env::var("RUST_LOG").unwrap_or_else(|_| "walferry=warn".to_owned()))
+            .env("TARGET_SERVICE_URI", target_uri)
+            .env("RUST_LOG", "walferry=warn")
             .env("PATH", &self.path)
             .stdin(Stdio::null())
             .spawn()?;
-        Ok(child)
+        Ok(Engine(child))
     }
 
     /// Runs `migrate` until it is in sync.
     pub fn sync(&self) -> Result<()> {
-        let status = self.engine(&["--until", "synced"])?.wait()?;
+        let status = self.engine(&["--until", "synced"])?.0.wait()?;
         if status.success() { Ok(()) } else { Err("the first migration failed".into()) }
     }
 
     /// Waits until `sql` is true on the target.
-    pub async fn reached(&self, engine: &mut Child, sql: &str) -> Result<Duration> {
+    pub async fn reached(&self, engine: &mut Engine, sql: &str) -> Result<Duration> {
         let began = Instant::now();
-        let target = self.sides.target.client(DB).await?;
-        while !target.query_one(sql, &[]).await?.get::<_, bool>(0) {
-            if let Some(status) = engine.try_wait()? {
-                return Err(format!("the engine ended: {status}").into());
-            }
-            if began.elapsed() > PATIENCE {
-                return Err("the engine does not catch up".into());
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        let alive = || match engine.0.try_wait()? {
+            Some(status) => Err(format!("the engine ended: {status}").into()),
+            None => Ok(()),
+        };
+        arrived(&self.sides.target, DB, sql, alive).await?;
         Ok(began.elapsed())
     }
 
     /// Ends the engine in order; gives the largest resident memory that it had, in bytes.
-    pub fn end(&self, mut engine: Child) -> Result<u64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", engine.id()))?;
-        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).ok_or("no VmHWM")?;
-        let peak: u64 = peak.trim().trim_end_matches(" kB").parse()?;
-        Command::new("kill").args(["-TERM", &engine.id().to_string()]).status()?;
-        engine.wait()?;
-        Ok(peak * 1024)
+    pub fn end(&self, mut engine: Engine) -> Result<u64> {
+        let peak = cpu::peak_memory(engine.id())?;
+        signal(engine.id(), "TERM")?;
+        engine.0.wait()?;
+        Ok(peak)
     }
 
     /// Every row of every table must be equal before a time counts.
@@ -134,6 +224,26 @@ impl Bench {
     }
 }
 
+/// Waits until `sql` is true; `alive` says when that has become hopeless.
+pub async fn arrived(
+    server: &Server,
+    database: &str,
+    sql: &str,
+    mut alive: impl FnMut() -> Result<()>,
+) -> Result<()> {
+    let began = Instant::now();
+    let client = server.client(database).await?;
+    let question = client.prepare(sql).await?;
+    while !client.query_one(&question, &[]).await?.get::<_, bool>(0) {
+        alive()?;
+        if began.elapsed() > PATIENCE {
+            return Err("it does not catch up".into());
+        }
+        tokio::time::sleep(POLL).await;
+    }
+    Ok(())
+}
+
 /// Runs a bench on two threads.
 pub fn block_on(bench: impl Future<Output = Result<()>>) -> Result<()> {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(bench)
@@ -147,13 +257,28 @@ pub fn setting<T: std::str::FromStr>(name: &str, default: T) -> Result<T> {
     }
 }
 
+/// A line on the terminal while a bench is at work.
+pub fn say(line: &str) -> Result<()> {
+    Ok(writeln!(std::io::stdout(), "{line}")?)
+}
+
+/// Sends a signal to a process: `TERM`, `STOP`, `CONT`.
+pub fn signal(pid: u32, name: &str) -> Result<()> {
+    let status = Command::new("kill").args([format!("-{name}"), pid.to_string()]).status()?;
+    if status.success() { Ok(()) } else { Err(format!("no process {pid} for SIG{name}").into()) }
+}
+
 /// The middle one.
 pub fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
 }
 
-const PATIENCE: Duration = Duration::from_secs(600);
+/// How long one run may take.
+pub const PATIENCE: Duration = Duration::from_secs(600);
+
+/// So exact is a time, and so cheap the asking.
+const POLL: Duration = Duration::from_millis(5);
 
 fn processor() -> String {
     let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
