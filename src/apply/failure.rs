@@ -36,7 +36,8 @@ impl Applier {
         let place = error.execute.and_then(|execute| execute.checked_sub(skipped));
         let step = place.and_then(|place| steps.get(place));
         let Some(step) = step else {
-            let division = error.error.server().is_some_and(|server| server.sqlstate() == super::DIVISION_BY_ZERO);
+            let division =
+                error.error.server().is_some_and(|server| server.sqlstate() == super::DIVISION_BY_ZERO);
             let moved = division.then(|| another_engine(self.target.migration()));
             return moved.unwrap_or_else(|| target_failed(error.error)).into();
         };

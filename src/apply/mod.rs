@@ -246,6 +246,15 @@ impl Applier {
         self.queue_unit(Sent::of(Work::Flush))
     }
 
+    /// Has all that was committed before, by whomever, written to the disk, and waits for that.
+    ///
+    /// # Errors
+    /// When the session is lost.
+    pub async fn flush(&mut self) -> Result<(), ApplyError> {
+        self.send_flush()?;
+        self.complete().await.map(|_| ())
+    }
+
     /// Waits until the oldest of what was sent is answered. Giving up the wait loses nothing.
     pub async fn replied(&mut self) {
         if self.done.is_empty() && self.reply.is_none() {

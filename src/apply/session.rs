@@ -97,7 +97,9 @@ impl TargetSession {
     async fn pin_planner(&mut self) -> Result<()> {
         let sql =
             Sql::new("SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; ")
-                .text("SET plan_cache_mode = force_generic_plan; SET jit = off; SET synchronous_commit = off");
+                .text(
+                    "SET plan_cache_mode = force_generic_plan; SET jit = off; SET synchronous_commit = off",
+                );
         self.session.execute(&sql).await.map(|_| ()).map_err(|e| e.into_failure(Side::Target))
     }
 

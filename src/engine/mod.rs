@@ -14,8 +14,8 @@
 
 mod monitor;
 mod reader;
-mod worker;
 pub mod state;
+mod worker;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -84,10 +84,14 @@ impl<E: Into<ApplyError>> From<E> for Ended {
 /// Streams, applies and confirms until told to stop, or until `run_to` is reached.
 pub async fn run(
     run: Run,
-    applier: Applier,
+    mut applier: Applier,
     stream: (CopyBothReader, CopyBothWriter),
     stop: watch::Receiver<bool>,
 ) -> Ended {
+    // What is stored may be in the target's memory alone: an engine before this one wrote it, and did not wait.
+    if let Err(error) = applier.flush().await {
+        return error.into();
+    }
     let (reader, writer) = stream;
     let (sender, incoming) = mpsc::channel(READER_QUEUE_MAX);
     let memory = Arc::new(Semaphore::new(QUEUE_COST_MAX));

@@ -9,11 +9,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{block_in_place, yield_now};
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use crate::assemble::{AssembleError, Assembler, Segment, TakeError};
 use crate::error::{Definite, Failure, Side, Transient};
-use crate::limits::{BEHIND_AFTER, GULP_PAUSE, QUEUE_COST_MAX, RECEIVE_TIMEOUT};
+use crate::limits::{BEHIND_AFTER, QUEUE_COST_MAX, RECEIVE_TIMEOUT};
 use crate::pg::SourceLsn;
 use crate::proto::{DecodeError, ReplicationFrame};
 use crate::spill::SpillError;
@@ -99,21 +99,9 @@ async fn next(stream: &mut CopyBothReader, pace: &Pace) -> Result<Bytes, Failure
     if let Some(payload) = stream.try_next().map_err(source_failed)? {
         return Ok(payload);
     }
-    // What the socket holds is read first; only when it is empty, and time does not count, is it left to fill.
-    let held = tokio::select! {
-        biased;
-        received = stream.next() => Some(received),
-        () = std::future::ready(()), if pace.behind => None,
-        () = sleep(RECEIVE_TIMEOUT) => return Err(silent()),
-    };
-    let received = match held {
-        Some(received) => Ok(received),
-        None => {
-            sleep(GULP_PAUSE).await;
-            timeout(RECEIVE_TIMEOUT, stream.next()).await
-        }
-    };
-    match received {
+    // When time does not count, the socket is left to fill.
+    stream.set_gulps(pace.behind);
+    match timeout(RECEIVE_TIMEOUT, stream.next()).await {
         Ok(Ok(Some(payload))) => Ok(payload),
         Ok(Ok(None)) => Err(Transient::new(Side::Source, "the source ended the stream").into()),
         Ok(Err(error)) => Err(source_failed(error)),

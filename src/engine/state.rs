@@ -18,8 +18,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::assemble::Segment;
 use crate::apply::Written;
+use crate::assemble::Segment;
 use crate::limits::{
     BATCH_CHANGES_MAX, BATCH_COST_MAX, CONFIRM_STEP, FLUSH_AFTER, FLUSH_AFTER_BUSY, IDLE_STORE_INTERVAL,
     STATUS_INTERVAL, UNDER_WAY_MAX,
@@ -154,7 +154,7 @@ enum UnderWay {
 }
 
 impl State {
-    /// Resumes from the stored position.
+    /// Resumes from the stored position, which is on the target's disk.
     ///
     /// `run_to`: finish as soon as everything that commits before that position is durable, and before anything that
     /// commits later is begun.
@@ -233,7 +233,7 @@ impl State {
     fn received(&mut self, segment: Segment) {
         self.idle_mark = None;
         if let Some(end) = segment.end {
-            assert!(end.position() > self.positions.durable, "a transaction came that is already durable");
+            assert!(end > self.asked, "a transaction came that is already applied, or being applied");
             self.positions.received = self.positions.received.max(end.position());
         }
         self.queued.0 += segment.cost;
@@ -295,7 +295,7 @@ impl State {
 
     /// Asks for what can be asked for.
     fn proceed(&mut self, now: Duration, effects: &mut Vec<Effect>) {
-        while self.may_send()
+        while self.may_send(now)
             && let Some(batch) = self.next_batch()
         {
             let oldest = batch.segments.first().map_or(PgTimestamp::default(), |first| first.commit_time);
@@ -309,32 +309,41 @@ impl State {
             return;
         }
         let idle = self.under_way.is_empty();
-        let reaches = self.run_to.is_some_and(|run_to| self.positions.applied >= run_to);
-        let urgent = self.reply_requested || self.owed.is_some() || self.stopping || reaches || self.reached();
-        if idle && self.positions.applied > self.stored {
-            if urgent || now.saturating_sub(self.stored_at) >= IDLE_STORE_INTERVAL {
-                let (previous, to) = (self.asked, EndLsn::new(self.positions.applied.get()));
-                self.asked = to;
-                self.under_way.push_back(UnderWay::Store(to));
-                effects.push(Effect::Store { previous, to });
-            }
-        } else if let Some(oldest) = self.in_memory.front() {
-            let flushes = self.under_way.iter().any(|work| matches!(work, UnderWay::Flush));
-            let patience = if idle { FLUSH_AFTER } else { FLUSH_AFTER_BUSY };
-            if !flushes && (urgent || now.saturating_sub(oldest.since) >= patience) {
-                self.under_way.push_back(UnderWay::Flush);
-                effects.push(Effect::Flush);
-            }
+        let store_due = self.urgent() || now.saturating_sub(self.stored_at) >= IDLE_STORE_INTERVAL;
+        if idle && self.positions.applied > self.stored && store_due {
+            let (previous, to) = (self.asked, EndLsn::new(self.positions.applied.get()));
+            self.asked = to;
+            self.under_way.push_back(UnderWay::Store(to));
+            effects.push(Effect::Store { previous, to });
+        } else if self.flush_due(if idle { FLUSH_AFTER } else { FLUSH_AFTER_BUSY }, now) {
+            self.under_way.push_back(UnderWay::Flush);
+            effects.push(Effect::Flush);
         }
     }
 
     /// Whether the next batch, if there is one, can leave.
-    fn may_send(&self) -> bool {
+    fn may_send(&self, now: Duration) -> bool {
         if self.stopping || self.queue.is_empty() || self.reached() {
             return false;
         }
-        let full = self.open.is_some() || self.queued.0 >= BATCH_COST_MAX || self.queued.1 >= BATCH_CHANGES_MAX;
-        self.under_way.is_empty() || (full && self.under_way.len() < UNDER_WAY_MAX)
+        let full =
+            self.open.is_some() || self.queued.0 >= BATCH_COST_MAX || self.queued.1 >= BATCH_CHANGES_MAX;
+        // The next place is a flush's that is due: full batches may come without end.
+        let flush = self.open.is_none() && self.flush_due(FLUSH_AFTER_BUSY, now);
+        self.under_way.is_empty() || (full && self.under_way.len() + usize::from(flush) < UNDER_WAY_MAX)
+    }
+
+    /// Whether the target is to be asked, once there is room and no transaction is open.
+    fn flush_due(&self, patience: Duration, now: Duration) -> bool {
+        let flushes = self.under_way.iter().any(|work| matches!(work, UnderWay::Flush));
+        let waits = |oldest: &InMemory| self.urgent() || now.saturating_sub(oldest.since) >= patience;
+        !flushes && self.in_memory.front().is_some_and(waits)
+    }
+
+    /// Whether somebody waits for what is applied to be durable.
+    fn urgent(&self) -> bool {
+        let reaches = self.run_to.is_some_and(|run_to| self.positions.applied >= run_to);
+        self.reply_requested || self.owed.is_some() || self.stopping || reaches || self.reached()
     }
 
     fn next_batch(&mut self) -> Option<Batch> {
@@ -405,7 +414,10 @@ impl State {
     }
 
     fn finish(&mut self, effects: &mut Vec<Effect>) {
-        if !self.under_way.is_empty() || !self.in_memory.is_empty() {
+        // Inside a large transaction nothing can be flushed: what is in memory is not confirmed, and the next run sees
+        // to it.
+        let settled = self.in_memory.is_empty() || self.open.is_some();
+        if !self.under_way.is_empty() || !settled {
             return;
         }
         let finish = if self.stopping { Finish::Stopped } else { Finish::Reached };

@@ -92,7 +92,8 @@ impl Attempt<'_> {
         let stored = self.stored().await?;
         let (source, target) = (Arc::clone(&self.source), Arc::clone(&self.target));
         let tables = Tables::new(source, target, &self.row.name, self.store().relations().await?).await?;
-        let options = ApplyOptions { follow_ddl: self.migration.ddl == Ddl::Follow, ..ApplyOptions::default() };
+        let options =
+            ApplyOptions { follow_ddl: self.migration.ddl == Ddl::Follow, ..ApplyOptions::default() };
         let applier = Applier::new(session, tables, options);
         let Opened { stream, spill, reopens } = self.open(stored, context).await?;
         tracing::info!(slot = %self.row.slot, from = %stored, in_progress = spill.is_some(), "streaming");

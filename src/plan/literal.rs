@@ -129,9 +129,15 @@ mod tests {
             assert_eq!(arrays.finish(), [Some(Bytes::copy_from_slice(expected.as_bytes()))]);
         }
         check(&[], "{}");
-        check(&[Some("1"), Some("-2.5"), None, Some("2026-01-02T03:04:05")], "{1,-2.5,NULL,2026-01-02T03:04:05}");
+        check(
+            &[Some("1"), Some("-2.5"), None, Some("2026-01-02T03:04:05")],
+            "{1,-2.5,NULL,2026-01-02T03:04:05}",
+        );
         check(&[Some("NULL"), Some("null"), Some("")], r#"{"NULL","null",""}"#);
-        check(&[Some("2026-01-02 03:04:05+00"), Some("1,2"), Some("{}")], r#"{"2026-01-02 03:04:05+00","1,2","{}"}"#);
+        check(
+            &[Some("2026-01-02 03:04:05+00"), Some("1,2"), Some("{}")],
+            r#"{"2026-01-02 03:04:05+00","1,2","{}"}"#,
+        );
         check(&[Some(r#"a"b\c"#), Some("\\"), Some(" x ")], r#"{"a\"b\\c","\\"," x "}"#);
         check(&[Some("1 "), Some("1\n"), Some("1;"), Some("1é")], "{\"1 \",\"1\n\",\"1;\",\"1é\"}");
     }

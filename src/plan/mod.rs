@@ -409,11 +409,17 @@ impl Planner {
     pub fn failed(&mut self, id: RelationId) {
         let failing = self.failing.entry(id).or_insert(Failing { times: 0, left: 0 });
         failing.times += 1;
-        failing.left = if failing.times == 1 { 0 } else { 1 << failing.times.min(FAILING_TIMES_MAX).saturating_sub(1) };
+        failing.left =
+            if failing.times == 1 { 0 } else { 1 << failing.times.min(FAILING_TIMES_MAX).saturating_sub(1) };
     }
 
     /// One change of a row.
-    fn row(&mut self, commit_lsn: CommitLsn, relation: &Arc<Relation>, change: &Change) -> Result<(), PlanError> {
+    fn row(
+        &mut self,
+        commit_lsn: CommitLsn,
+        relation: &Arc<Relation>,
+        change: &Change,
+    ) -> Result<(), PlanError> {
         if !self.fits(relation, commit_lsn)? {
             return Ok(());
         }
@@ -532,7 +538,14 @@ impl Step {
     /// A table of the target altered, for changes of `relation` in the transaction that commits at `commit_lsn`.
     pub fn alter(sql: Sql, relation: &Arc<Relation>, commit_lsn: CommitLsn) -> Self {
         let (statement, relation) = (Statement::new(sql), Arc::clone(relation));
-        Self { statement, input: Input::Params(Vec::new()), kind: Kind::Alter, relation, commit_lsn, rows: None }
+        Self {
+            statement,
+            input: Input::Params(Vec::new()),
+            kind: Kind::Alter,
+            relation,
+            commit_lsn,
+            rows: None,
+        }
     }
 }
 

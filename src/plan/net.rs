@@ -141,7 +141,9 @@ mod tests {
             let text = |value: TupleValue<'_>| match value {
                 TupleValue::Null => "-".to_owned(),
                 TupleValue::Unchanged => "~".to_owned(),
-                TupleValue::Text(text) | TupleValue::Binary(text) => String::from_utf8_lossy(text).into_owned(),
+                TupleValue::Text(text) | TupleValue::Binary(text) => {
+                    String::from_utf8_lossy(text).into_owned()
+                }
             };
             tuple.columns().map(text).collect::<Vec<_>>().join(" ")
         };

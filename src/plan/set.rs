@@ -236,7 +236,8 @@ impl Shape {
         if let Some(delete) = &self.set.delete {
             return Arc::clone(delete);
         }
-        let delete = Statement::new(statements::delete_set(&self.table.name, &self.arrays(&[]), &self.named_key()));
+        let delete =
+            Statement::new(statements::delete_set(&self.table.name, &self.arrays(&[]), &self.named_key()));
         Arc::clone(self.set.delete.insert(delete))
     }
 
@@ -293,7 +294,8 @@ impl Shape {
     /// An update gives a row anew as a delete and an insert would: no column keeps what it had, or has a default.
     fn replaceable(&self) -> bool {
         let sent = |name: &str| self.relation.columns.iter().any(|column| column.name == name);
-        self.updates_merge().is_ok() && self.table.columns.iter().all(|column| column.generated || sent(&column.name))
+        self.updates_merge().is_ok()
+            && self.table.columns.iter().all(|column| column.generated || sent(&column.name))
     }
 
     fn is_carried(&self, index: usize) -> bool {

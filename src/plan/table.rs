@@ -153,7 +153,8 @@ impl Shape {
         let written = (0..writes.len()).filter(|&i| writes[i] != Write::Never).collect();
         let key = key(&relation, &table)?;
         let (updates, set) = (HashMap::new(), SetForm::default());
-        let mut shape = Self { relation, table, writes, written, key, set, insert: None, delete: None, updates };
+        let mut shape =
+            Self { relation, table, writes, written, key, set, insert: None, delete: None, updates };
         shape.set = SetForm::new(&shape);
         Ok(shape)
     }

@@ -148,7 +148,9 @@ fn text(step: &Step) -> String {
     };
     let params: Vec<String> = match &step.input {
         Input::Params(params) => params.iter().map(param).collect(),
-        Input::Copy(rows) => vec![String::from_utf8(rows.to_vec()).unwrap().replace('\n', ";").replace('\t', ",")],
+        Input::Copy(rows) => {
+            vec![String::from_utf8(rows.to_vec()).unwrap().replace('\n', ";").replace('\t', ",")]
+        }
     };
     format!("{} | {}", step.statement.sql, params.join(" ")).trim_end().to_owned()
 }
@@ -652,9 +654,10 @@ fn changed_before_in_the_transaction() {
         segment
     };
     let mut check = |segment: &Segment, planned: usize, expected: bool| {
-        let (mut next, mut steps) = (0, Vec::new());
-        let outcome = planner.plan_from(segment, &mut next, &mut steps);
-        assert_eq!((next, steps.len()), (planned, planned), "{outcome:?}");
+        let mut next = 0;
+        planner.begin(Form::Ordered);
+        let outcome = planner.plan(segment, &mut next);
+        assert_eq!(next, planned, "{outcome:?}");
         assert_eq!(planner.changed_before(segment, next, id), expected);
     };
     check(&parts(true, true, vec![insert(&wide, "1 x y")]), 0, false);

@@ -25,6 +25,7 @@ mod scram;
 mod server_error;
 mod session;
 mod stream;
+mod tcp;
 mod tls;
 mod verifier;
 

@@ -18,6 +18,7 @@ use super::inbox::Inbox;
 use super::server_error::ServerError;
 use super::session::{Session, TransactionStatus};
 use super::stream::Stream;
+use super::tcp::Gulps;
 use crate::pg::{ServerVersion, Sql};
 
 /// The direction from the server.
@@ -28,6 +29,7 @@ pub struct CopyBothReader {
     ended: bool,
     version: ServerVersion,
     key: (i32, i32),
+    gulps: Gulps,
 }
 
 /// The direction to the server.
@@ -45,8 +47,9 @@ impl Session {
         self.start_copy(sql, b'W').await?;
         let (version, key) = (self.server_version(), (self.process_id(), self.secret_key()));
         let Channel { stream, inbox, output, .. } = self.channel;
+        let gulps = stream.gulps();
         let (read, write) = tokio::io::split(stream);
-        let reader = CopyBothReader { stream: read, inbox, ended: false, version, key };
+        let reader = CopyBothReader { stream: read, inbox, ended: false, version, key, gulps };
         Ok((reader, CopyBothWriter { stream: write, output }))
     }
 }
@@ -90,6 +93,12 @@ impl CopyBothReader {
         }
     }
 
+    /// Whether to read in gulps: when nothing is there, the socket is left alone for a while, so that it fills. A server
+    /// that sends much in small packets then spends no time on waking us for each. Unix-domain sockets are read at once.
+    pub fn set_gulps(&self, on: bool) {
+        self.gulps.set(on);
+    }
+
     /// The server's version.
     pub const fn server_version(&self) -> ServerVersion {
         self.version
@@ -105,6 +114,7 @@ impl CopyBothReader {
     /// # Errors
     /// When the server reports an error, or the connection breaks.
     pub async fn finish(mut self, writer: CopyBothWriter) -> Result<Session> {
+        self.set_gulps(false);
         loop {
             match self.inbox.next_tag()? {
                 None => {

@@ -11,17 +11,18 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::client::TlsStream;
 
 use super::conninfo::SocketOptions;
+use super::tcp::{Gulps, Tcp};
 
 /// A connected stream.
 #[derive(Debug)]
 pub(super) enum Stream {
-    Tcp(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
+    Tcp(Tcp),
+    Tls(Box<TlsStream<Tcp>>),
     Unix(UnixStream),
 }
 
 /// Connects to one address, without Nagle's delay and with keepalives.
-pub(super) async fn connect_tcp(address: SocketAddr, options: &SocketOptions) -> io::Result<TcpStream> {
+pub(super) async fn connect_tcp(address: SocketAddr, options: &SocketOptions) -> io::Result<Tcp> {
     let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
     let socket = SockRef::from(&stream);
@@ -36,7 +37,18 @@ pub(super) async fn connect_tcp(address: SocketAddr, options: &SocketOptions) ->
     if options.user_timeout.is_some() {
         socket.set_tcp_user_timeout(options.user_timeout)?;
     }
-    Ok(stream)
+    Ok(Tcp::new(stream))
+}
+
+impl Stream {
+    /// What switches reading in gulps on; a Unix-domain socket has no such thing.
+    pub(super) fn gulps(&self) -> Gulps {
+        match self {
+            Self::Tcp(stream) => stream.gulps(),
+            Self::Tls(stream) => stream.get_ref().0.gulps(),
+            Self::Unix(_) => Gulps::default(),
+        }
+    }
 }
 
 impl AsyncRead for Stream {

@@ -17,12 +17,12 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{CertificateError, ClientConfig, RootCertStore};
 use sha2::{Digest, Sha224, Sha256, Sha384, Sha512};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 use x509_cert::der::Decode;
 use x509_cert::der::asn1::ObjectIdentifier;
 
 use super::conninfo::{ClientCert, Host, RootCert, SslMode, TlsOptions};
+use super::tcp::Tcp;
 use super::verifier::{Roots, Verifier};
 
 /// Why there is no TLS session.
@@ -126,7 +126,7 @@ impl TlsError {
 
 /// Asks the server for TLS. Exactly one byte is read: whatever comes behind it belongs to the handshake, and would be
 /// plain text injected by somebody else if it were kept (CVE-2021-23222).
-pub(super) async fn request(stream: &mut TcpStream) -> Result<bool, TlsError> {
+pub(super) async fn request(stream: &mut Tcp) -> Result<bool, TlsError> {
     const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
     stream.write_all(&SSL_REQUEST).await.map_err(TlsError::Io)?;
     match stream.read_u8().await.map_err(TlsError::Io)? {
@@ -138,10 +138,10 @@ pub(super) async fn request(stream: &mut TcpStream) -> Result<bool, TlsError> {
 
 /// Makes the TLS session that the server agreed to.
 pub(super) async fn handshake(
-    stream: TcpStream,
+    stream: Tcp,
     options: &TlsOptions,
     host: &Host,
-) -> Result<TlsStream<TcpStream>, TlsError> {
+) -> Result<TlsStream<Tcp>, TlsError> {
     let name = ServerName::try_from(host.name.as_str()).map(|name| name.to_owned());
     let (name, named) = match (name, host.address, stream.peer_addr()) {
         (Ok(name), _, _) => (name, true),
@@ -163,7 +163,7 @@ pub(super) async fn handshake(
 /// What `tls-server-end-point` channel binding sends: the hash of the server's certificate, by the hash of the
 /// certificate's own signature, but SHA-256 in place of MD5 and SHA-1 (RFC 5929, section 4.1). `None` if the
 /// signature has no hash of its own, as Ed25519.
-pub(super) fn server_end_point(stream: &TlsStream<TcpStream>) -> Option<Vec<u8>> {
+pub(super) fn server_end_point(stream: &TlsStream<Tcp>) -> Option<Vec<u8>> {
     let certificate = stream.get_ref().1.peer_certificates()?.first()?;
     end_point_hash(certificate)
 }

@@ -14,7 +14,8 @@ fn check(target: &str, changes: Vec<Change>, expected: &[&str], ordered: Option<
     assert_eq!(plan.changes.iter().sum::<u64>(), count as u64);
 }
 
-const INSERT: &str = r#"INSERT INTO "public"."t" ("id", "a", "b") OVERRIDING SYSTEM VALUE VALUES ($1, $2, $3)"#;
+const INSERT: &str =
+    r#"INSERT INTO "public"."t" ("id", "a", "b") OVERRIDING SYSTEM VALUE VALUES ($1, $2, $3)"#;
 const DELETE: &str = r#"WITH gone AS (DELETE FROM ONLY "public"."t" t USING unnest($1::"pg_catalog"."text"[]) AS n (c1) WHERE t."id" OPERATOR("pg_catalog".=) n.c1 RETURNING 1) SELECT 1 / (count(*) = $2)::int4 FROM gone"#;
 const UPDATE: &str = r#"WITH changed AS (UPDATE ONLY "public"."t" t SET "a" = n.c1, "b" = n.c2 FROM unnest($1::"pg_catalog"."text"[], $2::"pg_catalog"."text"[], $3::"pg_catalog"."text"[]) AS n (c1, c2, c3) WHERE t."id" OPERATOR("pg_catalog".=) n.c3 RETURNING 1) SELECT 1 / (count(*) = $4)::int4 FROM changed"#;
 
@@ -89,8 +90,14 @@ fn values_that_do_not_go_into_arrays_of_their_type() {
     let t = t();
     let sql = UPDATE.replacen(r#"$1::"pg_catalog"."text"[]"#, "$1::text[]", 1);
     let sql = sql.replacen(r#""a" = n.c1"#, r#""a" = n.c1::"pg_catalog"."text""#, 1);
-    check("id* a:array b", vec![update(&t, None, "1 {1} x")], &[&format!("{sql} | {{\"{{1}}\"}} {{\"x\"}} {{1}} 1")], None);
-    let ordered = r#"UPDATE ONLY "public"."t" SET "a" = $1, "b" = $2 WHERE "id" OPERATOR("pg_catalog".=) $3 | y x 1"#;
+    check(
+        "id* a:array b",
+        vec![update(&t, None, "1 {1} x")],
+        &[&format!("{sql} | {{\"{{1}}\"}} {{\"x\"}} {{1}} 1")],
+        None,
+    );
+    let ordered =
+        r#"UPDATE ONLY "public"."t" SET "a" = $1, "b" = $2 WHERE "id" OPERATOR("pg_catalog".=) $3 | y x 1"#;
     check("id* a:alone b", vec![update(&t, None, "1 y x")], &[ordered], Some(Reason::Values));
     check("id* a:alone b", vec![delete(&t, key("1 - -"))], &[&format!("{DELETE} | {{1}} 1")], None);
 }
@@ -101,7 +108,8 @@ fn what_goes_row_by_row() {
     let changed = r#"UPDATE ONLY "public"."t" SET "id" = $1, "a" = $2, "b" = $3 WHERE "id" OPERATOR("pg_catalog".=) $4 | 2 x y 1"#;
     let first = format!("{UPDATE} | {{\"v\"}} {{\"w\"}} {{1}} 1");
     let last = format!("{UPDATE} | {{\"r\"}} {{\"s\"}} {{2}} 1");
-    let changes = vec![update(&t, None, "1 v w"), update(&t, Some(key("1 - -")), "2 x y"), update(&t, None, "2 r s")];
+    let changes =
+        vec![update(&t, None, "1 v w"), update(&t, Some(key("1 - -")), "2 x y"), update(&t, None, "2 r s")];
     check("id* a b", changes, &[&first, changed, &last], Some(Reason::KeyChange));
     // A large key comes along although it did not change.
     let same = format!("{UPDATE} | {{\"v\"}} {{\"w\"}} {{1}} 1");
@@ -143,7 +151,8 @@ fn barriers() {
     ];
     let plan = plan_as(&mut planner, Form::Set, &[&segment(changes)]).unwrap();
     let kinds: Vec<_> = plan.steps.iter().map(|step| (step.kind, step.relation.id.get())).collect();
-    let expected = [(Kind::Insert, 1), (Kind::Insert, 2), (Kind::Truncate, 2), (Kind::Insert, 2), (Kind::Delete, 1)];
+    let expected =
+        [(Kind::Insert, 1), (Kind::Insert, 2), (Kind::Truncate, 2), (Kind::Insert, 2), (Kind::Delete, 1)];
     assert_eq!(kinds, expected);
     assert!(plan.steps.iter().all(|step| step.rows.is_none()));
 

@@ -85,9 +85,7 @@ async fn read(client: &Client, scope: Scope<'_>) -> Result<Vec<TargetTable>, Err
          EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = c.oid AND g.tgenabled IN ('O', 'A') AND ",
     )
     .text(tables::FIRES_ON_CHANGES)
-    .text(
-        ") AS origin_triggers FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE ",
-    )
+    .text(") AS origin_triggers FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE ")
     .text(scope.filter())
     .text(" ORDER BY 2, 3");
     let rows = ask::rows(client, "the target's tables", &sql, &scope.params()).await?;

@@ -1,5 +1,6 @@
-//! Random histories of a source, with a shell that is slow, crashes and comes back at random moments. Whatever happens,
-//! the target gets every change once, in the source's order, and the source forgets nothing that is still needed.
+//! Random histories of a source, with a shell that is slow, crashes and comes back at random moments, and a target that
+//! crashes, too, and forgets what is not on its disk. Whatever happens, the target gets every change once, in the source's
+//! order, and the source forgets nothing that is still needed.
 
 use std::collections::VecDeque;
 
@@ -8,7 +9,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::assemble::{Assembler, Change};
-use crate::limits::QUEUE_COST_MAX;
+use crate::limits::{QUEUE_COST_MAX, TICK};
 use crate::pg::{QualifiedName, Relation, RelationId, ReplicaIdentity};
 use crate::proto::{Begin, Commit, Insert, Message, Tuple, TupleValue};
 
@@ -31,14 +32,25 @@ enum Action {
         read: u64,
         reply_requested: bool,
     },
-    /// What is under way is done.
+    /// The target does the oldest thing under way, and nobody hears of it yet.
+    Execute,
+    /// The oldest thing under way is done.
     Complete,
+    /// Other sessions write this much of the target's WAL; all but this much of it goes to the disk.
+    Write {
+        bytes: u64,
+        all_but: u64,
+    },
     /// Time goes by.
     Wait(Duration),
     Stop,
-    /// The engine dies; what is under way is done on the target all the same, or not.
+    /// The engine dies; so many of the things under way are done on the target all the same.
     Crash {
-        completes: bool,
+        completes: usize,
+        resume: Resume,
+    },
+    /// The target dies, and has what is on its disk when it is back.
+    TargetCrash {
         resume: Resume,
     },
 }
@@ -73,10 +85,13 @@ fn actions() -> impl Strategy<Value = Vec<Action>> {
         10 => (1..12_u8).prop_map(Action::Deliver),
         3 => (prop_oneof![Just(0), 1..120_u64], any::<bool>())
             .prop_map(|(read, reply_requested)| Action::Keepalive { read, reply_requested }),
+        3 => Just(Action::Execute),
         10 => Just(Action::Complete),
+        3 => (0..40_u64, 0..60_u64).prop_map(|(bytes, all_but)| Action::Write { bytes, all_but }),
         5 => millis.prop_map(|millis| Action::Wait(Duration::from_millis(millis))),
         1 => Just(Action::Stop),
-        2 => (any::<bool>(), resume()).prop_map(|(completes, resume)| Action::Crash { completes, resume }),
+        2 => (0..=UNDER_WAY_MAX, resume()).prop_map(|(completes, resume)| Action::Crash { completes, resume }),
+        2 => resume().prop_map(|resume| Action::TargetCrash { resume }),
     ];
     prop::collection::vec(action, 0..250)
 }
@@ -90,12 +105,13 @@ proptest! {
         actions in actions(),
         resume in resume(),
         delay in prop_oneof![Just(0), Just(50), Just(1_000), Just(30_000)],
+        asks in any::<bool>(),
     ) {
         let mut world = World::new(&transactions, Duration::from_millis(delay), resume);
         for action in actions {
             world.act(action);
         }
-        world.settle();
+        world.settle(asks);
     }
 }
 
@@ -105,7 +121,10 @@ struct World {
     connection: Connection,
     target: Target,
     engine: State,
-    under_way: Option<Effect>,
+    /// What the target has not done, oldest first.
+    under_way: VecDeque<Effect>,
+    /// What the target did and the engine does not know, oldest first: before all that is under way.
+    replies: VecDeque<Option<Written>>,
     /// The cost of what the engine has received and not released.
     held: usize,
     stopping: bool,
@@ -116,6 +135,8 @@ struct World {
     epoch: Duration,
     /// The greatest position that was confirmed because the source asked.
     asked: SourceLsn,
+    /// The source asked when this was applied and not durable.
+    owed: Option<SourceLsn>,
 }
 
 /// What the source has committed, and its slot.
@@ -149,14 +170,27 @@ struct Sent {
     before: u64,
 }
 
-#[derive(Default)]
 struct Target {
     /// The changes that are committed.
     changes: Vec<u64>,
     /// The changes of the open transaction.
-    open: Vec<u64>,
-    /// `walferry.progress`, now and at each moment before.
-    progress: Vec<(Duration, SourceLsn)>,
+    open: Option<Vec<u64>>,
+    /// What committed, oldest first; never empty.
+    commits: Vec<CommittedHere>,
+    /// The end of the WAL, and of what is on the disk.
+    wal: u64,
+    disk: u64,
+    /// `walferry.progress` as the disk has it, now and at each moment before.
+    durable: Vec<(Duration, SourceLsn)>,
+}
+
+/// One commit on the target.
+struct CommittedHere {
+    /// `walferry.progress` from then on, and the number of changes.
+    progress: SourceLsn,
+    changes: usize,
+    /// Where it ends in the target's WAL.
+    end: u64,
 }
 
 impl Source {
@@ -229,14 +263,56 @@ fn relation(before: u64) -> Sent {
 }
 
 impl Target {
-    fn progress(&self) -> SourceLsn {
-        self.progress.last().map_or(SourceLsn::new(START), |(_, position)| *position)
+    fn new() -> Self {
+        let start = SourceLsn::new(START);
+        // Not near the source's positions.
+        let (wal, disk) = (1 << 40, 1 << 40);
+        let commits = vec![CommittedHere { progress: start, changes: 0, end: wal }];
+        Self { changes: Vec::new(), open: None, commits, wal, disk, durable: vec![(Duration::ZERO, start)] }
     }
 
-    /// What was stored at `time`, if anything was by this run of time.
-    fn progress_at(&self, time: Duration) -> SourceLsn {
-        let stored = self.progress.iter().rev().find(|(since, _)| *since <= time);
-        stored.map_or(SourceLsn::ZERO, |(_, position)| *position)
+    /// `walferry.progress`.
+    fn progress(&self) -> SourceLsn {
+        self.commits.last().unwrap().progress
+    }
+
+    /// `walferry.progress` after a crash at this moment.
+    fn durable(&self) -> SourceLsn {
+        self.durable.last().unwrap().1
+    }
+
+    /// That after a crash at `time`, if this was there by then.
+    fn durable_at(&self, time: Duration) -> SourceLsn {
+        let then = self.durable.iter().rev().find(|(since, _)| *since <= time);
+        then.map_or(SourceLsn::ZERO, |(_, position)| *position)
+    }
+
+    fn commit(&mut self, progress: SourceLsn) {
+        self.changes.extend(self.open.take().unwrap_or_default());
+        self.wal += 10;
+        self.commits.push(CommittedHere { progress, changes: self.changes.len(), end: self.wal });
+    }
+
+    /// The disk has the WAL up to there.
+    fn write(&mut self, disk: u64, now: Duration) {
+        self.disk = self.disk.max(disk);
+        let there = self.commits.iter().rev().find(|commit| commit.end <= self.disk);
+        let progress = there.unwrap().progress;
+        if progress > self.durable() {
+            self.durable.push((now, progress));
+        }
+    }
+
+    /// What a session reads that has just committed.
+    fn written(&self) -> Written {
+        Written { end: TargetLsn::new(self.wal), flushed: TargetLsn::new(self.disk) }
+    }
+
+    fn crash(&mut self) {
+        self.commits.retain(|commit| commit.end <= self.disk);
+        self.changes.truncate(self.commits.last().unwrap().changes);
+        self.wal = self.disk;
+        assert_eq!(self.progress(), self.durable());
     }
 }
 
@@ -245,13 +321,13 @@ impl World {
         let source = Source::new(transactions);
         let start = SourceLsn::new(START);
         let connection = source.connect(start);
-        let target = Target { progress: vec![(Duration::ZERO, start)], ..Target::default() };
         let mut world = Self {
             source,
             connection,
-            target,
+            target: Target::new(),
             engine: State::new(EndLsn::new(START), confirm_delay, None),
-            under_way: None,
+            under_way: VecDeque::new(),
+            replies: VecDeque::new(),
             held: 0,
             stopping: false,
             run_to: None,
@@ -259,6 +335,7 @@ impl World {
             now: Duration::ZERO,
             epoch: Duration::ZERO,
             asked: SourceLsn::ZERO,
+            owed: None,
         };
         world.start(resume);
         world
@@ -267,12 +344,16 @@ impl World {
     /// A new engine, which knows what the target remembers and nothing else.
     fn start(&mut self, resume: Resume) {
         let stored = self.target.progress();
-        self.target.open.clear();
+        self.target.open = None;
+        // The shell has what is stored written to the disk before it begins: the engine takes it as durable.
+        self.target.write(self.target.wal, self.now);
         self.run_to = resume.run_to.map(|ahead| SourceLsn::new(stored.get() + ahead));
         self.engine = State::new(EndLsn::new(stored.get()), self.confirm_delay, self.run_to);
         self.epoch = if resume.own_clock { self.now } else { Duration::ZERO };
         self.connection = self.source.connect(stored);
-        (self.under_way, self.held, self.stopping) = (None, 0, false);
+        self.under_way.clear();
+        self.replies.clear();
+        (self.held, self.stopping, self.owed) = (0, false, None);
         assert_eq!(self.target.changes, self.source.before(stored), "stored {stored}");
     }
 
@@ -280,7 +361,12 @@ impl World {
         match action {
             Action::Deliver(count) => (0..count).for_each(|_| self.deliver()),
             Action::Keepalive { read, reply_requested } => self.keepalive(read, reply_requested),
+            Action::Execute => self.execute(),
             Action::Complete => self.complete(),
+            Action::Write { bytes, all_but } => {
+                self.target.wal += bytes;
+                self.target.write(self.target.wal.saturating_sub(all_but), self.now);
+            }
             Action::Wait(time) => {
                 self.now += time;
                 self.on(Event::Tick);
@@ -290,9 +376,11 @@ impl World {
                 self.on(Event::Stop);
             }
             Action::Crash { completes, resume } => {
-                if completes && let Some(effect) = self.under_way.take() {
-                    self.execute(effect);
-                }
+                (0..completes).for_each(|_| self.execute());
+                self.start(resume);
+            }
+            Action::TargetCrash { resume } => {
+                self.target.crash();
                 self.start(resume);
             }
         }
@@ -325,40 +413,68 @@ impl World {
     }
 
     fn complete(&mut self) {
-        let Some(effect) = self.under_way.take() else { return };
-        let done = if matches!(effect, Effect::Store(_)) { Event::Stored } else { Event::Applied };
-        self.execute(effect);
-        self.on(done);
+        if self.replies.is_empty() {
+            self.execute();
+        }
+        if let Some(written) = self.replies.pop_front() {
+            self.on(Event::Done(written));
+        }
     }
 
-    /// Does on the target what the engine asked for.
-    fn execute(&mut self, effect: Effect) {
-        let progress = match effect {
-            Effect::Store(end) => Some(end),
+    /// Does on the target the oldest thing that the engine asked for.
+    fn execute(&mut self) {
+        let Some(effect) = self.under_way.pop_front() else { return };
+        let target = &mut self.target;
+        let moved = match effect {
+            Effect::Store { previous, to } => {
+                assert!(target.open.is_none(), "stored inside a transaction");
+                Some((previous, to))
+            }
             Effect::Apply(batch) => {
-                assert_eq!(batch.previous.position(), self.target.progress(), "another engine is at work");
-                check_batch(&batch);
-                self.target.open.extend(batch.segments.iter().flat_map(|s| &s.changes).map(number));
-                batch.end()
+                check_batch(&batch, target.open.is_some());
+                let changes = batch.segments.iter().flat_map(|segment| &segment.changes).map(number);
+                target.open.get_or_insert_default().extend(changes);
+                batch.end().map(|end| (batch.previous, end))
+            }
+            Effect::Flush => {
+                assert!(target.open.is_none(), "flushed inside a transaction");
+                target.wal += 10;
+                target.write(target.wal, self.now);
+                self.replies.push_back(Some(target.written()));
+                return;
             }
             other => unreachable!("{other:?}"),
         };
-        if let Some(end) = progress {
-            self.target.changes.append(&mut self.target.open);
-            self.target.progress.push((self.now, end.position()));
+        if let Some((previous, to)) = moved {
+            assert_eq!(previous.position(), target.progress(), "another engine is at work");
+            target.commit(to.position());
             // The target shows a state that the source had at a commit, and the position says which.
-            assert_eq!(self.target.changes, self.source.before(end.position()), "at {end}");
+            assert_eq!(target.changes, self.source.before(to.position()), "at {to}");
         }
+        self.replies.push_back(moved.map(|_| target.written()));
+    }
+
+    fn under_way(&self) -> usize {
+        self.under_way.len() + self.replies.len()
     }
 
     /// Feeds the engine, checks what it says, and carries it out.
     fn on(&mut self, event: Event) {
         let asks = matches!(event, Event::Keepalive { reply_requested: true, .. });
-        // A question while a position was being stored is answered again when it is.
-        let asked = asks || self.engine.reply_requested;
         let before = self.engine.positions();
         let effects = self.engine.on(event, self.now - self.epoch);
-        check_positions(before, self.engine.positions());
+        let after = self.engine.positions();
+        check_positions(before, after);
+        // The engine knows what the target did only when it hears of it.
+        assert!(after.durable <= self.target.durable(), "{after:?} is not on the disk");
+        // A question is answered at once, and again when all is durable that was applied when it came.
+        let answers = self.owed.is_some_and(|owed| after.durable >= owed);
+        if asks {
+            self.owed = (after.applied > after.durable).then_some(after.applied);
+        } else if answers {
+            self.owed = None;
+        }
+        let asked = asks || answers;
         let steps = self.confirm_delay.as_millis() / CONFIRM_STEP.as_millis();
         assert!(
             self.engine.aging.len() as u128 <= steps + 2,
@@ -370,9 +486,11 @@ impl World {
         for effect in effects {
             assert!(finished.is_none(), "{effect:?} after the end");
             match effect {
-                Effect::Apply(_) | Effect::Store(_) => {
-                    assert!(self.under_way.is_none(), "two things under way");
-                    self.under_way = Some(effect);
+                Effect::Apply(_) | Effect::Store { .. } | Effect::Flush => {
+                    let flushes = self.under_way.iter().any(|effect| matches!(effect, Effect::Flush));
+                    assert!(!flushes || !matches!(effect, Effect::Flush), "flushed twice at once");
+                    self.under_way.push_back(effect);
+                    assert!(self.under_way() <= UNDER_WAY_MAX, "{} things under way", self.under_way());
                 }
                 Effect::Release(cost) => self.held = self.held.checked_sub(cost).unwrap(),
                 Effect::Report(positions) => {
@@ -382,38 +500,44 @@ impl World {
                 Effect::Finish(finish) => finished = Some(finish),
             }
         }
-        assert!(reported || !asks, "a question without an answer");
+        assert!(reported || !asked, "a question without an answer");
         if let Some(finish) = finished {
             self.finish(finish);
-        } else {
-            assert!(self.under_way.is_some() || !self.stopping, "not stopped");
-            let idle = self.under_way.is_none() && self.target.open.is_empty();
-            assert!(!idle || self.held == 0, "{} held for nothing", self.held);
+        } else if self.under_way() == 0 {
+            // Whatever can be done is being done.
+            assert!(!self.stopping, "not stopped");
+            let open = self.target.open.is_some();
+            assert!(open || self.held == 0, "{} held for nothing", self.held);
+            assert!(open || self.owed.is_none(), "nothing is done for the answer");
+            assert!(open || self.run_to.is_none_or(|run_to| after.applied < run_to), "not finished");
         }
     }
 
     fn report(&mut self, positions: Positions, asked: bool) {
         let confirmed = positions.confirmed;
-        assert!(confirmed <= self.target.progress(), "confirmed {confirmed} before it was stored");
+        assert!(confirmed <= self.target.durable(), "confirmed {confirmed} before the disk had it");
         if asked {
             assert_eq!(confirmed, positions.durable, "not all that is durable");
             self.asked = self.asked.max(confirmed);
         }
         // A target that is set back by less than the delay still finds on the source what it lacks.
         let back = self.now.checked_sub(self.confirm_delay);
-        let old = back.map_or(SourceLsn::ZERO, |then| self.target.progress_at(then));
+        let old = back.map_or(SourceLsn::ZERO, |then| self.target.durable_at(then));
         assert!(confirmed <= old.max(self.asked), "confirmed {confirmed} too early");
         self.source.confirmed = self.source.confirmed.max(confirmed);
     }
 
     fn finish(&mut self, finish: Finish) {
-        assert!(self.under_way.is_none());
+        assert_eq!(self.under_way(), 0);
         let stored = self.target.progress();
+        let open = self.target.open.is_some();
+        // Inside a large transaction nothing can be flushed.
+        assert!(open || self.target.durable() == stored, "finished before the disk had it");
         match finish {
             Finish::Stopped => assert!(self.stopping),
             Finish::Reached => {
                 let run_to = self.run_to.unwrap();
-                assert!(!self.stopping && self.target.open.is_empty());
+                assert!(!self.stopping && !open);
                 // All that commits before it, and nothing else.
                 assert_eq!(self.target.changes, self.source.before(run_to), "run to {run_to}, at {stored}");
             }
@@ -421,32 +545,52 @@ impl World {
         self.start(Resume { run_to: None, own_clock: true });
     }
 
-    /// Nothing goes wrong any more: everything arrives, is applied, and in time confirmed.
-    fn settle(&mut self) {
+    /// Nothing goes wrong any more: everything arrives, is applied, and in time durable and confirmed; at once if the
+    /// source asks.
+    fn settle(&mut self, asks: bool) {
         self.start(Resume { run_to: None, own_clock: true });
-        while !self.connection.messages.is_empty() || self.under_way.is_some() {
+        while !self.connection.messages.is_empty() || self.under_way() > 0 {
             self.deliver();
             self.complete();
         }
         assert_eq!(self.target.changes, self.source.before(SourceLsn::new(self.source.wal_end)));
         assert_eq!(self.held, 0);
-        self.keepalive(u64::MAX >> 1, false);
-        self.now += IDLE_STORE_INTERVAL;
-        self.on(Event::Tick);
-        self.complete();
-        self.now += self.confirm_delay + CONFIRM_STEP + STATUS_INTERVAL;
-        self.on(Event::Tick);
+        self.keepalive(u64::MAX >> 1, asks);
+        self.complete_all();
+        if !asks {
+            self.pass(FLUSH_AFTER + TICK);
+            assert_eq!(self.engine.positions().durable, self.target.progress());
+            self.pass(IDLE_STORE_INTERVAL + FLUSH_AFTER + TICK);
+            self.pass(self.confirm_delay + CONFIRM_STEP + STATUS_INTERVAL + TICK);
+        }
         let all = SourceLsn::new(self.source.wal_end);
         assert_eq!(
             self.engine.positions(),
             Positions { received: all, applied: all, durable: all, confirmed: all }
         );
-        assert_eq!(self.source.confirmed, all);
+        assert_eq!((self.source.confirmed, self.target.durable()), (all, all));
+    }
+
+    fn complete_all(&mut self) {
+        while self.under_way() > 0 {
+            self.complete();
+        }
+    }
+
+    /// Nothing happens but the clock and what it sets going.
+    fn pass(&mut self, time: Duration) {
+        let end = self.now + time;
+        while self.now < end {
+            self.now += TICK;
+            self.on(Event::Tick);
+            self.complete_all();
+        }
     }
 }
 
-/// Whole transactions within the bound, or one part of one.
-fn check_batch(batch: &Batch) {
+/// Whole transactions within the bound, or one part of one: the next one where a transaction is open.
+fn check_batch(batch: &Batch, open: bool) {
+    assert_eq!(batch.segments[0].first, !open);
     assert!(!batch.segments.is_empty());
     assert_eq!(batch.cost, batch.segments.iter().map(|segment| segment.cost).sum::<usize>());
     if batch.segments.len() > 1 {

@@ -1,0 +1,188 @@
+//! A TCP connection that can be left to fill.
+//!
+//! A walsender sends a small packet for each message. Whoever waits for such a connection is woken by each packet, at the
+//! expense of the sender: to the reactor even one that it has stopped waiting for is an event. So a connection that is
+//! read in gulps is taken out of the reactor when it is empty, and looked at again after [`GULP_PAUSE`]. It goes back when
+//! gulps are over, or when something is to be written.
+
+use std::future::Future;
+use std::io::{self, Read};
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Sleep, sleep};
+
+use crate::limits::GULP_PAUSE;
+
+/// A connection, and whether it is read in gulps.
+#[derive(Debug)]
+pub(super) struct Tcp {
+    socket: Socket,
+    /// Not to be read before.
+    rests: Option<Pin<Box<Sleep>>>,
+    gulps: Gulps,
+}
+
+/// Switches gulps on and off from outside.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Gulps(Arc<AtomicBool>);
+
+#[derive(Debug)]
+enum Socket {
+    /// In the reactor.
+    Watched(TcpStream),
+    Left(std::net::TcpStream),
+    /// It could not be moved, which ends the connection.
+    Lost,
+}
+
+impl Gulps {
+    pub(super) fn set(&self, on: bool) {
+        self.0.store(on, Ordering::Relaxed);
+    }
+
+    fn is_on(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Tcp {
+    pub(super) fn new(stream: TcpStream) -> Self {
+        Self { socket: Socket::Watched(stream), rests: None, gulps: Gulps::default() }
+    }
+
+    pub(super) fn gulps(&self) -> Gulps {
+        self.gulps.clone()
+    }
+
+    pub(super) fn peer_addr(&self) -> io::Result<SocketAddr> {
+        match &self.socket {
+            Socket::Watched(stream) => stream.peer_addr(),
+            Socket::Left(stream) => stream.peer_addr(),
+            Socket::Lost => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
+
+    /// The connection in the reactor.
+    fn watched(&mut self) -> io::Result<Pin<&mut TcpStream>> {
+        if matches!(self.socket, Socket::Left(_))
+            && let Socket::Left(stream) = std::mem::replace(&mut self.socket, Socket::Lost)
+        {
+            self.socket = Socket::Watched(TcpStream::from_std(stream)?);
+        }
+        match &mut self.socket {
+            Socket::Watched(stream) => Ok(Pin::new(stream)),
+            Socket::Left(_) | Socket::Lost => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
+
+    fn leave(&mut self) -> io::Result<()> {
+        self.rests = Some(Box::pin(sleep(GULP_PAUSE)));
+        if matches!(self.socket, Socket::Watched(_))
+            && let Socket::Watched(stream) = std::mem::replace(&mut self.socket, Socket::Lost)
+        {
+            self.socket = Socket::Left(stream.into_std()?);
+        }
+        Ok(())
+    }
+}
+
+impl AsyncRead for Tcp {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        loop {
+            if let Some(rests) = &mut this.rests {
+                ready!(rests.as_mut().poll(cx));
+                this.rests = None;
+            }
+            // In the reactor anew, it would not know yet whether there is something to read.
+            if let Socket::Left(stream) = &mut this.socket {
+                match stream.read(buf.initialize_unfilled()) {
+                    Ok(length) => {
+                        buf.advance(length);
+                        return Poll::Ready(Ok(()));
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                    Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
+                        return Poll::Ready(Err(error));
+                    }
+                    Err(_) if this.gulps.is_on() => {
+                        this.leave()?;
+                        continue;
+                    }
+                    Err(_) => {}
+                }
+            }
+            match this.watched()?.poll_read(cx, buf) {
+                Poll::Pending if this.gulps.is_on() => this.leave()?,
+                read => return read,
+            }
+        }
+    }
+}
+
+/// Writing takes the connection back at once; reading goes on resting.
+impl AsyncWrite for Tcp {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.get_mut().watched()?.poll_write(cx, buf)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.get_mut().watched()?.poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.get_mut().watched()?.poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn nothing_is_lost_in_gulps() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let connect = TcpStream::connect(listener.local_addr().unwrap());
+        let (ours, theirs) = tokio::join!(connect, listener.accept());
+        let (mut ours, (mut theirs, _)) = (Tcp::new(ours.unwrap()), theirs.unwrap());
+        let gulps = ours.gulps();
+        let sent: Vec<u8> = (0..200_000_u32).flat_map(u32::to_ne_bytes).collect();
+        let expected = sent.clone();
+        let peer = tokio::spawn(async move {
+            for part in sent.chunks(1_000) {
+                theirs.write_all(part).await.unwrap();
+                tokio::task::yield_now().await;
+            }
+            let mut answer = [0; 5];
+            theirs.read_exact(&mut answer).await.unwrap();
+            answer
+        });
+        let mut received = vec![0; expected.len()];
+        for (number, part) in received.chunks_mut(50_000).enumerate() {
+            gulps.set(number % 3 != 0);
+            ours.read_exact(part).await.unwrap();
+        }
+        assert!(received == expected);
+        // Written while it rests.
+        let mut byte = [0];
+        tokio::select! {
+            biased;
+            _ = ours.read(&mut byte) => unreachable!("nothing more comes before the answer"),
+            () = tokio::task::yield_now() => {}
+        }
+        ours.write_all(b"thank").await.unwrap();
+        assert_eq!(peer.await.unwrap(), *b"thank");
+        assert_eq!(ours.read(&mut byte).await.unwrap(), 0);
+    }
+}
