@@ -53,6 +53,36 @@ async fn servers_restart() {
     pair.assert_removes().await;
 }
 
+/// Commits on the target do not wait for its disk: what it forgets in a crash is not confirmed, and comes again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_target_forgets_comes_again() {
+    let (pair, writers) = busy_shop().await;
+    let target = &pair.cluster.target;
+    // Nothing gets to the disk unless it is asked for.
+    pair.cluster.target.sql("postgres", "ALTER SYSTEM SET wal_writer_delay = '10s'").await.unwrap();
+    pair.cluster.target.sql("postgres", "SELECT pg_reload_conf()").await.unwrap();
+    let mut engine = pair.command("migrate").arguments(&["--confirm-delay", "0"]).start();
+    engine.wait_phase("syncing").await;
+    let mut forgotten = 0;
+    for round in 1..=4 {
+        pair.assert_written(&mut engine, 30).await;
+        // Halted, it does not hear of the crash before we have looked.
+        engine.signal("STOP");
+        let written = pair.progress().await;
+        target.restart(StopMode::Immediate).await.unwrap();
+        let kept = pair.progress().await;
+        let confirmed = lsn(&pair.source_value("SELECT confirmed_flush_lsn FROM pg_replication_slots").await);
+        eprintln!("round {round}: {written:X} was written, {kept:X} is kept, {confirmed:X} is confirmed");
+        assert!(kept <= written && confirmed <= kept, "{confirmed:X} is confirmed, {kept:X} is kept");
+        forgotten += u32::from(kept < written);
+        engine.signal("CONT");
+    }
+    assert!(forgotten > 0, "the target never forgot anything");
+    pair.assert_written(&mut engine, 30).await;
+    assert_eq!(writers.stop().await.errors, 0);
+    pair.assert_ends_equal(engine).await;
+}
+
 /// With confirmations held back, a shutdown must not wait for them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_fast_shutdown_of_the_source_does_not_wait_for_confirm_delay() {
