@@ -99,19 +99,23 @@ impl Session {
         Ok(CopyOut { session: self, rows: None, ended: false })
     }
 
-    /// Starts a `COPY … FROM STDIN`.
+    /// Starts a `COPY … FROM STDIN`, which other statements without rows may precede.
     ///
     /// # Errors
-    /// When the server refuses, or the statement is another.
+    /// When the server refuses, or the last statement is another.
     pub async fn copy_in(&mut self, sql: &Sql) -> Result<CopyIn<'_>> {
         self.start_copy(sql, b'G').await?;
         Ok(CopyIn { session: self })
     }
 
-    /// Sends the statement and reads the `wanted` answer.
+    /// Sends the statement, with others before it or not, and reads the `wanted` answer.
     pub(super) async fn start_copy(&mut self, sql: &Sql, wanted: u8) -> Result<()> {
         self.start_query(sql)?;
-        let tag = self.next_tag().await?;
+        let mut tag = self.next_tag().await?;
+        while tag == b'C' {
+            self.channel.inbox.skip();
+            tag = self.next_tag().await?;
+        }
         if tag == wanted {
             self.channel.inbox.skip();
             return Ok(());
