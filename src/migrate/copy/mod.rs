@@ -6,6 +6,8 @@
 
 mod binary;
 mod pieces;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -163,6 +165,8 @@ impl Copy {
             manner.binary = known && binary::converts(source) && binary::converts(target);
         }
         let (from, to) = pieces::statements(table, piece, manner);
+        let Manner { binary, freeze } = manner;
+        tracing::debug!(table = %table.name, pages = ?piece.pages, binary, freeze, "copying");
         let to = target.copy_in(&to).await.map_err(failed(Side::Target))?;
         let from = source.copy_out(&from).await.map_err(failed(Side::Source))?;
         let relayed = relay(from, to, |bytes| self.progressed(shared, &table.name, bytes)).await;
