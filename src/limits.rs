@@ -157,6 +157,10 @@ const _: () = assert!(READ_BYTES_MIN < READ_BYTES);
 /// Bytes of COPY rows or statements gathered before they are written to the socket.
 pub const SEND_BYTES: usize = 64 << 10;
 
+/// Bytes of one message of COPY rows that were put together, header included: what a server's COPY reads at once
+/// (`RAW_BUF_SIZE`). Rows that are longer stay as they are.
+pub const COPY_MESSAGE_BYTES: usize = 64 << 10;
+
 /// SCRAM iterations computed before other tasks get their turn: about a millisecond. Their number itself has no bound,
 /// since the server's administrator chooses it; the time to connect bounds it.
 pub const SCRAM_ITERATIONS_SLICE: u32 = 4_096;
