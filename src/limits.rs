@@ -148,11 +148,17 @@ pub const SLOT_LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 /// Tries to create a slot: with [`SLOT_LOCK_TIMEOUT`], transactions of ten minutes are outwaited.
 pub const SLOT_TRIES_MAX: usize = 60;
 
-/// A table is copied in ranges of at least this many bytes: below, a session's start-up shows.
-pub const COPY_RANGE_BYTES_MIN: u64 = 64 << 20;
+/// The least piece of a large table that is copied by itself, in bytes: below, a transaction's start and end show.
+pub const COPY_PIECE_BYTES_MIN: u64 = 64 << 20;
 
-/// Ranges of one table for each job: enough that all end at about the same time.
-pub const COPY_RANGES_PER_JOB: usize = 4;
+/// Pieces that all tables together are cut into, for each job: when the first job finds nothing left to do, the others
+/// have at most a sixteenth of its work still to do.
+pub const COPY_PIECES_PER_JOB: usize = 16;
+
+/// A table that is smaller is not emptied before it is copied, to have its rows frozen: that takes a few new files and
+/// a commit that waits for the disk, and vacuum is soon done with it.
+pub const COPY_FREEZE_BYTES_MIN: u64 = 1 << 20;
+
 /// Silence after which the kernel asks whether the peer still lives, where the conninfo says nothing. The system's own
 /// default of two hours would leave a migration hanging on a dead connection.
 pub const KEEPALIVES_IDLE: Duration = Duration::from_secs(30);
@@ -178,6 +184,9 @@ pub const SEND_BYTES: usize = 64 << 10;
 
 /// Memory that an emptied pipeline keeps for the next one: a batch's. What a single large row took is given back.
 pub const PIPELINE_BYTES_KEPT: usize = 32 << 20;
+/// Bytes of one message of COPY rows that were put together, header included: what a server's COPY reads at once
+/// (`RAW_BUF_SIZE`). Rows that are longer stay as they are.
+pub const COPY_MESSAGE_BYTES: usize = 64 << 10;
 
 /// SCRAM iterations computed before other tasks get their turn: about a millisecond. Their number itself has no bound,
 /// since the server's administrator chooses it; the time to connect bounds it.

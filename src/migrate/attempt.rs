@@ -18,6 +18,7 @@ use crate::status::{Metrics, TableState, TableStatus};
 
 use super::copy::Copy;
 use super::dump::{Archive, ClientTools, Wave};
+use super::objects::PostData;
 use super::publications::Publications;
 use super::retry::Context;
 use super::snapshot::{self, Snapshot};
@@ -287,13 +288,23 @@ impl Attempt<'_> {
     }
 
     async fn index(&self, archive: &Arc<Archive>) -> Result<()> {
-        let (target, jobs) = (&self.migration.sides.target, self.migration.jobs);
         for wave in [Wave::Indexes, Wave::Rest] {
-            objects::make_wave(target, &self.target, &self.row.name, archive, wave, jobs).await?;
+            self.post_data(archive).make(wave).await?;
         }
         objects::refresh_materialized_views(&self.target).await?;
-        objects::analyze(&self.target).await?;
+        objects::analyze(&self.migration.sides.target, &self.target, self.migration.jobs).await?;
         sequences::carry(&self.source, &self.target).await
+    }
+
+    pub(super) fn post_data<'b>(&'b self, archive: &'b Arc<Archive>) -> PostData<'b> {
+        PostData {
+            source: &self.source,
+            target: &self.migration.sides.target,
+            control: &self.target,
+            migration: &self.row.name,
+            archive,
+            jobs: self.migration.jobs,
+        }
     }
 
     pub(super) async fn enter(&mut self, next: Phase) -> Result<()> {

@@ -21,7 +21,7 @@ use crate::wire::{CopyBothReader, CopyBothWriter};
 use super::attempt::{Attempt, Ended};
 use super::dump::{Archive, Wave};
 use super::retry::Context;
-use super::{Migration, Phase, STREAM_NAME, objects, sequences, snapshot};
+use super::{Migration, Phase, STREAM_NAME, sequences, snapshot};
 
 /// A replication connection on which nothing has been asked for yet.
 struct Connected {
@@ -59,9 +59,7 @@ impl Attempt<'_> {
                 }
                 session = again;
             }
-            let (target, jobs) = (&self.migration.sides.target, self.migration.jobs);
-            let wave = Wave::ForeignKeys;
-            objects::make_wave(target, &self.target, &self.row.name, &archive, wave, jobs).await?;
+            self.post_data(&archive).make(Wave::ForeignKeys).await?;
         }
         loop {
             (_, session) = self.stream(session, None, context).await?;

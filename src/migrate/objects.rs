@@ -8,8 +8,8 @@ use tokio_postgres::Client;
 
 use crate::apply::store::Store;
 use crate::error::{Definite, Failure, Result, Side};
-use crate::pg::Sql;
-use crate::source;
+use crate::pg::{QualifiedName, Sql};
+use crate::source::{self, catalog};
 use crate::wire::{self, ConnInfo, Session, SessionOptions};
 
 use super::dump::{Archive, Entry, Wave};
@@ -43,41 +43,56 @@ struct Wanted {
     next: AtomicUsize,
 }
 
-/// Makes what the archive's post-data section has for `wave` and is not made yet.
-///
-/// # Errors
-/// When the target refuses a statement; what was made before stays made, and is not made again.
-pub async fn make_wave(
-    target: &ConnInfo,
-    control: &Client,
-    migration: &str,
-    archive: &Arc<Archive>,
-    wave: Wave,
-    jobs: usize,
-) -> Result<()> {
-    let row = Store::new(control, migration).migration().await?;
-    let made = row.map(|row| row.post_data).unwrap_or_default();
-    let entries = archive
-        .post_data()
-        .await?
-        .into_iter()
-        .filter(|(of, entry)| *of == wave && !made.contains(&entry.key));
-    let entries: Vec<Entry> = entries.map(|(_, entry)| entry).collect();
-    // What joins others comes after them, in the archive's order.
-    let jobs = if wave == Wave::Rest { 1 } else { jobs.min(entries.len()) };
-    let wanted = Arc::new(Wanted {
-        target: target.clone(),
-        migration: migration.to_owned(),
-        archive: Arc::clone(archive),
-        entries,
-        next: AtomicUsize::new(0),
-    });
-    let mut work = JoinSet::new();
-    for _ in 0..jobs {
-        let wanted = Arc::clone(&wanted);
-        work.spawn(async move { wanted.make().await });
+/// What comes after the rows.
+#[derive(Debug)]
+pub struct PostData<'a> {
+    /// A session on the source.
+    pub source: &'a Client,
+    /// The target.
+    pub target: &'a ConnInfo,
+    /// A session on it.
+    pub control: &'a Client,
+    /// The migration's name.
+    pub migration: &'a str,
+    /// Where it is described.
+    pub archive: &'a Arc<Archive>,
+    /// How much of it is made at the same time.
+    pub jobs: usize,
+}
+
+impl PostData<'_> {
+    /// Makes what the archive's post-data section has for `wave` and is not made yet.
+    ///
+    /// # Errors
+    /// When the target refuses a statement; what was made before stays made, and is not made again.
+    pub async fn make(&self, wave: Wave) -> Result<()> {
+        let row = Store::new(self.control, self.migration).migration().await?;
+        let made = row.map(|row| row.post_data).unwrap_or_default();
+        let entries = self.archive.post_data().await?.into_iter();
+        let entries = entries.filter(|(of, entry)| *of == wave && !made.contains(&entry.key));
+        let mut entries: Vec<Entry> = entries.map(|(_, entry)| entry).collect();
+        if wave == Wave::Indexes {
+            // So that no job is left alone with the largest at the end.
+            let bytes = catalog::index_bytes(self.source).await;
+            let bytes = bytes.map_err(|error| error.into_failure(Side::Source))?;
+            entries.sort_by_key(|entry| std::cmp::Reverse(bytes.get(&entry.key).copied()));
+        }
+        // What joins others comes after them, in the archive's order.
+        let jobs = if wave == Wave::Rest { 1 } else { self.jobs.min(entries.len()) };
+        let wanted = Arc::new(Wanted {
+            target: self.target.clone(),
+            migration: self.migration.to_owned(),
+            archive: Arc::clone(self.archive),
+            entries,
+            next: AtomicUsize::new(0),
+        });
+        let mut work = JoinSet::new();
+        for _ in 0..jobs {
+            let wanted = Arc::clone(&wanted);
+            work.spawn(async move { wanted.make().await });
+        }
+        joined(work).await
     }
-    joined(work).await
 }
 
 impl Wanted {
@@ -132,16 +147,48 @@ pub async fn refresh_materialized_views(target: &Client) -> Result<()> {
     }
 }
 
-/// Statistics for the planner.
+/// Statistics for the planner, of several tables at a time, the largest first.
 ///
 /// # Errors
 /// When the target fails; tables that the role may not analyse are skipped by the server with a warning.
-pub async fn analyze(target: &Client) -> Result<()> {
-    target.batch_execute("ANALYZE").await.map_err(|error| failure("the statistics", error))
+pub async fn analyze(target: &ConnInfo, control: &Client, jobs: usize) -> Result<()> {
+    // A partitioned table takes its partitions with it.
+    let sql = "SELECT n.nspname::text, c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+               WHERE c.relkind IN ('r', 'm', 'p') AND NOT c.relispartition AND c.relpersistence <> 't'
+                   AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast')
+               ORDER BY pg_relation_size(c.oid) DESC";
+    let rows = control.query(sql, &[]).await.map_err(|error| failure("the tables to analyse", error))?;
+    let names: Arc<Vec<_>> = Arc::new(
+        rows.iter().map(|row| QualifiedName::new(row.get::<_, String>(0), row.get::<_, String>(1))).collect(),
+    );
+    let next = Arc::new(AtomicUsize::new(0));
+    let mut work = JoinSet::new();
+    for _ in 0..jobs.min(names.len()) {
+        let (target, names, next) = (target.clone(), Arc::clone(&names), Arc::clone(&next));
+        work.spawn(async move {
+            let mut session = connect(&target).await?;
+            while let Some(name) = names.get(next.fetch_add(1, Ordering::Relaxed)) {
+                let analyzed = session.execute(&Sql::new("ANALYZE ").name(name)).await;
+                analyzed.map_err(|error| error.into_failure(Side::Target))?;
+            }
+            session.close().await;
+            Ok(())
+        });
+    }
+    joined(work).await
+}
+
+/// Settings of a session whose commits wait for nothing.
+///
+/// What they write and what says that it is there (`walferry.relation`, `post_data`, the phase) is on one server, whose
+/// WAL reaches the disk in its order: after a crash a note is never there without what it speaks of. Nor is anything
+/// confirmed to the source that is not on the target's disk, with all that was written before it.
+pub(super) fn unhurried() -> Vec<(&'static str, String)> {
+    vec![("synchronous_commit", "off".to_owned())]
 }
 
 async fn connect(target: &ConnInfo) -> Result<Session> {
-    let options = SessionOptions::new("walferry schema");
+    let options = SessionOptions { settings: unhurried(), ..SessionOptions::new("walferry schema") };
     Session::connect(target, &options).await.map_err(|error| error.into_failure(Side::Target))
 }
 

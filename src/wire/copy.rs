@@ -1,19 +1,21 @@
 //! COPY out of one server and into another. Manual: "COPY Operations".
 //!
-//! Rows pass as runs of whole CopyData messages, headers and all, just as they were read: nothing is decoded, copied or
-//! framed again on the way. At most two runs are held at a time, one being sent and one being read; a run is what one read
-//! brought, or a single row if that is larger.
+//! Rows pass as runs of whole CopyData messages: nothing is decoded on the way. A server sends each row in a message of
+//! its own, and to take one costs it more than to take a short row, so [`relay`] puts the rows of a run together, in
+//! their place. At most two runs are held at a time, one being sent and one being read; a run is what one read brought,
+//! or a single row if that is larger.
 //!
 //! A server that refuses a row says so at once and then drops what still comes. So sending listens, and a message of
 //! which a part has been sent is sent to its end, after which the session can be used again.
 
 use std::future::poll_fn;
 
-use bytes::{BufMut, Bytes};
+use bytes::{BufMut, Bytes, BytesMut};
 use postgres_protocol::message::frontend;
 
 use super::channel::Progress;
 use super::error::{Error, Result};
+use super::inbox::{HEADER, frame};
 use super::session::{Session, affected};
 use crate::limits;
 use crate::pg::Sql;
@@ -68,7 +70,7 @@ pub async fn relay(
     let mut relayed = Relayed::default();
     let mut next = source.next_frames().await;
     loop {
-        let frames = match next {
+        let mut frames = match next {
             Ok(Some(frames)) => frames,
             Ok(None) => break,
             Err(error) => {
@@ -78,7 +80,8 @@ pub async fn relay(
             }
         };
         let bytes = u64::try_from(frames.len()).unwrap_or(u64::MAX);
-        let sending = async { target.send_frames(frames).await.map_err(RelayError::Target) };
+        put_together(&mut frames);
+        let sending = async { target.send_frames(frames.freeze()).await.map_err(RelayError::Target) };
         let reading = async { Ok(source.next_frames().await) };
         ((), next) = tokio::try_join!(sending, reading)?;
         relayed.bytes += bytes;
@@ -99,19 +102,23 @@ impl Session {
         Ok(CopyOut { session: self, rows: None, ended: false })
     }
 
-    /// Starts a `COPY … FROM STDIN`.
+    /// Starts a `COPY … FROM STDIN`, which other statements without rows may precede.
     ///
     /// # Errors
-    /// When the server refuses, or the statement is another.
+    /// When the server refuses, or the last statement is another.
     pub async fn copy_in(&mut self, sql: &Sql) -> Result<CopyIn<'_>> {
         self.start_copy(sql, b'G').await?;
         Ok(CopyIn { session: self })
     }
 
-    /// Sends the statement and reads the `wanted` answer.
+    /// Sends the statement, with others before it or not, and reads the `wanted` answer.
     pub(super) async fn start_copy(&mut self, sql: &Sql, wanted: u8) -> Result<()> {
         self.start_query(sql)?;
-        let tag = self.next_tag().await?;
+        let mut tag = self.next_tag().await?;
+        while tag == b'C' {
+            self.channel.inbox.skip();
+            tag = self.next_tag().await?;
+        }
         if tag == wanted {
             self.channel.inbox.skip();
             return Ok(());
@@ -130,7 +137,7 @@ impl CopyOut<'_> {
     ///
     /// # Errors
     /// When the server fails, or the connection breaks.
-    pub async fn next_frames(&mut self) -> Result<Option<Bytes>> {
+    pub async fn next_frames(&mut self) -> Result<Option<BytesMut>> {
         while !self.ended {
             match self.session.next_tag().await? {
                 b'd' => return self.session.channel.inbox.take_copy_data(),
@@ -259,8 +266,43 @@ impl CopyIn<'_> {
     }
 }
 
+/// Puts whole CopyData messages together into as few as [`limits::COPY_MESSAGE_BYTES`] allows. What they carry stays as
+/// it is: where one message ends means nothing to the reader.
+fn put_together(frames: &mut BytesMut) {
+    let (mut read, mut written) = (0, 0);
+    // Where the message begins that is being put together.
+    let mut head = 0;
+    while let Some((_, length)) = frame(&frames[read..]).ok().flatten() {
+        let next = read + length;
+        let fits = written > head && written - head + length - HEADER <= limits::COPY_MESSAGE_BYTES;
+        if fits {
+            frames.copy_within(read + HEADER..next, written);
+            written += length - HEADER;
+        } else {
+            seal(frames, head, written);
+            if read > written {
+                frames.copy_within(read..next, written);
+            }
+            head = written;
+            written += length;
+        }
+        read = next;
+    }
+    seal(frames, head, written);
+    frames.truncate(written);
+}
+
+/// Gives the message from `head` to `end` its length.
+fn seal(frames: &mut [u8], head: usize, end: usize) {
+    // Bounded by COPY_MESSAGE_BYTES, or by what the message was before.
+    let length = u32::try_from(end.saturating_sub(head + 1)).unwrap_or_default();
+    if let Some(place) = frames.get_mut(head + 1..head + HEADER).filter(|_| end > head) {
+        place.copy_from_slice(&length.to_be_bytes());
+    }
+}
+
 /// Appends one CopyData message.
-pub(super) fn put_copy_data(output: &mut bytes::BytesMut, data: &[u8]) -> Result<()> {
+pub(super) fn put_copy_data(output: &mut BytesMut, data: &[u8]) -> Result<()> {
     let length = data.len().checked_add(4).filter(|&length| length <= limits::MESSAGE_BYTES_MAX);
     let length =
         length.and_then(|length| i32::try_from(length).ok()).ok_or(Error::Unsendable("more than 1 GiB"))?;
@@ -268,4 +310,54 @@ pub(super) fn put_copy_data(output: &mut bytes::BytesMut, data: &[u8]) -> Result
     output.put_i32(length);
     output.put_slice(data);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn messages(bodies: impl IntoIterator<Item = usize>) -> BytesMut {
+        let mut frames = BytesMut::new();
+        for (index, length) in bodies.into_iter().enumerate() {
+            let byte = u8::try_from(index % 251).expect("less than 251");
+            put_copy_data(&mut frames, &vec![byte; length]).expect("short");
+        }
+        frames
+    }
+
+    /// The bodies, one after the other, and the length of each.
+    fn carried(mut frames: &[u8]) -> (Vec<u8>, Vec<usize>) {
+        let (mut all, mut lengths) = (Vec::new(), Vec::new());
+        while let Some((tag, length)) = frame(frames).expect("well formed") {
+            assert_eq!(tag, b'd');
+            all.extend_from_slice(&frames[HEADER..length]);
+            lengths.push(length - HEADER);
+            frames = &frames[length..];
+        }
+        assert!(frames.is_empty());
+        (all, lengths)
+    }
+
+    #[test]
+    fn messages_are_put_together() {
+        let most = limits::COPY_MESSAGE_BYTES - HEADER;
+        let check = |bodies: &[usize], expected: &[usize]| {
+            let mut frames = messages(bodies.iter().copied());
+            let (before, _) = carried(&frames);
+            put_together(&mut frames);
+            let (after, lengths) = carried(&frames);
+            assert!(before == after, "{bodies:?}");
+            assert_eq!(lengths, expected, "{bodies:?}");
+        };
+        check(&[], &[]);
+        check(&[0], &[0]);
+        check(&[7], &[7]);
+        check(&[0, 0, 3, 0], &[3]);
+        check(&[1, 20, 300, 4_000], &[4_321]);
+        check(&[most], &[most]);
+        check(&[most - 1, 1], &[most]);
+        check(&[most, 1], &[most, 1]);
+        check(&[1, most, 1], &[1, most, 1]);
+        check(&[3 * most, 5, 5, 3 * most, 2], &[3 * most, 10, 3 * most, 2]);
+    }
 }

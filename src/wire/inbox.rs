@@ -124,14 +124,14 @@ impl Inbox {
     }
 
     /// Takes all whole CopyData messages that come next, with their headers.
-    pub(super) fn take_copy_data(&mut self) -> Result<Option<Bytes>> {
+    pub(super) fn take_copy_data(&mut self) -> Result<Option<BytesMut>> {
         let mut end = 0;
         while let Some((b'd', length)) = frame(&self.buffer[end..])?
             && self.buffer.len() - end >= length
         {
             end += length;
         }
-        Ok((end > 0).then(|| self.buffer.split_to(end).freeze()))
+        Ok((end > 0).then(|| self.buffer.split_to(end)))
     }
 
     /// A parameter as last reported by the server.
@@ -157,7 +157,7 @@ impl fmt::Debug for Inbox {
 }
 
 /// The type and whole length of the message that `bytes` start with.
-fn frame(bytes: &[u8]) -> Result<Option<(u8, usize)>> {
+pub(super) fn frame(bytes: &[u8]) -> Result<Option<(u8, usize)>> {
     let Some(&[tag, a, b, c, d]) = bytes.first_chunk::<HEADER>() else { return Ok(None) };
     let length =
         usize::try_from(i32::from_be_bytes([a, b, c, d])).map_err(|_| Error::Malformed("header of a"))?;

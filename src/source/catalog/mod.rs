@@ -29,5 +29,5 @@ pub use server::{
     DatabaseLocale, Provider, ServerFacts, UserFacts, clock, server_facts, server_version, system_id,
 };
 pub use slots::{SlotInfo, current_wal, slot, slots, wal_senders_used};
-pub use tables::{Generated, Identity, Persistence, Table, TableColumn, TableKind, tables};
+pub use tables::{Generated, Identity, Persistence, Table, TableColumn, TableKind, index_bytes, tables};
 pub use target::{KeyColumn, TargetColumn, TargetTable, target_table, target_tables};

@@ -441,6 +441,21 @@ pub(super) async fn indexes(
     Ok(indexes)
 }
 
+/// Bytes of each index, by the catalog and identifier that an archive of `pg_dump` knows it by: `1259 16400` for an
+/// index, `2606 16401` for a constraint that is made of one.
+///
+/// # Errors
+/// When the server does not answer.
+pub async fn index_bytes(client: &Client) -> Result<HashMap<String, u64>, Error> {
+    let sql = Sql::new(
+        "SELECT '1259 ' || i.indexrelid AS key, coalesce(pg_relation_size(i.indexrelid), 0) AS bytes FROM pg_index i \
+         UNION ALL SELECT '2606 ' || k.oid, coalesce(pg_relation_size(k.conindid), 0) FROM pg_constraint k \
+         WHERE k.contype IN ('p', 'u', 'x')",
+    );
+    let rows = ask::rows(client, "the indexes' sizes", &sql, &[]).await?;
+    rows.iter().map(|row| Ok((row.get("key")?, row.count("bytes")?))).collect()
+}
+
 /// What each table inherits from directly, partitioning included.
 async fn parents(client: &Client) -> Result<HashMap<u32, Vec<u32>>, Error> {
     let sql = Sql::new("SELECT inhrelid, inhparent FROM pg_inherits ORDER BY inhrelid, inhseqno");

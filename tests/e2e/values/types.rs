@@ -41,7 +41,8 @@ impl Subject {
     }
 
     /// The values are in the first table before the copy, their arrays of another kind in each row. The second has
-    /// no key, and each row twice; the third has both as its key, where they can be one. All names need quotes.
+    /// no key, and each row twice; the third has both as its key, where they can be one. One has no arrays, and so is
+    /// copied in binary where its type allows. All names need quotes.
     fn tables(&self) -> String {
         let array_type = self.array.as_deref().unwrap_or("int[]");
         let rows = self.values.iter().zip(1..).map(|(value, id)| {
@@ -66,6 +67,8 @@ impl Subject {
             CREATE TABLE "f {name}" (n int, v {sql}, a {array_type});
             ALTER TABLE "f {name}" REPLICA IDENTITY FULL;
             INSERT INTO "f {name}" SELECT id, v, a FROM "v {name}", generate_series(1, 2) WHERE id < 1000;
+            CREATE TABLE "b {name}" (id int PRIMARY KEY, v {sql}, at timestamptz);
+            INSERT INTO "b {name}" SELECT id, v, 'epoch' FROM "v {name}";
             DO $$ BEGIN
                 CREATE TABLE "k {name}" (n int, v {sql}, a {array_type}, PRIMARY KEY (a, v));
                 INSERT INTO "k {name}" SELECT id, v, coalesce(a, '{{}}') FROM "v {name}" WHERE in_key ORDER BY id
@@ -225,6 +228,11 @@ async fn every_type_of(pair: &Pair) {
     engine.wait_phase("syncing").await;
     let mut wrong = Vec::new();
     check("copy", pair, &mut wrong).await;
+    let log = engine.log();
+    let binary =
+        log.lines().filter(|line| line.contains(" copying ") && line.contains("binary=true")).count();
+    // One of each type on the short list, and of those with a length or precision.
+    assert!((20..40).contains(&binary), "{binary} tables copied in binary");
     for step in STEPS {
         let statements = |subject: &Subject| subject.statements(step, keyed.contains(&subject.name));
         let text: String = subjects.iter().map(statements).collect();

@@ -4,6 +4,11 @@
 //! all read the same snapshot. A table's ranges commit one by one; the table counts as copied when all of them have,
 //! and one that is found half copied at a restart is emptied and copied afresh.
 
+mod binary;
+mod pieces;
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -14,13 +19,14 @@ use tokio_postgres::Client;
 use crate::apply::become_replica;
 use crate::apply::store::{RelationRow, RelationState, Store};
 use crate::error::{Definite, Failure, Result, Side, Transient};
-use crate::limits::{COPY_RANGE_BYTES_MIN, COPY_RANGES_PER_JOB};
 use crate::pg::{QualifiedName, SourceLsn, Sql};
-use crate::source::catalog::{Generated, Table};
+use crate::source::catalog::{self, Table};
 use crate::status::{Metrics, StatusHandle, TableState};
 use crate::wire::{self, ConnInfo, RelayError, Session, SessionOptions, relay};
 
 use super::joined;
+use super::objects::unhurried;
+use pieces::{Manner, Piece};
 
 /// What a copy needs.
 #[derive(Debug, Clone)]
@@ -53,15 +59,6 @@ pub struct Copy {
     pub metrics: Metrics,
 }
 
-/// A table, or a range of one, to copy in one go.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Piece {
-    table: usize,
-    /// First page, and the one after the last; the last range has no end, since the table may have grown.
-    pages: Option<(u64, Option<u64>)>,
-    bytes: u64,
-}
-
 /// One table's copy as it goes on.
 #[derive(Debug)]
 struct Ongoing {
@@ -73,6 +70,7 @@ struct Ongoing {
 /// What the workers share.
 struct Shared {
     tables: Vec<Table>,
+    manners: Vec<Manner>,
     pieces: Vec<Piece>,
     next: AtomicUsize,
     ongoing: Mutex<HashMap<QualifiedName, Ongoing>>,
@@ -94,7 +92,8 @@ impl Copy {
                     .into_failure(Side::Target)
             })?;
         }
-        let pieces = pieces(&tables, self.ranges, self.jobs);
+        let manners = self.manners(&tables).await?;
+        let pieces = pieces::pieces(&tables, self.ranges, self.jobs);
         let mut ongoing = HashMap::new();
         for (index, row) in rows.into_iter().enumerate() {
             let pieces_left = pieces.iter().filter(|piece| piece.table == index).count();
@@ -102,7 +101,7 @@ impl Copy {
         }
         let workers = self.jobs.min(pieces.len());
         let ongoing = Mutex::new(ongoing);
-        let shared = Arc::new(Shared { tables, pieces, next: AtomicUsize::new(0), ongoing });
+        let shared = Arc::new(Shared { tables, manners, pieces, next: AtomicUsize::new(0), ongoing });
         let mut work = JoinSet::new();
         for _ in 0..workers {
             let (copy, shared) = (self.clone(), Arc::clone(&shared));
@@ -111,9 +110,21 @@ impl Copy {
         joined(work).await
     }
 
+    /// How each table goes over. One that is copied late may hold rows already, which are not ours to remove.
+    async fn manners(&self, tables: &[Table]) -> Result<Vec<Manner>> {
+        let found = catalog::target_tables(&self.control).await;
+        let found = found.map_err(|error| error.into_failure(Side::Target))?;
+        let found: HashMap<_, _> = found.into_iter().map(|table| (table.name.clone(), table)).collect();
+        let manner = |table: &Table| {
+            let manner = Manner::of(table, found.get(&table.name));
+            Manner { freeze: manner.freeze && !self.as_replica, ..manner }
+        };
+        Ok(tables.iter().map(manner).collect())
+    }
+
     async fn work(&self, shared: &Shared) -> Result<()> {
         let mut source = self.reading_session().await?;
-        let options = SessionOptions::new("walferry copy");
+        let options = SessionOptions { settings: unhurried(), ..SessionOptions::new("walferry copy") };
         let target = Session::connect(&self.target, &options).await;
         let mut target = target.map_err(|error| error.into_failure(Side::Target))?;
         if self.as_replica {
@@ -147,9 +158,15 @@ impl Copy {
         piece: &Piece,
     ) -> Result<u64> {
         let table = &shared.tables[piece.table];
-        let (from, to) = statements(table, piece);
-        target.execute(&Sql::new("BEGIN")).await.map_err(|error| error.into_failure(Side::Target))?;
         let failed = |side: Side| move |error: wire::Error| failed(&table.name, side, error);
+        let mut manner = shared.manners[piece.table];
+        if manner.binary {
+            let known = binary::is_as_known(source, table).await.map_err(failed(Side::Source))?;
+            manner.binary = known && binary::converts(source) && binary::converts(target);
+        }
+        let (from, to) = pieces::statements(table, piece, manner);
+        let Manner { binary, freeze } = manner;
+        tracing::debug!(table = %table.name, pages = ?piece.pages, binary, freeze, "copying");
         let to = target.copy_in(&to).await.map_err(failed(Side::Target))?;
         let from = source.copy_out(&from).await.map_err(failed(Side::Source))?;
         let relayed = relay(from, to, |bytes| self.progressed(shared, &table.name, bytes)).await;
@@ -258,50 +275,4 @@ fn failed(table: &QualifiedName, side: Side, error: wire::Error) -> Failure {
         definite.hint = format!("the {side}'s log says more: mend it, then run `walferry migrate` again");
     }
     definite.into()
-}
-
-/// COPY out of the source and into the target, in text. Generated columns are left out, identity columns kept.
-fn statements(table: &Table, piece: &Piece) -> (Sql, Sql) {
-    let columns = table.columns.iter().filter(|column| column.generated == Generated::No);
-    let columns: Vec<&str> = columns.map(|column| column.name.as_str()).collect();
-    let listed = |sql: Sql| {
-        if columns.is_empty() {
-            return sql;
-        }
-        sql.text(" (").list(&columns, ", ", |sql, column| sql.ident(column)).text(")")
-    };
-    let into = listed(Sql::new("COPY ").name(&table.name)).text(" FROM STDIN");
-    let Some((first, end)) = piece.pages else {
-        // For a table with children, COPY reads the table itself alone.
-        return (listed(Sql::new("COPY ").name(&table.name)).text(" TO STDOUT"), into);
-    };
-    let select = Sql::new("COPY (SELECT ").list(&columns, ", ", |sql, column| sql.ident(column));
-    let select =
-        select.text(" FROM ONLY ").name(&table.name).text(" WHERE ctid >= '(").page(first).text(",0)'::tid");
-    let select = match end {
-        Some(end) => select.text(" AND ctid < '(").page(end).text(",0)'::tid"),
-        None => select,
-    };
-    (select.text(") TO STDOUT"), into)
-}
-
-/// The largest first, so that no worker is left alone with it at the end.
-fn pieces(tables: &[Table], ranges: bool, jobs: usize) -> Vec<Piece> {
-    let mut pieces = Vec::new();
-    for (index, table) in tables.iter().enumerate() {
-        let wanted = (table.bytes / COPY_RANGE_BYTES_MIN).min((jobs * COPY_RANGES_PER_JOB) as u64);
-        let has_columns = table.columns.iter().any(|column| column.generated == Generated::No);
-        if !ranges || !has_columns || wanted < 2 || table.pages < wanted {
-            pieces.push(Piece { table: index, pages: None, bytes: table.bytes });
-            continue;
-        }
-        let step = table.pages.div_ceil(wanted);
-        let starts = (0..wanted).map(|n| n * step).filter(|start| *start < table.pages);
-        for start in starts {
-            let end = Some(start + step).filter(|end| *end < table.pages);
-            pieces.push(Piece { table: index, pages: Some((start, end)), bytes: table.bytes / wanted });
-        }
-    }
-    pieces.sort_by_key(|piece| std::cmp::Reverse(piece.bytes));
-    pieces
 }

@@ -1,0 +1,108 @@
+//! What is copied in one go, and with which statements.
+//!
+//! All tables together are cut into pieces that several jobs end at about the same time with. A table that is no larger
+//! than two pieces is one: it is emptied in the transaction that copies it, and its rows are written FROZEN, as if
+//! vacuumed. A larger one is copied in ranges of its pages by all jobs at once, in transactions of their own: none of
+//! these may empty it, and so none may freeze. Reading a range costs the source an eighth more CPU than reading all.
+//!
+//! Indexes are made when all tables are copied: since the jobs end together, there is little to gain by making them
+//! before, but for a large table before 14.
+
+use crate::limits::{COPY_FREEZE_BYTES_MIN, COPY_PIECE_BYTES_MIN, COPY_PIECES_PER_JOB};
+use crate::pg::Sql;
+use crate::source::catalog::{Generated, Table, TargetTable};
+
+use super::binary;
+
+/// A table, or a range of one, to copy in one go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Piece {
+    /// Which of the tables.
+    pub table: usize,
+    /// First page, and the one after the last; the last range has no end, since the table may have grown.
+    pub pages: Option<(u64, Option<u64>)>,
+    bytes: u64,
+}
+
+/// How a table's rows go over, as far as that is the same for all its pieces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Manner {
+    /// In binary.
+    pub binary: bool,
+    /// Emptied first and written frozen, where it is copied in one piece.
+    pub freeze: bool,
+}
+
+impl Manner {
+    /// That of `source`. Where it is not known what the rows come to, nothing is assumed.
+    ///
+    /// A table that rows may refer to, or that has triggers, is not emptied: TRUNCATE would fail, or do more than that.
+    pub fn of(source: &Table, target: Option<&TargetTable>) -> Self {
+        let Some(target) = target else { return Self::default() };
+        let triggers = target.has_origin_triggers || target.has_replica_triggers;
+        let freeze = !triggers && source.bytes >= COPY_FREEZE_BYTES_MIN;
+        Self { binary: binary::pays(source, target), freeze }
+    }
+}
+
+/// All tables in pieces, the largest first, so that no job is left alone with it at the end.
+pub fn pieces(tables: &[Table], ranges: bool, jobs: usize) -> Vec<Piece> {
+    let total: u64 = tables.iter().map(|table| table.bytes).sum();
+    let size = (total / (jobs * COPY_PIECES_PER_JOB) as u64).max(COPY_PIECE_BYTES_MIN);
+    let mut pieces = Vec::new();
+    for (index, table) in tables.iter().enumerate() {
+        let wanted = table.bytes / size;
+        let has_columns = table.columns.iter().any(|column| column.generated == Generated::No);
+        if !ranges || jobs < 2 || !has_columns || wanted < 2 || table.pages < wanted {
+            pieces.push(Piece { table: index, pages: None, bytes: table.bytes });
+            continue;
+        }
+        let step = table.pages.div_ceil(wanted);
+        let starts = (0..wanted).map(|n| n * step).filter(|start| *start < table.pages);
+        for start in starts {
+            let end = Some(start + step).filter(|end| *end < table.pages);
+            pieces.push(Piece { table: index, pages: Some((start, end)), bytes: table.bytes / wanted });
+        }
+    }
+    pieces.sort_by_key(|piece| std::cmp::Reverse(piece.bytes));
+    pieces
+}
+
+/// COPY out of the source and into the target. Generated columns are left out, identity columns kept.
+///
+/// What goes into the target begins a transaction.
+pub fn statements(table: &Table, piece: &Piece, manner: Manner) -> (Sql, Sql) {
+    let columns = table.columns.iter().filter(|column| column.generated == Generated::No);
+    let columns: Vec<&str> = columns.map(|column| column.name.as_str()).collect();
+    let listed = |sql: Sql| {
+        if columns.is_empty() {
+            return sql;
+        }
+        sql.text(" (").list(&columns, ", ", |sql, column| sql.ident(column)).text(")")
+    };
+    let (format_out, format_in) = match (manner.binary, manner.freeze && piece.pages.is_none()) {
+        (false, false) => ("", ""),
+        (true, false) => (" (FORMAT binary)", " (FORMAT binary)"),
+        (false, true) => ("", " (FREEZE)"),
+        (true, true) => (" (FORMAT binary)", " (FORMAT binary, FREEZE)"),
+    };
+    let begin = Sql::new("BEGIN; ");
+    let begin = if manner.freeze && piece.pages.is_none() {
+        begin.text("TRUNCATE ONLY ").name(&table.name).text("; ")
+    } else {
+        begin
+    };
+    let into = listed(begin.text("COPY ").name(&table.name)).text(" FROM STDIN").text(format_in);
+    let Some((first, end)) = piece.pages else {
+        // For a table with children, COPY reads the table itself alone.
+        return (listed(Sql::new("COPY ").name(&table.name)).text(" TO STDOUT").text(format_out), into);
+    };
+    let select = Sql::new("COPY (SELECT ").list(&columns, ", ", |sql, column| sql.ident(column));
+    let select =
+        select.text(" FROM ONLY ").name(&table.name).text(" WHERE ctid >= '(").page(first).text(",0)'::tid");
+    let select = match end {
+        Some(end) => select.text(" AND ctid < '(").page(end).text(",0)'::tid"),
+        None => select,
+    };
+    (select.text(") TO STDOUT").text(format_out), into)
+}
