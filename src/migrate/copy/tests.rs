@@ -21,6 +21,8 @@ fn column(number: usize, type_oid: u32, type_modifier: i32) -> TableColumn {
         has_default: false,
         base: None,
         type_own_name: "t".to_owned(),
+        in_arrays: true,
+        is_array: false,
         generated: Generated::No,
         identity: Identity::No,
     }
