@@ -1,7 +1,7 @@
 //! How fast the initial copy is, side by side with others: `cargo bench --bench copy`.
 //!
 //! The target's database is made afresh for every run, both servers come from a CHECKPOINT, and the contenders take
-//! turns. A time counts only where the rows are equal, and the indexes are as many. All connections use TLS.
+//! turns. A time counts only where the rows are equal, and the indexes are as many. All connections use TLS, unless `WALFERRY_BENCH_TLS=off`.
 //!
 //! | case | what |
 //! |---|---|

@@ -140,7 +140,7 @@ async fn prepare(bench: &Bench) -> Result<Subscription> {
     source.sql(DB, "CREATE PUBLICATION bench_ins WITH (publish = 'insert, truncate')").await?;
     let subscription = Subscription { name: "sub".to_owned(), binary: false, streaming: false };
     bench.copy_database(&subscription.name).await?;
-    subscription.create(source, target, &bench.sides.source_uri(DB)).await?;
+    subscription.create(source, target, &bench.source_uri()).await?;
     Ok(subscription)
 }
 

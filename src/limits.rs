@@ -31,19 +31,20 @@ pub const DEMO_PORT_RANGE: std::ops::Range<u16> = 20_000..32_000;
 
 /// Ports to try before giving up: with this many, only a machine without free ports fails.
 pub const DEMO_PORT_ATTEMPTS: u32 = 20;
-/// Memory that a change needs besides its bytes, as counted against the bounds below: its message, its step and its
-/// parameters' handles. Measured with short rows: about 400 bytes.
-pub const CHANGE_COST: usize = 400;
+/// Memory that a change needs besides its bytes, as counted against the bounds below: its message, its row among the net
+/// changes, and what is sent of it.
+pub const CHANGE_COST: usize = 250;
 
 /// Memory that one segment may hold: a larger transaction is handed on in several.
-pub const SEGMENT_COST_MAX: usize = 8 << 20;
+pub const SEGMENT_COST_MAX: usize = 16 << 20;
 
-/// Memory that one batch may hold. Large enough that a target commit's cost does not show.
+/// Memory that one batch may hold. Large enough that a target commit's cost does not show, and that two batches are more
+/// work than a long way to the target takes.
 pub const BATCH_COST_MAX: usize = 16 << 20;
 
-/// Changes that one batch may hold. Versions of a row that one transaction makes cannot be pruned before it commits, so
-/// rows that are updated all the time (a counter) cost more the larger the batch is.
-pub const BATCH_CHANGES_MAX: usize = 8_000;
+/// Changes that one batch may hold. The more there are, the more merge; but each waits for all, and a batch that fails in
+/// set form is applied again row by row.
+pub const BATCH_CHANGES_MAX: usize = 64_000;
 
 /// Batches sent to the target and not done: one is executed, the next one is there when it ends. A third would only wait.
 pub const UNDER_WAY_MAX: usize = 2;

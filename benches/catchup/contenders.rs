@@ -77,7 +77,7 @@ impl Contender {
             let name = format!("sub_{values}{}", if streaming { "_streaming" } else { "" });
             bench.copy_database(&name).await?;
             let subscription = Subscription { name, binary, streaming };
-            subscription.create(source, target, &bench.sides.source_uri(DB)).await?;
+            subscription.create(source, target, &bench.source_uri()).await?;
             all.push(Self::new(format!("subscription, {values}{what}"), Kind::Subscription(subscription)));
         }
         bench.copy_database("pgcopydb").await?;

@@ -12,10 +12,10 @@
 //!
 //! | contender | what is timed |
 //! |---|---|
-//! | walferry | from the start of its process, over TLS |
-//! | subscription | from `ALTER SUBSCRIPTION … ENABLE`, over TLS; values as text or binary, transactions whole or streamed |
+//! | walferry | from the start of its process |
+//! | subscription | from `ALTER SUBSCRIPTION … ENABLE`; values as text or binary, transactions whole or streamed |
 //! | decoding alone | the source decodes all of it and sends nothing |
-//! | pgcopydb follow | from the start of its process, over TLS |
+//! | pgcopydb follow | from the start of its process |
 //!
 //! pgcopydb 0.10 stalls in backlog b: its one transaction spans several files of WAL.
 //!
@@ -29,6 +29,7 @@
 //! | `WALFERRY_BENCH_PEER_RUNS` | rounds with pgcopydb, 3 |
 //! | `WALFERRY_BENCH_PEER_SECONDS` | so long is waited for pgcopydb, 300 |
 //! | `WALFERRY_BENCH_ONLY=ac` | these backlogs |
+//! | `WALFERRY_BENCH_TLS=off` | connects all of them without TLS, to see what a walsender's small packets cost by themselves |
 //! | `WALFERRY_BENCH_DELAY_MS` | of the network, there and back, 20; 0 leaves that part out |
 
 #[path = "../common/mod.rs"]

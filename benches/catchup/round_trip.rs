@@ -50,7 +50,7 @@ pub async fn measure(
 async fn one(bench: &Bench, backlog: &Backlog, changes: u64, delay: Duration) -> Result<f64> {
     let (source, target) = (&bench.sides.source, &bench.sides.target);
     let proxy = Proxy::start(target.port(), delay).await?;
-    let uri = proxy.uri(&bench.sides.target_uri(DB), target.port());
+    let uri = proxy.uri(&bench.target_uri(), target.port());
     let mut engine = bench.engine_to(&uri, &[])?;
     let client = source.client(DB).await?;
     let marker: i64 = client.query_one("INSERT INTO marker DEFAULT VALUES RETURNING id", &[]).await?.get(0);

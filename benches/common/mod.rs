@@ -101,7 +101,26 @@ impl Bench {
         let mut options = ClusterOptions::new(binaries.clone(), binaries);
         options.source_options = source(tuned(options.source_options));
         options.target_options = target(tuned(options.target_options));
-        Ok(Self { sides: SourceAndTarget::start(options).await?, path, version })
+        let sides = SourceAndTarget::start(options).await?;
+        if !encrypted() {
+            for server in [&sides.source, &sides.target] {
+                let file = server.data_dir().join("pg_hba.conf");
+                let rules = std::fs::read_to_string(&file)?;
+                std::fs::write(&file, rules.replace("hostssl", "host"))?;
+                server.sql("postgres", "SELECT pg_reload_conf()").await?;
+            }
+        }
+        Ok(Self { sides, path, version })
+    }
+
+    /// The source, as its users reach it.
+    pub fn source_uri(&self) -> String {
+        reached_by(self.sides.source_uri(DB))
+    }
+
+    /// The target, as its users reach it.
+    pub fn target_uri(&self) -> String {
+        reached_by(self.sides.target_uri(DB))
     }
 
     /// The source's answer to one question.
@@ -129,7 +148,7 @@ impl Bench {
 
     /// Starts `migrate`.
     pub fn engine(&self, arguments: &[&str]) -> Result<Engine> {
-        self.engine_to(&self.sides.target_uri(DB), arguments)
+        self.engine_to(&self.target_uri(), arguments)
     }
 
     /// Makes a database on the target that is as walferry's is now, for a peer.
@@ -144,8 +163,8 @@ impl Bench {
     pub fn remove(&self) -> Result<ExitStatus> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_walferry"));
         command.args(["remove", "--force"]).stdin(Stdio::null()).stdout(Stdio::null());
-        command.env("SOURCE_SERVICE_URI", self.sides.source_uri(DB));
-        command.env("TARGET_SERVICE_URI", self.sides.target_uri(DB)).env("RUST_LOG", "walferry=warn");
+        command.env("SOURCE_SERVICE_URI", self.source_uri());
+        command.env("TARGET_SERVICE_URI", self.target_uri()).env("RUST_LOG", "walferry=warn");
         Ok(command.status()?)
     }
 
@@ -154,7 +173,7 @@ impl Bench {
         let child = Command::new(env!("CARGO_BIN_EXE_walferry"))
             .args(["migrate", "--listen", "none", "--confirm-delay", "0"])
             .args(arguments)
-            .env("SOURCE_SERVICE_URI", self.sides.source_uri(DB))
+            .env("SOURCE_SERVICE_URI", self.source_uri())
             .env("TARGET_SERVICE_URI", target_uri)
             .env("RUST_LOG", "walferry=warn")
             .env("PATH", &self.path)
@@ -197,13 +216,16 @@ impl Bench {
     /// Prints lines, and puts them into `RESULTS.md` in place of the section of this name.
     pub fn record(&self, section: &str, command: &str, lines: &[String]) -> Result<()> {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/RESULTS.md");
+        let section = &if encrypted() { section.to_owned() } else { format!("{section}, without TLS") };
+        let command = &if encrypted() { command.to_owned() } else { format!("WALFERRY_BENCH_TLS=off {command}") };
         let now = jiff::Timestamp::now().to_string();
         let day = now.split('T').next().unwrap_or_default();
         let cores = std::thread::available_parallelism()?;
         let head = format!(
-            "## {section}\n\n`{command}`, {day}, {cores} cores of {}, PostgreSQL {} on both sides, fsync on, TLS.\n\n",
+            "## {section}\n\n`{command}`, {day}, {cores} cores of {}, PostgreSQL {} on both sides, fsync on, {}.\n\n",
             processor(),
-            self.version
+            self.version,
+            if encrypted() { "TLS" } else { "without TLS" }
         );
         let text = head + &lines.join("\n") + "\n";
         std::io::stdout().write_all(text.as_bytes())?;
@@ -221,6 +243,19 @@ impl Bench {
         }
         std::fs::write(path, format!("{}\n\n{text}", kept.trim_end()))?;
         Ok(())
+    }
+}
+
+/// Whether connections use TLS: unless `WALFERRY_BENCH_TLS` is `off`.
+pub fn encrypted() -> bool {
+    std::env::var("WALFERRY_BENCH_TLS").as_deref() != Ok("off")
+}
+
+/// A server's URI, with or without TLS.
+pub fn reached_by(uri: String) -> String {
+    match uri.split_once("sslmode=") {
+        Some((server, _)) if !encrypted() => format!("{server}sslmode=disable"),
+        _ => uri,
     }
 }
 

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use tokio::process::{Child, Command};
 use walferry::demo::{Login, Server};
 
-use super::{DB, PATIENCE, Result};
+use super::{DB, PATIENCE, Result, reached_by};
 
 /// The role of peers that need a superuser on both sides.
 pub struct Superuser(Login);
@@ -23,9 +23,9 @@ impl Superuser {
         Ok(Self(login))
     }
 
-    /// Over TCP with TLS.
+    /// As walferry reaches it.
     pub fn uri(&self, server: &Server, database: &str) -> String {
-        self.0.uri(server, database)
+        reached_by(self.0.uri(server, database))
     }
 }
 

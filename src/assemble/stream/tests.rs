@@ -299,7 +299,7 @@ fn large_ones_come_in_segments() {
     let mut fed = Fed::new();
     let value = "v".repeat(100_000);
     let mut messages = vec![start(7, true), relation(7, 1, 1)];
-    for n in 0..300 {
+    for n in 0..600 {
         messages.push(insert(7, 1, &value, 1));
         if n % 40 == 0 {
             messages.extend([stop(), start(7, false)]);
@@ -307,13 +307,13 @@ fn large_ones_come_in_segments() {
     }
     messages.push(stop());
     assert!(fed.feed(messages).expect("legal").is_empty());
-    assert!(fed.spill.used() > 30_000_000);
+    assert!(fed.spill.used() > 60_000_000);
     let segments = fed.feed([commit(7, 10)]).expect("legal");
     assert!(segments.len() > 2);
     for (n, segment) in segments.iter().enumerate() {
         assert_eq!((segment.first, segment.end.is_some()), (n == 0, n + 1 == segments.len()));
         assert!(segment.cost < SEGMENT_COST_MAX + 200_000);
     }
-    assert_eq!(segments.iter().map(|segment| segment.changes.len()).sum::<usize>(), 300);
+    assert_eq!(segments.iter().map(|segment| segment.changes.len()).sum::<usize>(), 600);
     assert_eq!(fed.spill.used(), 0);
 }
