@@ -217,7 +217,8 @@ impl Bench {
     pub fn record(&self, section: &str, command: &str, lines: &[String]) -> Result<()> {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/RESULTS.md");
         let section = &if encrypted() { section.to_owned() } else { format!("{section}, without TLS") };
-        let command = &if encrypted() { command.to_owned() } else { format!("WALFERRY_BENCH_TLS=off {command}") };
+        let command =
+            &if encrypted() { command.to_owned() } else { format!("WALFERRY_BENCH_TLS=off {command}") };
         let now = jiff::Timestamp::now().to_string();
         let day = now.split('T').next().unwrap_or_default();
         let cores = std::thread::available_parallelism()?;

@@ -69,6 +69,8 @@ pub struct Applier {
     reply: Option<Result<Outcome, PipelineError>>,
     /// What was done before all that is in `sent`.
     done: VecDeque<Done>,
+    /// Batches that were planned again after others were planned behind them.
+    replanned: u64,
 }
 
 /// How to apply.
@@ -166,6 +168,7 @@ impl Applier {
             sent: VecDeque::new(),
             reply: None,
             done: VecDeque::new(),
+            replanned: 0,
         }
     }
 
@@ -215,13 +218,25 @@ impl Applier {
         if stopped.is_none() && !looked_at {
             return Ok(self.queue(batch, planned.plan)?);
         }
+        // What is still under way knows nothing of what this one is to alter.
+        let altered = std::mem::replace(&mut self.altered, planned.altered_before.clone());
+        let replanned = self.replanned;
         self.finish_sent().await?;
-        batch.segments.truncate(planned.segments);
-        if !batch.segments.is_empty() {
-            let done = self.execute(batch, planned).await?;
-            self.done.push_back(done);
+        if self.replanned != replanned {
+            // The planner was at an earlier batch since.
+            let before = std::mem::replace(&mut self.altered, altered);
+            self.undo(before);
+            return Box::pin(self.send(batch)).await;
         }
-        stopped.map_or(Ok(()), |stopped| Err(stopped.into()))
+        self.altered = altered;
+        batch.segments.truncate(planned.segments);
+        let done = if batch.segments.is_empty() { None } else { Some(self.execute(batch, planned).await?) };
+        match stopped {
+            // Whoever asked for the whole batch would take it for done.
+            Some(stopped) => return Err(stopped.into()),
+            None => self.done.extend(done),
+        }
+        Ok(())
     }
 
     /// Moves `walferry.progress` without a change: a keepalive said that nothing commits before `to`.
@@ -312,6 +327,7 @@ impl Applier {
         if outcome.is_err() {
             self.sent.clear();
         }
+        done.append(&mut self.done);
         self.done = done;
         outcome
     }
@@ -373,6 +389,7 @@ impl Applier {
     }
 
     async fn ordered(&mut self, batch: Batch) -> Result<Done, ApplyError> {
+        self.replanned += 1;
         let planned = self.plan(&batch.segments, Form::Ordered).await?;
         if let Some(stopped) = planned.stopped {
             return Err(stopped.into());
@@ -397,9 +414,6 @@ impl Applier {
             for step in chunk {
                 self.push_step(step)?;
             }
-            if last {
-                self.push_end(batch)?;
-            }
             let outcome = match self.target.session().run(&mut self.pipeline).await {
                 Ok(outcome) => outcome,
                 Err(error) => return Err(self.stopped(chunk, skipped, error)),
@@ -414,13 +428,16 @@ impl Applier {
                 break;
             }
         }
+        self.pipeline.clear();
+        self.push_end(batch)?;
+        self.push_commit(batch)?;
+        let outcome = match self.target.session().run(&mut self.pipeline).await {
+            Ok(outcome) => outcome,
+            Err(error) => return Err(self.stopped(&[], 0, error)),
+        };
         if batch.end().is_none() {
             return Ok(None);
         }
-        self.pipeline.clear();
-        self.push_commit(batch)?;
-        let outcome = self.target.session().run(&mut self.pipeline).await;
-        let outcome = outcome.map_err(|error| target_failed(error.error))?;
         // Whatever else is to be known of new columns is in the catalog now.
         self.undo(HashMap::new());
         Ok(Some(Written::of(&outcome)?))

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::error::{Definite, Result};
 use crate::limits::PREPARED_STATEMENTS_MAX;
 use crate::pg::{EndLsn, PgTimestamp, Sql, TargetLsn};
-use crate::plan::{Batch, Input, Statement, Step};
+use crate::plan::{Batch, Input, Kind, Statement, Step};
 use crate::wire::Outcome;
 
 use super::failure::target_failed;
@@ -83,6 +83,11 @@ impl Applier {
 
     pub(super) fn push_step(&mut self, step: &Step) -> Result<()> {
         match &step.input {
+            // Made for this one execution.
+            Input::Params(_) if matches!(step.kind, Kind::Truncate | Kind::Alter) => {
+                self.pipeline.parse("", &step.statement.sql).map_err(target_failed)?;
+                self.pipeline.execute("", std::iter::empty()).map_err(target_failed)
+            }
             Input::Params(params) => {
                 let name = self.prepare(&step.statement)?;
                 let params = params.iter().map(|value| value.as_deref());

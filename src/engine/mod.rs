@@ -150,7 +150,10 @@ impl Shell {
                     self.show();
                     Some(Event::Tick)
                 }
-                _ = incoming.recv_many(&mut received, RECEIVE_MANY) => None,
+                count = incoming.recv_many(&mut received, RECEIVE_MANY) => {
+                    assert!(count > 0, "the reader says why it ends");
+                    None
+                }
             };
             let ended = match event {
                 Some(event) => self.on(event).await,

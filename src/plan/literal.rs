@@ -6,14 +6,13 @@
 use bytes::{BufMut, Bytes, BytesMut};
 
 /// Rows in COPY's text format.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct CopyText {
     out: BytesMut,
     columns: usize,
 }
 
 /// Array literals, filled side by side.
-#[derive(Debug)]
 pub(super) struct Arrays {
     arrays: Vec<BytesMut>,
 }

@@ -76,7 +76,7 @@ pub struct Step {
 }
 
 /// What goes with a statement.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub enum Input {
     /// Parameters in text format; `None` is NULL.
     Params(Vec<Option<Bytes>>),
@@ -194,6 +194,8 @@ pub struct Planner {
     plan: Plan,
     /// Tables with changes that are not steps yet.
     gathered: Vec<RelationId>,
+    /// Why changes of a table that was forgotten are not among the steps.
+    failed_flush: Option<PlanError>,
     /// Tables that failed in set form.
     failing: HashMap<RelationId, Failing>,
 }
@@ -235,6 +237,16 @@ impl Statement {
     /// A statement of this text, with a number of its own.
     pub fn new(sql: Sql) -> Arc<Self> {
         Arc::new(Self { id: NEXT.fetch_add(1, Ordering::Relaxed), sql })
+    }
+}
+
+/// How much there is, not what: rows do not belong into logs.
+impl std::fmt::Debug for Input {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Params(params) => write!(f, "Params({})", params.len()),
+            Self::Copy(rows) => write!(f, "Copy({} bytes)", rows.len()),
+        }
     }
 }
 
@@ -311,9 +323,10 @@ impl Planner {
     /// Forgets a relation's table: it is to be asked for again.
     pub fn forget(&mut self, id: RelationId) {
         // What was gathered for it goes by what was known of it.
-        if self.flush(id).is_ok() {
-            self.shapes.remove(&id);
+        if let Err(error) = self.flush(id) {
+            self.failed_flush.get_or_insert(error);
         }
+        self.shapes.remove(&id);
         self.tables.remove(&id);
     }
 
@@ -347,7 +360,7 @@ impl Planner {
                 shape.forget_gathered();
             }
         }
-        self.plan = Plan::default();
+        (self.plan, self.failed_flush) = (Plan::default(), None);
         self.form = form;
         if form == Form::Set {
             self.failing.retain(|_, failing| {
@@ -401,7 +414,10 @@ impl Planner {
     /// As [`Planner::plan`].
     pub fn finish(&mut self) -> Result<Plan, PlanError> {
         self.flush_all()?;
-        Ok(std::mem::take(&mut self.plan))
+        match self.failed_flush.take() {
+            Some(error) => Err(error),
+            None => Ok(std::mem::take(&mut self.plan)),
+        }
     }
 
     /// Takes note that a table's set form failed. At the second time soon it is ordered for one more batch, then for

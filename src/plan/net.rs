@@ -22,7 +22,7 @@ use bytes::Bytes;
 use crate::proto::{Tuple, TupleValue};
 
 /// The rows since the table's last barrier.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Net {
     rows: Vec<Row>,
     places: HashMap<Bytes, usize>,
@@ -46,6 +46,13 @@ pub(super) enum Row {
 /// The change does not follow from what came before.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct DoesNotFollow;
+
+/// Without the keys.
+impl std::fmt::Debug for Net {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Net({} rows)", self.rows.len())
+    }
+}
 
 impl Net {
     pub(super) fn is_empty(&self) -> bool {

@@ -25,6 +25,8 @@ pub(super) struct Tcp {
     socket: Socket,
     /// Not to be read before.
     rests: Option<Pin<Box<Sleep>>>,
+    /// A write waits for room: whoever it is would not be woken if the connection left the reactor.
+    writes: bool,
     gulps: Gulps,
 }
 
@@ -53,7 +55,7 @@ impl Gulps {
 
 impl Tcp {
     pub(super) fn new(stream: TcpStream) -> Self {
-        Self { socket: Socket::Watched(stream), rests: None, gulps: Gulps::default() }
+        Self { socket: Socket::Watched(stream), rests: None, writes: false, gulps: Gulps::default() }
     }
 
     pub(super) fn gulps(&self) -> Gulps {
@@ -119,7 +121,7 @@ impl AsyncRead for Tcp {
                 }
             }
             match this.watched()?.poll_read(cx, buf) {
-                Poll::Pending if this.gulps.is_on() => this.leave()?,
+                Poll::Pending if this.gulps.is_on() && !this.writes => this.leave()?,
                 read => return read,
             }
         }
@@ -129,7 +131,10 @@ impl AsyncRead for Tcp {
 /// Writing takes the connection back at once; reading goes on resting.
 impl AsyncWrite for Tcp {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.get_mut().watched()?.poll_write(cx, buf)
+        let this = self.get_mut();
+        let written = this.watched()?.poll_write(cx, buf);
+        this.writes = written.is_pending();
+        written
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -365,3 +365,42 @@ async fn conflicts() {
     wait_for("the slot is still there", PATIENCE, answered).await;
     pair.assert_removes().await;
 }
+
+/// A part of a large transaction does not fit, when parts before it are sent and others wait behind it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_conflict_inside_a_large_transaction() {
+    let pair = Pair::start().await;
+    let tables = "SET ROLE app_owner; CREATE TABLE many (a bigint PRIMARY KEY, b text, c int UNIQUE); \
+                  CREATE TABLE whole (a int PRIMARY KEY, b text); ALTER TABLE whole REPLICA IDENTITY FULL; \
+                  INSERT INTO whole VALUES (1, 'x'); INSERT INTO many VALUES (-1, 'x', -1), (-2, 'y', -2)";
+    pair.source(tables).await;
+    let launch = pair.migrate();
+    let mut engine = launch.start();
+    engine.wait_phase("syncing").await;
+    pair.target("DELETE FROM whole").await;
+    let rows = |first: u32, last: u32| {
+        format!("INSERT INTO many SELECT n, repeat('b', 60), n FROM generate_series({first}, {last}) n")
+    };
+    // A unique value goes from row to row on the way: that part is applied again, and is no conflict.
+    let hand_over = "UPDATE many SET c = -3 WHERE a = -1; UPDATE many SET c = -1 WHERE a = -2; \
+                     UPDATE many SET c = -2 WHERE a = -1";
+    let mut source = pair.owner().await;
+    let transaction = source.transaction().await.unwrap();
+    transaction.batch_execute(&rows(1, 100_000)).await.unwrap();
+    transaction.batch_execute(hand_over).await.unwrap();
+    transaction.batch_execute(&rows(100_001, 200_000)).await.unwrap();
+    transaction.batch_execute("UPDATE whole SET b = 'z'").await.unwrap();
+    transaction.batch_execute(&rows(200_001, 300_000)).await.unwrap();
+    transaction.commit().await.unwrap();
+    let log = engine.wait_exit(5, PATIENCE).await;
+    for part in ["conflict (update_missing) in table public.whole at ", "walferry.conflict", "hint: "] {
+        assert!(log.contains(part), "no {part:?} in {log}");
+    }
+    assert_eq!(pair.target_value("SELECT count(*) FROM many").await, "2");
+    assert_eq!(pair.target_value("SELECT kind FROM walferry.conflict").await, "update_missing");
+    pair.target("INSERT INTO whole VALUES (1, 'x')").await;
+    let mut engine = launch.start();
+    engine.wait_phase("syncing").await;
+    pair.assert_ends_equal(engine).await;
+    assert_eq!(pair.target_value("SELECT count(*) FROM many").await, "300002");
+}
