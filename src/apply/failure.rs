@@ -30,33 +30,29 @@ impl From<Definite> for ApplyError {
 impl Applier {
     /// Steps that were looked at failed: `skipped` executes come before the first of them.
     pub(super) fn stopped(&self, steps: &[Step], skipped: usize, error: PipelineError) -> Stopped {
-        if error.error.server().is_none() || error.error.is_transient() {
-            return target_failed(error.error).into();
-        }
         let place = error.execute.and_then(|execute| execute.checked_sub(skipped));
-        let step = place.and_then(|place| steps.get(place));
-        let Some(step) = step else {
-            let division =
-                error.error.server().is_some_and(|server| server.sqlstate() == super::DIVISION_BY_ZERO);
-            let moved = division.then(|| another_engine(self.target.migration()));
-            return moved.unwrap_or_else(|| target_failed(error.error)).into();
-        };
-        match error.error.server() {
-            Some(server) if step.kind == Kind::Alter => not_altered(step, server).into(),
-            Some(server) => {
+        let step = place.and_then(|place| steps.get(place)).filter(|_| !error.error.is_transient());
+        match (step, error.error.server()) {
+            (Some(step), Some(server)) if step.kind == Kind::Alter => not_altered(step, server).into(),
+            (Some(step), Some(server)) => {
                 let conflict = ApplyError::Conflict(Box::new(Conflict::refused(step, server)));
                 Stopped::Step(step.relation.id, conflict)
             }
-            None => target_failed(error.error).into(),
+            (Some(_), None) | (None, _) => self.failed_around_steps(error.error).into(),
         }
     }
-}
 
-pub(super) fn another_engine(migration: &str) -> Failure {
-    Definite::new("another engine moved the migration's position")
-        .detail(format!("walferry.progress of migration {migration:?} is not where this engine left it"))
-        .hint("make sure that one engine runs, then run `walferry migrate` again")
-        .into()
+    /// What goes around the steps failed. One statement of it divides by zero, if the position is not as it was left.
+    pub(super) fn failed_around_steps(&self, error: wire::Error) -> Failure {
+        if error.server().is_none_or(|error| error.sqlstate() != DIVISION_BY_ZERO) {
+            return target_failed(error);
+        }
+        let migration = self.target.migration();
+        Definite::new("another engine moved the migration's position")
+            .detail(format!("walferry.progress of migration {migration:?} is not where this engine left it"))
+            .hint("make sure that one engine runs, then run `walferry migrate` again")
+            .into()
+    }
 }
 
 pub(super) fn target_failed(error: wire::Error) -> Failure {
@@ -92,3 +88,5 @@ pub(super) fn not_planned(error: &PlanError) -> Failure {
     };
     definite.detail(detail).hint(hint).into()
 }
+
+const DIVISION_BY_ZERO: &str = "22012";

@@ -39,7 +39,7 @@ use crate::pg::{EndLsn, QualifiedName, RelationId, Sql, TargetLsn};
 use crate::plan::{Batch, Form, Plan, Planner, Reason, Step, TargetTable};
 use crate::wire::{Outcome, Pipeline, PipelineError};
 
-use failure::{another_engine, target_failed};
+use failure::target_failed;
 use planning::Planned;
 use unit::Own;
 
@@ -336,14 +336,9 @@ impl Applier {
     async fn failed(&mut self, sent: Sent, error: PipelineError) -> Result<Done, ApplyError> {
         let place = error.execute.and_then(|execute| execute.checked_sub(sent.before));
         let table = place.and_then(|place| sent.tables.get(place)).copied();
-        let division = error.error.server().is_some_and(|error| error.sqlstate() == DIVISION_BY_ZERO);
-        if error.error.server().is_none() || error.error.is_transient() {
-            return Err(target_failed(error.error).into());
-        }
+        let table = table.filter(|_| error.error.server().is_some() && !error.error.is_transient());
         let (Some(table), Work::Batch(batch)) = (table, sent.work) else {
-            // Only one statement besides the steps divides.
-            let moved = division.then(|| another_engine(self.target.migration()));
-            return Err(moved.unwrap_or_else(|| target_failed(error.error)).into());
+            return Err(self.failed_around_steps(error.error).into());
         };
         tracing::debug!(table = table.get(), error = %error.error, "set form failed");
         self.planner.failed(table);
@@ -404,13 +399,13 @@ impl Applier {
     /// Executes steps, some at a time, and looks at each one's row count; commits when all are right.
     async fn execute_steps(&mut self, batch: &Batch, steps: &[Step]) -> Result<Option<Written>, Stopped> {
         let mut chunks = steps.chunks(PIPELINE_EXECUTES_MAX).peekable();
-        let mut before = None;
+        let mut begun = false;
         loop {
             let chunk = chunks.next().unwrap_or_default();
             let last = chunks.peek().is_none();
             self.pipeline.clear();
-            let skipped = if before.is_none() { self.push_begin(batch)? } else { 0 };
-            before = Some(skipped);
+            let skipped = if begun { 0 } else { self.push_begin(batch)? };
+            begun = true;
             for step in chunk {
                 self.push_step(step)?;
             }
@@ -486,5 +481,3 @@ impl Applied {
         Self { transactions, changes: plan.changes, ordered: plan.ordered }
     }
 }
-
-const DIVISION_BY_ZERO: &str = "22012";

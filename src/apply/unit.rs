@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
+use crate::assemble::Segment;
 use crate::error::{Definite, Result};
 use crate::limits::PREPARED_STATEMENTS_MAX;
 use crate::pg::{EndLsn, PgTimestamp, Sql, TargetLsn};
@@ -53,7 +54,7 @@ impl Own {
 impl Batch {
     /// Whether it is a part of a transaction that is larger than one batch.
     pub(super) fn is_partial(&self) -> bool {
-        self.segments.iter().any(|segment| !segment.first || segment.end.is_none())
+        self.segments.iter().any(Segment::is_part)
     }
 }
 

@@ -201,6 +201,13 @@ struct Relations {
     types: HashMap<Oid, QualifiedName>,
 }
 
+impl Segment {
+    /// Whether it is not a whole transaction.
+    pub const fn is_part(&self) -> bool {
+        !self.first || self.end.is_none()
+    }
+}
+
 impl Assembler {
     /// Starts with no relation known, as a new connection does, and takes whatever transaction comes first.
     pub fn new() -> Self {

@@ -350,7 +350,7 @@ impl State {
         let mut segments: Vec<Segment> = Vec::new();
         let (mut cost, mut changes) = (0, 0);
         while let Some(next) = self.queue.front() {
-            let part = next.end.is_none() || !next.first;
+            let part = next.is_part();
             if self.is_beyond(next) {
                 break;
             }

@@ -181,8 +181,7 @@ impl Shape {
     /// A statement over arrays: the columns given, the key, and how many rows there are.
     fn by_arrays(&self, kind: Kind, statement: Arc<Statement>, given: &[usize], tuples: &[&Tuple]) -> Step {
         let mut places = vec![None; self.writes.len()];
-        let indexes = given.iter().copied().chain(self.key.iter().map(|(index, _)| *index));
-        for (place, index) in indexes.enumerate() {
+        for (place, index) in self.carried_columns(given).enumerate() {
             places[index] = Some(place);
         }
         let mut arrays = Arrays::new(given.len() + self.key.len());
@@ -260,12 +259,16 @@ impl Shape {
 
     /// The types of the arrays for the columns given and the key.
     fn arrays(&self, given: &[usize]) -> Vec<statements::Array<'_>> {
-        let indexes = given.iter().copied().chain(self.key.iter().map(|(index, _)| *index));
         let of = |index: usize| {
             let column = self.table.column(&self.relation.columns[index].name)?;
             Some(statements::Array { of: &column.of.name, as_text: column.carried == Carried::AsText })
         };
-        indexes.filter_map(of).collect()
+        self.carried_columns(given).filter_map(of).collect()
+    }
+
+    /// The columns of a statement's arrays, in their order: those given, then the key.
+    fn carried_columns(&self, given: &[usize]) -> impl Iterator<Item = usize> {
+        given.iter().copied().chain(self.key.iter().map(|(index, _)| *index))
     }
 
     /// Whether a row is known by a key that the source keeps unique and sends with each change. With REPLICA IDENTITY

@@ -1,9 +1,7 @@
 use super::pieces::{Manner, pieces, statements};
 use crate::limits::{COPY_FREEZE_BYTES_MIN, COPY_PIECE_BYTES_MIN};
-use crate::pg::{Oid, QualifiedName, ReplicaIdentity};
-use crate::source::catalog::{
-    Generated, Identity, Persistence, Table, TableColumn, TableKind, TargetColumn, TargetTable,
-};
+use crate::pg::Oid;
+use crate::source::catalog::{Generated, Identity, Table, TableColumn, TargetColumn, TargetTable};
 
 const PAGE: u64 = 8192;
 const GIB: u64 = 1 << 30;
@@ -29,31 +27,8 @@ fn column(number: usize, type_oid: u32, type_modifier: i32) -> TableColumn {
 }
 
 fn table(bytes: u64, types: &[u32]) -> Table {
-    Table {
-        oid: Oid::new(1),
-        name: QualifiedName::new("public", "t"),
-        kind: TableKind::Plain,
-        partition_of: None,
-        inherits: Vec::new(),
-        inherited: false,
-        persistence: Persistence::Permanent,
-        replica_identity: ReplicaIdentity::Default,
-        identity_columns: Vec::new(),
-        deferrable_primary_key: false,
-        identity_index: None,
-        columns: types.iter().enumerate().map(|(index, oid)| column(index, *oid, -1)).collect(),
-        filenode: 0,
-        attributes: 0,
-        pages: bytes / PAGE,
-        row_estimate: 1.0,
-        bytes,
-        owner: "app".to_owned(),
-        owned_by_me: true,
-        readable: true,
-        has_rls: false,
-        rls_applies: false,
-        has_triggers: false,
-    }
+    let columns = types.iter().enumerate().map(|(index, oid)| column(index, *oid, -1)).collect();
+    Table { columns, pages: bytes / PAGE, bytes, ..Table::example("t") }
 }
 
 /// The table as it is on the target.

@@ -1,32 +1,13 @@
 use super::*;
-use crate::pg::{Oid, ReplicaIdentity, ServerVersion};
+use crate::pg::ServerVersion;
 
 /// A table such as `public.t`; with `partition_of` a leaf of that one; identified by `id` or by nothing.
 fn table(name: &str, kind: TableKind, partition_of: Option<&str>, identified: bool) -> Table {
     Table {
-        oid: Oid::new(1),
-        name: QualifiedName::new("public", name),
         kind,
         partition_of: partition_of.map(|root| QualifiedName::new("public", root)),
-        inherits: Vec::new(),
-        inherited: false,
-        persistence: Persistence::Permanent,
-        replica_identity: ReplicaIdentity::Default,
         identity_columns: if identified { vec!["id".to_owned()] } else { Vec::new() },
-        deferrable_primary_key: false,
-        identity_index: None,
-        columns: Vec::new(),
-        filenode: 0,
-        attributes: 0,
-        pages: 1,
-        row_estimate: 1.0,
-        bytes: 8192,
-        owner: "app".to_owned(),
-        owned_by_me: true,
-        readable: true,
-        has_rls: false,
-        rls_applies: false,
-        has_triggers: false,
+        ..Table::example(name)
     }
 }
 

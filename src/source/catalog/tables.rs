@@ -285,6 +285,38 @@ impl<'a> Scope<'a> {
 }
 
 /// The columns of every table in `scope`, by the table's oid.
+#[cfg(test)]
+impl Table {
+    /// An ordinary table of one page in `public`, without columns, for tests to begin with.
+    pub fn example(name: &str) -> Self {
+        Self {
+            oid: Oid::new(1),
+            name: QualifiedName::new("public", name),
+            kind: TableKind::Plain,
+            partition_of: None,
+            inherits: Vec::new(),
+            inherited: false,
+            persistence: Persistence::Permanent,
+            replica_identity: ReplicaIdentity::Default,
+            identity_columns: Vec::new(),
+            deferrable_primary_key: false,
+            identity_index: None,
+            columns: Vec::new(),
+            filenode: 0,
+            attributes: 0,
+            pages: 1,
+            row_estimate: 1.0,
+            bytes: 8192,
+            owner: "app".to_owned(),
+            owned_by_me: true,
+            readable: true,
+            has_rls: false,
+            rls_applies: false,
+            has_triggers: false,
+        }
+    }
+}
+
 pub(super) async fn columns(
     client: &Client,
     dialect: Dialect,
