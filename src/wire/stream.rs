@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -12,6 +13,7 @@ use tokio_rustls::client::TlsStream;
 
 use super::conninfo::SocketOptions;
 use super::tcp::{Gulps, Tcp};
+use crate::limits::NEAR;
 
 /// A connected stream.
 #[derive(Debug)]
@@ -23,7 +25,9 @@ pub(super) enum Stream {
 
 /// Connects to one address, without Nagle's delay and with keepalives.
 pub(super) async fn connect_tcp(address: SocketAddr, options: &SocketOptions) -> io::Result<Tcp> {
+    let began = Instant::now();
     let stream = TcpStream::connect(address).await?;
+    let near = began.elapsed() <= NEAR;
     stream.set_nodelay(true)?;
     let socket = SockRef::from(&stream);
     if options.keepalives {
@@ -37,7 +41,7 @@ pub(super) async fn connect_tcp(address: SocketAddr, options: &SocketOptions) ->
     if options.user_timeout.is_some() {
         socket.set_tcp_user_timeout(options.user_timeout)?;
     }
-    Ok(Tcp::new(stream))
+    Ok(Tcp::new(stream, near))
 }
 
 impl Stream {

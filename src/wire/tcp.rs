@@ -4,6 +4,10 @@
 //! expense of the sender: to the reactor even one that it has stopped waiting for is an event. So a connection that is
 //! read in gulps is taken out of the reactor when it is empty, and looked at again after [`GULP_PAUSE`]. It goes back when
 //! gulps are over, or when something is to be written.
+//!
+//! While the peer's window is open, each of those packets goes its whole way by itself; behind a closed window they gather
+//! into large ones. So a near peer gets a small receive buffer with the first gulp. A far one does not: its window is
+//! what a round trip can carry.
 
 use std::future::Future;
 use std::io::{self, Read};
@@ -13,11 +17,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
 
-use crate::limits::GULP_PAUSE;
+use crate::limits::{GULP_BUFFER, GULP_FULL, GULP_PAUSE, GULP_PAUSE_FULL};
 
 /// A connection, and whether it is read in gulps.
 #[derive(Debug)]
@@ -28,6 +33,18 @@ pub(super) struct Tcp {
     /// A write waits for room: whoever it is would not be woken if the connection left the reactor.
     writes: bool,
     gulps: Gulps,
+    near: Near,
+    /// Bytes read since it last rested.
+    gulped: usize,
+}
+
+/// Whether a round trip to the peer is short.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Near {
+    No,
+    Yes,
+    /// Its receive buffer is small already.
+    Small,
 }
 
 /// Switches gulps on and off from outside.
@@ -54,8 +71,11 @@ impl Gulps {
 }
 
 impl Tcp {
-    pub(super) fn new(stream: TcpStream) -> Self {
-        Self { socket: Socket::Watched(stream), rests: None, writes: false, gulps: Gulps::default() }
+    /// `near` if a round trip to the peer is short.
+    pub(super) fn new(stream: TcpStream, near: bool) -> Self {
+        let near = if near { Near::Yes } else { Near::No };
+        let (socket, gulps) = (Socket::Watched(stream), Gulps::default());
+        Self { socket, rests: None, writes: false, gulps, near, gulped: 0 }
     }
 
     pub(super) fn gulps(&self) -> Gulps {
@@ -84,10 +104,16 @@ impl Tcp {
     }
 
     fn leave(&mut self) -> io::Result<()> {
-        self.rests = Some(Box::pin(sleep(GULP_PAUSE)));
+        let gulped = std::mem::take(&mut self.gulped);
+        let full = self.near == Near::Small && GULP_FULL.contains(&gulped);
+        self.rests = Some(Box::pin(sleep(if full { GULP_PAUSE_FULL } else { GULP_PAUSE })));
         if matches!(self.socket, Socket::Watched(_))
             && let Socket::Watched(stream) = std::mem::replace(&mut self.socket, Socket::Lost)
         {
+            if self.near == Near::Yes {
+                SockRef::from(&stream).set_recv_buffer_size(GULP_BUFFER)?;
+                self.near = Near::Small;
+            }
             self.socket = Socket::Left(stream.into_std()?);
         }
         Ok(())
@@ -107,6 +133,7 @@ impl AsyncRead for Tcp {
                 match stream.read(buf.initialize_unfilled()) {
                     Ok(length) => {
                         buf.advance(length);
+                        this.gulped += length;
                         return Poll::Ready(Ok(()));
                     }
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -157,10 +184,16 @@ mod tests {
 
     #[tokio::test]
     async fn nothing_is_lost_in_gulps() {
+        for near in [false, true] {
+            check(near).await;
+        }
+    }
+
+    async fn check(near: bool) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let connect = TcpStream::connect(listener.local_addr().unwrap());
         let (ours, theirs) = tokio::join!(connect, listener.accept());
-        let (mut ours, (mut theirs, _)) = (Tcp::new(ours.unwrap()), theirs.unwrap());
+        let (mut ours, (mut theirs, _)) = (Tcp::new(ours.unwrap(), near), theirs.unwrap());
         let gulps = ours.gulps();
         let sent: Vec<u8> = (0..200_000_u32).flat_map(u32::to_ne_bytes).collect();
         let expected = sent.clone();
