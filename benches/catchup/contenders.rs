@@ -205,9 +205,7 @@ async fn decoding(bench: &Bench) -> Result<Measured> {
     source.sql(DB, &decode).await?;
     let seconds = began.elapsed().as_secs_f64();
     let cpu = Cpu::now(source, &bench.sides.target, None)? - before;
-    source.sql(DB, "CHECKPOINT").await?;
-    let advance = format!("SELECT pg_replication_slot_advance('{DECODING}', pg_current_wal_insert_lsn())");
-    source.sql(DB, &advance).await?;
+    settle(bench, DECODING).await?;
     Ok(Measured { seconds, cpu: Some(cpu), peak_bytes: None })
 }
 
@@ -239,7 +237,8 @@ async fn pgcopydb(bench: &Bench, pgcopydb: &Pgcopydb, reached: &str) -> Result<M
 
 /// Waits until the slot begins after all that was applied: else the next run would read it again.
 ///
-/// The source notes where it can begin when it makes a checkpoint, and moves the slot there when that is confirmed.
+/// The source notes where it can begin when it makes a checkpoint, and moves the slot there when that is confirmed: by
+/// whoever has the slot, or here.
 async fn settle(bench: &Bench, slot: &str) -> Result<()> {
     let end = bench.ask("SELECT pg_current_wal_insert_lsn()").await?;
     let there = format!("SELECT restart_lsn >= '{end}' FROM pg_replication_slots WHERE slot_name = '{slot}'");
@@ -249,6 +248,11 @@ async fn settle(bench: &Bench, slot: &str) -> Result<()> {
             return Err(format!("the slot {slot} does not move on").into());
         }
         bench.sides.source.sql(DB, "CHECKPOINT").await?;
+        if slot == DECODING {
+            let advance =
+                format!("SELECT pg_replication_slot_advance('{slot}', pg_current_wal_insert_lsn())");
+            bench.sides.source.sql(DB, &advance).await?;
+        }
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
     Ok(())
