@@ -192,7 +192,8 @@ impl Attempt<'_> {
             let path = self.host.socket_path().unwrap_or_default();
             return Ok(Stream::Unix(UnixStream::connect(path).await.map_err(failed)?));
         };
-        let mut stream = connect_tcp(address, &self.conninfo.socket).await.map_err(failed)?;
+        let (options, replication) = (&self.conninfo.socket, self.options.replication);
+        let mut stream = connect_tcp(address, options, replication).await.map_err(failed)?;
         if !with_tls {
             return Ok(Stream::Tcp(stream));
         }

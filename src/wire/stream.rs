@@ -13,7 +13,7 @@ use tokio_rustls::client::TlsStream;
 
 use super::conninfo::SocketOptions;
 use super::tcp::{Gulps, Tcp};
-use crate::limits::NEAR;
+use crate::limits::{GULP_BUFFER, NEAR};
 
 /// A connected stream.
 #[derive(Debug)]
@@ -23,13 +23,20 @@ pub(super) enum Stream {
     Unix(UnixStream),
 }
 
-/// Connects to one address, without Nagle's delay and with keepalives.
-pub(super) async fn connect_tcp(address: SocketAddr, options: &SocketOptions) -> io::Result<Tcp> {
+/// Connects to one address, without Nagle's delay and with keepalives; `replication` if it is to be read in gulps.
+pub(super) async fn connect_tcp(
+    address: SocketAddr,
+    options: &SocketOptions,
+    replication: bool,
+) -> io::Result<Tcp> {
     let began = Instant::now();
     let stream = TcpStream::connect(address).await?;
-    let near = began.elapsed() <= NEAR;
+    let narrow = replication && began.elapsed() <= NEAR;
     stream.set_nodelay(true)?;
     let socket = SockRef::from(&stream);
+    if narrow {
+        socket.set_recv_buffer_size(GULP_BUFFER)?;
+    }
     if options.keepalives {
         let keepalive = TcpKeepalive::new()
             .with_time(options.keepalives_idle)
@@ -41,7 +48,7 @@ pub(super) async fn connect_tcp(address: SocketAddr, options: &SocketOptions) ->
     if options.user_timeout.is_some() {
         socket.set_tcp_user_timeout(options.user_timeout)?;
     }
-    Ok(Tcp::new(stream, near))
+    Ok(Tcp::new(stream, narrow))
 }
 
 impl Stream {

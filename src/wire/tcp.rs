@@ -6,8 +6,9 @@
 //! gulps are over, or when something is to be written.
 //!
 //! While the peer's window is open, each of those packets goes its whole way by itself; behind a closed window they gather
-//! into large ones. So a near peer gets a small receive buffer with the first gulp. A far one does not: its window is
-//! what a round trip can carry.
+//! into large ones. So a near peer has a small receive buffer, from the beginning: to narrow it later drops what is there,
+//! and the kernel then takes hundreds of milliseconds for each buffer (measured). A far peer's window is what a round trip
+//! can carry.
 
 use std::future::Future;
 use std::io::{self, Read};
@@ -17,12 +18,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
-use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
 
-use crate::limits::{GULP_BUFFER, GULP_FULL, GULP_PAUSE, GULP_PAUSE_FULL};
+use crate::limits::{GULP_FULL, GULP_PAUSE, GULP_PAUSE_FULL};
 
 /// A connection, and whether it is read in gulps.
 #[derive(Debug)]
@@ -33,18 +33,10 @@ pub(super) struct Tcp {
     /// A write waits for room: whoever it is would not be woken if the connection left the reactor.
     writes: bool,
     gulps: Gulps,
-    near: Near,
+    /// Its receive buffer is a [`GULP_BUFFER`](crate::limits::GULP_BUFFER).
+    narrow: bool,
     /// Bytes read since it last rested.
     gulped: usize,
-}
-
-/// Whether a round trip to the peer is short.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Near {
-    No,
-    Yes,
-    /// Its receive buffer is small already.
-    Small,
 }
 
 /// Switches gulps on and off from outside.
@@ -71,11 +63,10 @@ impl Gulps {
 }
 
 impl Tcp {
-    /// `near` if a round trip to the peer is short.
-    pub(super) fn new(stream: TcpStream, near: bool) -> Self {
-        let near = if near { Near::Yes } else { Near::No };
+    /// `narrow` if its receive buffer is a [`GULP_BUFFER`](crate::limits::GULP_BUFFER).
+    pub(super) fn new(stream: TcpStream, narrow: bool) -> Self {
         let (socket, gulps) = (Socket::Watched(stream), Gulps::default());
-        Self { socket, rests: None, writes: false, gulps, near, gulped: 0 }
+        Self { socket, rests: None, writes: false, gulps, narrow, gulped: 0 }
     }
 
     pub(super) fn gulps(&self) -> Gulps {
@@ -105,15 +96,11 @@ impl Tcp {
 
     fn leave(&mut self) -> io::Result<()> {
         let gulped = std::mem::take(&mut self.gulped);
-        let full = self.near == Near::Small && GULP_FULL.contains(&gulped);
+        let full = self.narrow && GULP_FULL.contains(&gulped);
         self.rests = Some(Box::pin(sleep(if full { GULP_PAUSE_FULL } else { GULP_PAUSE })));
         if matches!(self.socket, Socket::Watched(_))
             && let Socket::Watched(stream) = std::mem::replace(&mut self.socket, Socket::Lost)
         {
-            if self.near == Near::Yes {
-                SockRef::from(&stream).set_recv_buffer_size(GULP_BUFFER)?;
-                self.near = Near::Small;
-            }
             self.socket = Socket::Left(stream.into_std()?);
         }
         Ok(())
@@ -184,16 +171,16 @@ mod tests {
 
     #[tokio::test]
     async fn nothing_is_lost_in_gulps() {
-        for near in [false, true] {
-            check(near).await;
+        for narrow in [false, true] {
+            check(narrow).await;
         }
     }
 
-    async fn check(near: bool) {
+    async fn check(narrow: bool) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let connect = TcpStream::connect(listener.local_addr().unwrap());
         let (ours, theirs) = tokio::join!(connect, listener.accept());
-        let (mut ours, (mut theirs, _)) = (Tcp::new(ours.unwrap(), near), theirs.unwrap());
+        let (mut ours, (mut theirs, _)) = (Tcp::new(ours.unwrap(), narrow), theirs.unwrap());
         let gulps = ours.gulps();
         let sent: Vec<u8> = (0..200_000_u32).flat_map(u32::to_ne_bytes).collect();
         let expected = sent.clone();

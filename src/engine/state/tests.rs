@@ -301,7 +301,7 @@ fn oldest_unapplied() {
     check(&script, Some(530));
     script.part(530, false, Some(540), &["apply 520: 530 =540"]).whole(550, 560, &[]);
     check(&script, Some(530));
-    script.wait(1_000).tick(&["flush", "report 560 520 500 0"]).applied(&["release 5"]);
+    script.wait(5_000).tick(&["flush", "report 560 520 500 0"]).applied(&["release 5"]);
     check(&script, Some(550));
     script.flushed(&["apply 540: 550 =560"]);
     check(&script, Some(550));
@@ -660,9 +660,9 @@ fn the_disk_is_asked_less_often_when_busy() {
     let mut script = Script::new(100, Duration::ZERO);
     script.whole(110, 120, &["apply 100: 110 =120"]).in_memory(&["release 1"]);
     script.whole(130, 140, &["apply 120: 130 =140"]);
-    script.wait(999).tick(&[]).wait(1).tick(&["flush", "report 140 120 100 100"]);
+    script.wait(4_999).tick(&["report 140 120 100 100"]).wait(1).tick(&["flush"]);
     // Behind the batch, whose commit is then on the disk with the others; not twice at once.
-    script.wait(999).tick(&[]).in_memory(&["release 1"]).wait(1).tick(&["report 140 140 100 100"]);
+    script.in_memory(&["release 1"]).wait(4_999).tick(&["report 140 140 100 100"]).wait(1).tick(&[]);
     script.flushed(&[]);
     assert_eq!(script.at(), (140, 140));
     // What the next batch's commit tells is enough.
@@ -677,9 +677,9 @@ fn full_batches_without_end_do_not_hold_a_flush_up() {
     let full = |at| changes(at, BATCH_CHANGES_MAX);
     script.on(full(110), &["apply 100: 110 =111"]).on(full(120), &["apply 111: 120 =121"]);
     script.on(full(130), &[]).on(full(140), &[]).on(full(150), &[]);
-    script.in_memory(&["release 1", "apply 121: 130 =131"]).wait(999);
-    script.in_memory(&["release 1", "apply 131: 140 =141"]).wait(1);
-    script.in_memory(&["release 1", "flush", "report 151 131 100 100"]);
+    script.in_memory(&["release 1", "apply 121: 130 =131"]).wait(4_999);
+    script.in_memory(&["release 1", "apply 131: 140 =141", "report 151 121 100 100"]).wait(1);
+    script.in_memory(&["release 1", "flush"]);
     script.in_memory(&["release 1", "apply 141: 150 =151"]).flushed(&[]);
     assert_eq!(script.at(), (141, 141));
 }
