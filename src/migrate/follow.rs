@@ -9,7 +9,7 @@ use crate::apply::{Applier, ApplyError, ApplyOptions, Tables, TargetSession};
 use crate::config::{Ddl, Until};
 use crate::engine::{self, Finish, Run};
 use crate::error::{Definite, Failure, Result, Side, Transient};
-use crate::limits::{REOPEN_WAL_BYTES_MAX, SEQUENCES_INTERVAL, TICK};
+use crate::limits::{REOPEN_AFTER, REOPEN_WAL_BYTES_MAX, SEQUENCES_INTERVAL, TICK};
 use crate::pg::{EndLsn, SourceLsn};
 use crate::source::catalog;
 use crate::source::gap::{Expected, refuse_gap};
@@ -233,6 +233,7 @@ impl Attempt<'_> {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         carry.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut synced = false;
+        let mut calm_since = None;
         self.reopens = false;
         loop {
             tokio::select! {
@@ -244,12 +245,14 @@ impl Attempt<'_> {
                     sequences::carry(&self.source, &self.target).await?;
                     self.look_at_source_tables().await?;
                 }
-                _ = tick.tick(), if last_run && !*stop.borrow() && (!synced || reopens) => {
+                now = tick.tick(), if last_run && !*stop.borrow() && (!synced || reopens) => {
                     if !self.is_synced() {
+                        calm_since = None;
                         continue;
                     }
+                    let calm = now.saturating_duration_since(*calm_since.get_or_insert(now));
                     if synced {
-                        self.reopens = self.decodes_anew_soon();
+                        self.reopens = calm >= REOPEN_AFTER && self.decodes_anew_soon();
                         stop.send_replace(self.reopens);
                         continue;
                     }
