@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use crate::config::{Config, Environment, LogFormat, Output, RawConfig, Secret, has_password};
 use crate::demo::{self, ShowOptions, Stage};
 use crate::error::{Definite, Exit, Failure};
-use crate::migrate::{self, Migration, Sides};
+use crate::migrate::{self, Cluster, Sides};
 use crate::status::{self, HttpServer, MetricsRegistry, Observed, Screen, StatusHandle, StatusSnapshot};
 
 /// Moves live PostgreSQL databases to Aiven for PostgreSQL, and keeps them in sync until you cut over.
@@ -73,6 +73,8 @@ pub enum Command {
 pub struct CheckArgs {
     #[command(flatten)]
     sides: SideArgs,
+    #[command(flatten)]
+    selection: SelectionArgs,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -83,6 +85,8 @@ pub struct CheckArgs {
 pub struct MigrateArgs {
     #[command(flatten)]
     sides: SideArgs,
+    #[command(flatten)]
+    selection: SelectionArgs,
     #[command(flatten)]
     engine: EngineArgs,
     /// End by itself: `copied` when all is copied, `synced` when it follows within --max-lag [default: go on]
@@ -181,6 +185,20 @@ struct SideArgs {
     /// The migration's name: 1 to 40 of a-z, 0-9 and _ [default: default]
     #[arg(long)]
     name: Option<String>,
+    /// Just this database; several with commas, or given several times; quoted where a name has a comma: '"a,b"'
+    /// [default: all]
+    #[arg(long, value_name = "DB,…")]
+    database: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+struct SelectionArgs {
+    /// Not these databases of the source, with commas; can be given several times
+    #[arg(long, value_name = "DB,…")]
+    ignore_dbs: Vec<String>,
+    /// Do not create databases that the target lacks: a check fails, with the command that creates them
+    #[arg(long)]
+    no_createdb: bool,
 }
 
 #[derive(Debug, Args)]
@@ -236,10 +254,12 @@ impl Cli {
         match &self.command {
             Command::Check(args) => {
                 args.sides.put(&mut raw);
+                args.selection.put(&mut raw);
                 raw.json = args.json;
             }
             Command::Migrate(args) => {
                 args.sides.put(&mut raw);
+                args.selection.put(&mut raw);
                 args.engine.put(&mut raw);
                 raw.until.clone_from(&args.until);
                 raw.confirm_delay.clone_from(&args.confirm_delay);
@@ -280,6 +300,14 @@ impl SideArgs {
         raw.source.clone_from(&self.source);
         raw.target.clone_from(&self.target);
         raw.name.clone_from(&self.name);
+        raw.databases.clone_from(&self.database);
+    }
+}
+
+impl SelectionArgs {
+    fn put(&self, raw: &mut RawConfig) {
+        raw.ignore_dbs.clone_from(&self.ignore_dbs);
+        raw.no_createdb = self.no_createdb;
     }
 }
 
@@ -368,7 +396,7 @@ Exit codes:
   6  an error that may pass lasted too long";
 
 async fn check(config: &Config) -> Result<Exit, Failure> {
-    let report = migrate::check(&Sides::new(config)?).await?;
+    let report = migrate::check(&Sides::new(config)?, &config.selection, config.creates_databases).await?;
     let text = match config.output {
         Output::Text => report.render_table(terminal_width()),
         Output::Json | Output::Avn => {
@@ -384,15 +412,13 @@ async fn migrate(config: &Config, screen: &Screen) -> Result<Exit, Failure> {
     // A mistake in it is told before anything is begun.
     Sides::new(config)?;
     let stop = stop_on_signals("stopping after the batch at hand; once more to stop at once")?;
-    observed(config, screen, async |status, metrics| {
-        Migration::new(config, status, metrics, stop)?.run().await
-    })
-    .await
+    observed(config, screen, async |status, metrics| Cluster::new(config, status, metrics, stop)?.run().await)
+        .await
 }
 
 async fn show_status(config: &Config) -> Result<Exit, Failure> {
     config.target()?;
-    let snapshot = migrate::status(&Sides::new(config)?).await?;
+    let snapshot = migrate::status(&Sides::new(config)?, &config.selection.databases).await?;
     let text = match config.output {
         Output::Text => status::text(&snapshot),
         Output::Json => format!("{:#}\n", status::json::full(&snapshot)),
@@ -403,10 +429,10 @@ async fn show_status(config: &Config) -> Result<Exit, Failure> {
 }
 
 async fn remove(config: &Config) -> Result<Exit, Failure> {
-    let dropped = migrate::remove(&Sides::new(config)?, config.force).await?;
-    let lines: String = dropped.iter().map(|object| format!("dropped {object}\n")).collect();
-    print(if lines.is_empty() { "nothing to drop\n" } else { &lines })?;
-    Ok(Exit::Fine)
+    let removed = migrate::remove(&Sides::new(config)?, &config.selection.databases, config.force).await?;
+    let lines: String = removed.dropped.iter().map(|object| format!("dropped {object}\n")).collect();
+    print(if lines.is_empty() && removed.ended.is_ok() { "nothing to drop\n" } else { &lines })?;
+    removed.ended
 }
 
 async fn tail(args: &TailArgs, config: &Config) -> Result<Exit, Failure> {

@@ -238,6 +238,17 @@ pub const PAGE_TABLES_MAX: usize = 200;
 /// Bytes of a migration's name. The server allows 63 for a slot's name; the rest is for what is put around it.
 pub const MIGRATION_NAME_BYTES_MAX: usize = 40;
 
+/// Databases that are copied at the same time, with `--jobs` connections on either side each: while one makes its indexes,
+/// the other keeps the network busy. More would only divide the same, and each has a slot that keeps the source's WAL.
+pub const DATABASES_COPIED_MAX: usize = 2;
+
+/// Databases that are looked into at the same time, each on one connection: enough to hide the way to a far server.
+pub const DATABASES_LOOKED_AT: usize = 8;
+
+/// Connections to a target's database besides those of the jobs: to ask, to apply, to look at what goes on; and one to
+/// spare.
+pub const CONNECTIONS_BESIDE_JOBS: usize = 4;
+
 /// Jobs where none are asked for, on the smallest machine: even there the network is the bottleneck, not the CPU.
 pub const JOBS_DEFAULT_MIN: usize = 2;
 

@@ -17,6 +17,7 @@
 use tokio_postgres::types::PgLsn;
 use tokio_postgres::{Client, Row};
 
+use crate::config::Selection;
 use crate::error::{Definite, Failure, Result, Side};
 use crate::pg::{EndLsn, PgTimestamp, QualifiedName, RelationId, SlotName, SourceLsn, SystemId};
 use crate::source;
@@ -80,6 +81,7 @@ CREATE TABLE IF NOT EXISTS walferry.request (
     answered_at   timestamptz,
     answer        jsonb
 );
+ALTER TABLE walferry.migration ADD COLUMN IF NOT EXISTS selection jsonb NOT NULL DEFAULT '{}';
 ALTER TABLE walferry.relation ADD COLUMN IF NOT EXISTS source_oid oid;
 ALTER TABLE walferry.relation ADD COLUMN IF NOT EXISTS source_filenode oid;
 ALTER TABLE walferry.relation ADD COLUMN IF NOT EXISTS source_attributes int2;
@@ -108,6 +110,8 @@ pub struct MigrationRow {
     pub publications: Vec<String>,
     /// The entries of the dump's post-data section that are already made.
     pub post_data: Vec<String>,
+    /// What was chosen to be moved when it was begun.
+    pub selection: Selection,
     /// When it was begun, by the target's clock; `None` before.
     pub started_at: Option<PgTimestamp>,
 }
@@ -199,20 +203,35 @@ impl<'a> Store<'a> {
 
     /// The migration, if it was begun.
     pub async fn migration(&self) -> Result<Option<MigrationRow>> {
+        // `status` may look at what an older Walferry made, where a column is missing.
         let sql = "SELECT name, format, dbname, phase, ended, method, error, system_id, slot_name, publications, post_data,
+                       coalesce(to_jsonb(m) ->> 'selection', '{}') AS selection,
                        (extract(epoch FROM started_at) * 1000000)::bigint AS started_micros
-                   FROM walferry.migration WHERE name = $1";
+                   FROM walferry.migration m WHERE name = $1";
         let row = self.client.query_opt(sql, &[&self.name]).await.map_err(failure)?;
         row.map(|row| migration(&row)).transpose()
     }
 
     /// Begins the migration.
     pub async fn begin(&self, row: &MigrationRow) -> Result<()> {
-        let sql = "INSERT INTO walferry.migration (name, format, dbname, phase, method, system_id, slot_name, publications)
-                   VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
+        let sql = "INSERT INTO walferry.migration
+                       (name, format, dbname, phase, method, system_id, slot_name, publications, selection)
+                   VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9::text::jsonb)";
         let (system_id, slot) = (row.system_id.to_string(), row.slot.as_str());
-        let params: [&(dyn tokio_postgres::types::ToSql + Sync); 8] =
-            [&self.name, &FORMAT, &row.dbname, &row.phase, &row.method, &system_id, &slot, &row.publications];
+        let selection = serde_json::to_string(&row.selection);
+        let selection =
+            selection.map_err(|error| damaged(format!("walferry.migration.selection: {error}")))?;
+        let params: [&(dyn tokio_postgres::types::ToSql + Sync); 9] = [
+            &self.name,
+            &FORMAT,
+            &row.dbname,
+            &row.phase,
+            &row.method,
+            &system_id,
+            &slot,
+            &row.publications,
+            &selection,
+        ];
         self.execute(sql, &params).await
     }
 
@@ -362,6 +381,7 @@ fn migration(row: &Row) -> Result<MigrationRow> {
             .into());
     }
     let system_id = row.get::<_, &str>("system_id").parse().map(SystemId::new);
+    let selection = serde_json::from_str(row.get("selection"));
     Ok(MigrationRow {
         name: row.get("name"),
         dbname: row.get("dbname"),
@@ -373,6 +393,7 @@ fn migration(row: &Row) -> Result<MigrationRow> {
         slot: SlotName::new(row.get("slot_name")).map_err(|error| damaged(error.to_string()))?,
         publications: row.get("publications"),
         post_data: row.get("post_data"),
+        selection: selection.map_err(|error| damaged(format!("walferry.migration.selection: {error}")))?,
         started_at: Some(PgTimestamp::from_unix_micros(row.get("started_micros"))),
     })
 }

@@ -5,6 +5,7 @@
 //! `cli` does.
 
 mod secret;
+mod selection;
 mod units;
 
 use std::fmt;
@@ -15,6 +16,7 @@ use std::thread::available_parallelism;
 use std::time::Duration;
 
 pub use secret::{Secret, has_password};
+pub use selection::Selection;
 
 use crate::error::Definite;
 use crate::limits::{
@@ -33,6 +35,12 @@ pub struct RawConfig {
     pub environment: Environment,
     /// `--name`.
     pub name: Option<String>,
+    /// `--database`, each time.
+    pub databases: Vec<String>,
+    /// `--ignore-dbs`, each time.
+    pub ignore_dbs: Vec<String>,
+    /// `--no-createdb`.
+    pub no_createdb: bool,
     /// `--jobs`.
     pub jobs: Option<String>,
     /// `--listen`.
@@ -79,6 +87,10 @@ pub struct Config {
     target: Option<Conninfo>,
     /// The migration's name.
     pub name: MigrationName,
+    /// Which databases are meant.
+    pub selection: Selection,
+    /// Whether databases that the target lacks are made there.
+    pub creates_databases: bool,
     /// Tables copied, and indexes made, at the same time.
     pub jobs: usize,
     /// Where HTTP listens; `None`: nowhere.
@@ -200,6 +212,11 @@ impl Config {
             source,
             target,
             name: option("--name", raw.name.as_deref(), MigrationName::from_str)?.unwrap_or_default(),
+            selection: Selection {
+                databases: names("--database", &raw.databases)?,
+                ignored_databases: names("--ignore-dbs", &raw.ignore_dbs)?,
+            },
+            creates_databases: !raw.no_createdb,
             jobs: option("--jobs", raw.jobs.as_deref(), jobs)?.unwrap_or_else(jobs_default),
             listen: listen.unwrap_or(Some(LISTEN_DEFAULT)),
             confirm_delay,
@@ -352,6 +369,17 @@ fn option<T>(
         Definite::usage(format!("invalid {name}: {reason}"))
     };
     text.map(parse).transpose().map_err(wrong)
+}
+
+/// What all lists of an option name, each once.
+fn names(option_name: &str, lists: &[String]) -> Result<Vec<String>, Definite> {
+    let mut names = Vec::new();
+    for list in lists {
+        names.extend(option(option_name, Some(list), selection::names)?.unwrap_or_default());
+    }
+    names.sort();
+    names.dedup();
+    Ok(names)
 }
 
 fn listen(text: &str) -> Result<Option<SocketAddr>, String> {

@@ -24,6 +24,7 @@ use bytes::BytesMut;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
+use tracing::Instrument;
 
 use crate::apply::{Applied, Applier, ApplyError, Done, Written};
 use crate::assemble::Assembler;
@@ -101,7 +102,8 @@ pub async fn run(
         Some(spill) => assembler.streaming(spill.clone()),
         None => assembler,
     };
-    readers.spawn(reader::read(reader, assembler, Arc::clone(&memory), sender, run.metrics.clone()));
+    let reading = reader::read(reader, assembler, Arc::clone(&memory), sender, run.metrics.clone());
+    readers.spawn(reading.in_current_span());
     let shell = Shell {
         state: State::new(run.stored, run.confirm_delay, run.run_to),
         began: Instant::now(),

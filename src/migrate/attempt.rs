@@ -33,6 +33,13 @@ pub(super) enum Ended {
     CheckFailed,
 }
 
+/// What an attempt begins with.
+enum Reached {
+    Both(Client, Client),
+    /// It goes no further.
+    Ended(Ended),
+}
+
 /// The connections and the knowledge of one attempt.
 #[derive(Debug)]
 pub(super) struct Attempt<'a> {
@@ -53,11 +60,10 @@ impl Migration {
     /// Connects, reads the phase, goes on from there.
     pub(super) async fn attempt(&self, context: &mut Context) -> Result<Ended> {
         let sides = &self.sides;
-        let (source, target) = (sides.source_client().await?, sides.target_client().await?);
-        let begun = begun(&Store::new(&target, &sides.name)).await?;
-        if begun.is_none() && !self.passes(&source, &target).await? {
-            return Ok(Ended::CheckFailed);
-        }
+        let (source, target) = match self.reach(context).await? {
+            Reached::Both(source, target) => (source, target),
+            Reached::Ended(ended) => return Ok(ended),
+        };
         // From here on nobody else works at this migration.
         let session = TargetSession::connect(&sides.target, &sides.name, context.apply_process).await?;
         context.apply_process = Some(session.process_id());
@@ -79,11 +85,51 @@ impl Migration {
         attempt.go_on(session, context).await
     }
 
-    async fn passes(&self, source: &Client, target: &Client) -> Result<bool> {
+    /// Connects, checks what is not begun, and waits for its turn where there are rows to copy.
+    async fn reach(&self, context: &mut Context) -> Result<Reached> {
+        if let Some(ended) = self.make_database(context).await? {
+            return Ok(Reached::Ended(ended));
+        }
+        loop {
+            let sides = &self.sides;
+            let (source, target) = (sides.source_client().await?, sides.target_client().await?);
+            let begun = begun(&Store::new(&target, &sides.name)).await?;
+            let passed = std::mem::take(&mut context.passed);
+            if begun.is_none() && !passed && !self.passes(&source, &target, true).await? {
+                return Ok(Reached::Ended(Ended::CheckFailed));
+            }
+            let copies = begun.is_none_or(|row| Phase::from_name(&row.phase).is_some_and(phase::copies));
+            if copies && context.turn.is_none() {
+                context.turn = self.turns.now();
+            }
+            if !copies || context.turn.is_some() {
+                return Ok(Reached::Both(source, target));
+            }
+            // It may take hours.
+            drop((source, target));
+            self.show(Phase::Waiting);
+            tracing::info!("waiting until other databases are copied");
+            let mut stop = self.stop.clone();
+            tokio::select! {
+                turn = self.turns.wait() => context.turn = Some(turn),
+                _ = stop.wait_for(|stop| *stop) => return Ok(Reached::Ended(Ended::Stopped)),
+            }
+        }
+    }
+
+    /// Whether nothing stands in the way. `in_place`: the target's session is in the database to be written to.
+    pub(super) async fn passes(&self, source: &Client, target: &Client, in_place: bool) -> Result<bool> {
         self.show(Phase::Checking);
-        let report = super::preflight(&self.sides, source, target).await?;
+        let report = super::check::preflight(self, source, target, in_place).await?;
         for finding in &report.findings {
             finding.log();
+        }
+        if let Some(failed) = report.first_failure() {
+            self.status.update_database(self.sides.source.dbname(), |database| {
+                database.phase = Phase::Failed;
+                database.error = format!("a check failed: {}: {}", failed.subject, failed.cause);
+                database.hint.clone_from(&failed.hint);
+            });
         }
         Ok(!report.failed())
     }
@@ -103,6 +149,7 @@ impl Migration {
             slot,
             publications: vec![unique.clone(), format!("{unique}_ins")],
             post_data: Vec::new(),
+            selection: self.selection.clone(),
             started_at: None,
         };
         store.begin(&row).await?;
@@ -159,6 +206,7 @@ impl Attempt<'_> {
             prepared = self.prepare(&mut session) => prepared?,
             _ = stop.wait_for(|stop| *stop) => return Ok(Ended::Stopped),
         };
+        context.turn = None;
         if self.migration.until == Some(Until::Copied) {
             return Ok(Ended::Stopped);
         }

@@ -21,7 +21,7 @@ use crate::wire::{CopyBothReader, CopyBothWriter};
 use super::attempt::{Attempt, Ended};
 use super::dump::{Archive, Wave};
 use super::retry::Context;
-use super::{Migration, Phase, STREAM_NAME, sequences, snapshot};
+use super::{Migration, Phase, STREAM_NAME, sequences, snapshot, told};
 
 /// A replication connection on which nothing has been asked for yet.
 struct Connected {
@@ -237,8 +237,14 @@ impl Attempt<'_> {
         self.reopens = false;
         loop {
             tokio::select! {
-                _ = asked.wait_for(|asked| *asked), if self.reopens || !*stop.borrow() => {
+                () = told(&mut asked), if self.reopens || !*stop.borrow() => {
                     self.reopens = false;
+                    stop.send_replace(true);
+                }
+                // Nobody ends before the others are there, too: its slot would keep the source's WAL.
+                () = self.migration.arrival.of_all(),
+                    if synced && self.migration.until == Some(Until::Synced) && !*stop.borrow() =>
+                {
                     stop.send_replace(true);
                 }
                 _ = carry.tick() => {
@@ -262,7 +268,7 @@ impl Attempt<'_> {
                     }
                     self.migration.show(Phase::Syncing);
                     if self.migration.until == Some(Until::Synced) {
-                        stop.send_replace(true);
+                        self.migration.arrival.arrive();
                     }
                 }
             }

@@ -2,8 +2,10 @@
 //!
 //! | module | what it does |
 //! |---|---|
-//! | [`mod@preflight`] | what stands in the way, before anything is made |
-//! | [`attempt`] | one run from the stored phase on; a transient failure leads to the next one |
+//! | [`cluster`], [`mod@choose`] | all databases, and which they are |
+//! | [`mod@preflight`], [`mod@check`] | what stands in the way, before anything is made |
+//! | [`attempt`] | one run of one database from the stored phase on; a transient failure leads to the next one |
+//! | [`creation`] | the database itself, on the target |
 //! | [`publications`], [`snapshot`] | what is made on the source |
 //! | [`dump`], [`objects`] | schema, indexes, constraints |
 //! | [`copy`], [`late`], [`sequences`] | rows, and what replication does not carry |
@@ -15,7 +17,11 @@
 //! phase and go on.
 
 mod attempt;
+mod check;
+mod choose;
+mod cluster;
 mod copy;
+mod creation;
 mod drift;
 mod dump;
 mod follow;
@@ -32,26 +38,27 @@ mod snapshot;
 mod tail;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_postgres::Client;
 
-use crate::apply::store::Store;
-use crate::config::{Config, Ddl, Until};
+use crate::config::{Config, Ddl, Selection, Until};
 use crate::error::{Definite, Exit, Failure, Result, Side};
-use crate::pg::SlotName;
 use crate::status::{MetricsRegistry, StatusHandle};
 use crate::wire::{ConnInfo, Environment, control};
 
+pub use check::check;
+pub use cluster::Cluster;
 pub use phase::Phase;
 pub use preflight::Report;
-pub use remove::remove;
+pub use remove::{Removed, remove};
 pub use report::status;
 pub use tail::tail;
 
-use preflight::{Finding, PgDump, PreflightInput};
+use cluster::{Arrival, Turn, Turns};
 
 /// The `application_name` of the connection that streams.
 const STREAM_NAME: &str = "walferry stream";
@@ -59,19 +66,31 @@ const STREAM_NAME: &str = "walferry stream";
 /// The two sides, and which migration between them is meant.
 #[derive(Debug, Clone)]
 pub struct Sides {
-    /// The source.
+    /// The source; as given, its database is the one to connect to first.
     pub source: ConnInfo,
-    /// The target.
+    /// The target; as given, its database is the one to connect to first.
     pub target: ConnInfo,
     /// The migration's name.
     pub name: String,
 }
 
-/// A migration to run.
-#[derive(Debug, Clone)]
-pub struct Migration {
-    /// Between what.
+/// One database of a migration, to run.
+#[derive(Debug)]
+pub(crate) struct Migration {
+    /// Between what: this database, on both sides.
     pub sides: Sides,
+    /// The target, by the database that is connected to first.
+    entrance: ConnInfo,
+    /// The target has the database.
+    on_target: bool,
+    /// Whether it is made there otherwise.
+    creates_databases: bool,
+    /// What was chosen, to be remembered.
+    selection: Selection,
+    /// Who may copy.
+    turns: Turns,
+    /// Whether it is where [`Migration::until`] wants it.
+    arrival: Arc<Arrival>,
     /// Tables and indexes at the same time.
     pub jobs: usize,
     /// How long a durable position waits before it is confirmed.
@@ -115,6 +134,13 @@ impl Sides {
         parse(config.source()?.expose(), Side::Source)
     }
 
+    /// Those of one database, which has the same name on both.
+    #[must_use]
+    pub fn database(&self, name: &str) -> Self {
+        let (source, target) = (self.source.with_dbname(name), self.target.with_dbname(name));
+        Self { source, target, name: self.name.clone() }
+    }
+
     async fn source_client(&self) -> Result<Client> {
         control(&self.source, "walferry").await.map_err(|error| error.into_failure(Side::Source))
     }
@@ -125,37 +151,8 @@ impl Sides {
 }
 
 impl Migration {
-    /// A migration as configured.
-    ///
-    /// # Errors
-    /// A usage error when a connection string is missing or wrong.
-    pub fn new(
-        config: &Config,
-        status: StatusHandle,
-        metrics: MetricsRegistry,
-        stop: watch::Receiver<bool>,
-    ) -> Result<Self, Definite> {
-        Ok(Self {
-            sides: Sides::new(config)?,
-            jobs: config.jobs,
-            confirm_delay: config.confirm_delay,
-            spill_dir: config.spill_dir.clone(),
-            spill_bytes_max: config.spill_bytes_max,
-            until: config.until,
-            ddl: config.ddl,
-            lag_bytes_max: config.lag_bytes_max,
-            status,
-            metrics,
-            stop,
-        })
-    }
-
-    /// Does the whole job and then keeps syncing, until told to stop; run again, it goes on.
-    ///
-    /// # Errors
-    /// What ended it: it is recorded on the target too, where that can be reached.
-    pub async fn run(&self) -> Result<Exit> {
-        retry::run(self).await
+    async fn run(&self, turn: Option<Turn>) -> Result<Exit> {
+        retry::run(self, turn).await
     }
 }
 
@@ -164,47 +161,13 @@ fn parse(text: &str, side: Side) -> Result<ConnInfo, Definite> {
         .map_err(|error| Definite::usage(format!("the {side}'s connection string is wrong: {error}")))
 }
 
-/// Looks at both sides and changes nothing.
-///
-/// # Errors
-/// A usage error when a connection string is missing or wrong. What cannot be reached is a finding.
-pub async fn check(sides: &Sides) -> Result<Report> {
-    let (source, target) = tokio::join!(sides.source_client(), sides.target_client());
-    let (source, target) = match (source, target) {
-        (Ok(source), Ok(target)) => (source, target),
-        (source, target) => {
-            let mut report = Report::default();
-            for (side, client) in [(Side::Source, source), (Side::Target, target)] {
-                if let Err(failure) = client {
-                    report.findings.push(Finding::unreachable(side, &failure));
-                }
-            }
-            return Ok(report);
-        }
-    };
-    preflight(sides, &source, &target).await
+fn source_failed(error: crate::source::Error) -> Failure {
+    error.into_failure(Side::Source)
 }
 
-async fn preflight(sides: &Sides, source: &Client, target: &Client) -> Result<Report> {
-    let store = Store::new(target, &sides.name);
-    let row = if store.exists().await? { store.migration().await? } else { None };
-    let input = PreflightInput {
-        databases: vec![sides.source.dbname().to_owned()],
-        slots: row.iter().map(|row| row.slot.clone()).collect::<Vec<SlotName>>(),
-        application_name: STREAM_NAME.to_owned(),
-        resuming: row.is_some(),
-        pg_dump: pg_dump_found(source).await,
-        ..PreflightInput::default()
-    };
-    Ok(preflight::run(source, target, &input).await)
-}
-
-async fn pg_dump_found(source: &Client) -> PgDump {
-    let Ok(version) = crate::source::catalog::server_version(source).await else { return PgDump::NotLooked };
-    match dump::ClientTools::find(version).await {
-        Ok(tools) => PgDump::Found(crate::pg::ServerVersion::new(tools.major * 10_000)),
-        Err(_) => PgDump::Missing,
-    }
+/// Completes when `signal` is true, or when nobody can make it true any more.
+async fn told(signal: &mut watch::Receiver<bool>) {
+    let _ = signal.wait_for(|told| *told).await;
 }
 
 /// Waits for all tasks; the first failure aborts the others.

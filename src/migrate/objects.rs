@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::task::JoinSet;
 use tokio_postgres::Client;
+use tracing::Instrument;
 
 use crate::apply::store::Store;
 use crate::error::{Definite, Failure, Result, Side};
@@ -89,7 +90,7 @@ impl PostData<'_> {
         let mut work = JoinSet::new();
         for _ in 0..jobs {
             let wanted = Arc::clone(&wanted);
-            work.spawn(async move { wanted.make().await });
+            work.spawn(async move { wanted.make().await }.in_current_span());
         }
         joined(work).await
     }

@@ -1,44 +1,99 @@
-//! The end of a migration: everything that Walferry made goes, on both sides. Rows and tables stay.
+//! The end of a migration: everything that Walferry made goes, on both sides, of all its databases. Rows and tables stay.
+
+use tokio::task::JoinSet;
 
 use crate::apply::TargetSession;
 use crate::apply::store::{MigrationRow, Store};
-use crate::error::{Definite, Failure, Result, Side};
+use crate::error::{Definite, Exit, Failure, Result, Side};
 use crate::pg::Sql;
 use crate::source::catalog;
 
+use super::choose::{Looked, look};
+use super::cluster::worst;
 use super::phase::safe_to_remove;
 use super::{Phase, Sides, publications, snapshot, unknown_phase};
 
-/// Drops slot, publications and the migration's rows; says what was dropped.
+/// What was dropped, and how it ended.
+#[derive(Debug)]
+pub struct Removed {
+    /// Each thing, as text fit for a person.
+    pub dropped: Vec<String>,
+    /// Of the database that ended worst.
+    pub ended: Result<Exit>,
+}
+
+/// Drops slots, publications and the migration's rows of the databases in `only`, or of all where there are none.
 ///
-/// The source's side goes first, since the target's side knows its names.
+/// Nothing at all is dropped where one of them is not finished and `force` is not given.
 ///
 /// # Errors
-/// When an engine is at work; when the phase leaves something half done and `force` is not given; when a side cannot
-/// be reached.
-pub async fn remove(sides: &Sides, force: bool) -> Result<Vec<String>> {
+/// When the target cannot be reached. What fails in one database does not keep the others.
+pub async fn remove(sides: &Sides, only: &[String], force: bool) -> Result<Removed> {
     let target = sides.target_client().await?;
-    let store = Store::new(&target, &sides.name);
-    let row = if store.exists().await? { store.migration().await? } else { None };
-    let Some(row) = row else { return Ok(Vec::new()) };
-    let phase = Phase::from_name(&row.phase).ok_or_else(|| unknown_phase(&row.phase))?;
-    if !safe_to_remove(phase) && !force {
-        return Err(Definite::new(format!("the migration is not finished: its phase is {phase}"))
-            .detail("tables that are not copied completely would stay on the target as they are")
-            .hint("to give it up all the same: `walferry remove --force`")
-            .into());
+    let looked = look(sides, &target).await?;
+    let mut ends = Vec::new();
+    let mut rows = Vec::new();
+    for Looked { name, begun } in looked.into_iter().filter(|it| only.is_empty() || only.contains(&it.name)) {
+        match begun.and_then(|row| row.map(|row| finished(&row, force).map(|()| row)).transpose()) {
+            Ok(row) => rows.extend(row.map(|row| (name, row))),
+            Err(failure) => ends.push((name, Err(failure))),
+        }
     }
+    let mut dropped = Vec::new();
+    if !ends.is_empty() && !force {
+        ends.extend(rows.into_iter().map(|(name, _)| (name, Ok(Exit::Fine))));
+        return Ok(Removed { dropped, ended: worst(ends) });
+    }
+    let several = rows.len() > 1;
+    let mut work = JoinSet::new();
+    for (name, row) in rows {
+        let sides = sides.database(&name);
+        work.spawn(async move {
+            let mut dropped = Vec::new();
+            let ended = remove_database(&sides, &row, force, &mut dropped).await;
+            (name, dropped, ended)
+        });
+    }
+    for (name, objects, ended) in work.join_all().await {
+        let named = |object| if several { format!("{object}, database {name:?}") } else { object };
+        dropped.extend(objects.into_iter().map(named));
+        ends.push((name, ended.map(|()| Exit::Fine)));
+    }
+    Ok(Removed { dropped, ended: worst(ends) })
+}
+
+fn finished(row: &MigrationRow, force: bool) -> Result<()> {
+    let phase = Phase::from_name(&row.phase).ok_or_else(|| unknown_phase(&row.phase))?;
+    if safe_to_remove(phase) || force {
+        return Ok(());
+    }
+    Err(Definite::new(format!("the migration is not finished: its phase is {phase}"))
+        .detail("tables that are not copied completely would stay on the target as they are")
+        .hint(
+            "to give it up all the same: `walferry remove --force`; for one database only: `--database NAME`",
+        )
+        .into())
+}
+
+/// Both sides of one database: the source's goes first, since the target's knows its names.
+async fn remove_database(
+    sides: &Sides,
+    row: &MigrationRow,
+    force: bool,
+    dropped: &mut Vec<String>,
+) -> Result<()> {
     // With the lock in hand no engine can be at work, and none can begin.
     let lock = TargetSession::connect(&sides.target, &sides.name, None).await?;
+    let target = sides.target_client().await?;
+    let store = Store::new(&target, &sides.name);
     let source = match sides.source_client().await {
         Ok(source) => source,
         Err(failure) if force => {
             store.remove().await?;
-            return Err(left_on_source(&row, &failure).into());
+            return Err(left_on_source(row, &failure).into());
         }
         Err(failure) => return Err(failure),
     };
-    let mut dropped = Vec::new();
     let slot =
         catalog::slot(&source, row.slot.as_str()).await.map_err(|error| error.into_failure(Side::Source))?;
     if slot.is_some() {
@@ -51,7 +106,7 @@ pub async fn remove(sides: &Sides, force: bool) -> Result<Vec<String>> {
     store.remove().await?;
     dropped.push(format!("migration {:?} in schema walferry on the target", sides.name));
     drop(lock);
-    Ok(dropped)
+    Ok(())
 }
 
 /// The target's side is gone, the source's side could not be reached: how to drop that by hand.

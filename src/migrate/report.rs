@@ -1,29 +1,66 @@
 //! A migration's status as its tables tell it: also when no engine runs.
 
+use tokio_postgres::Client;
+
 use crate::apply::store::{MigrationRow, RelationState, Store};
+use crate::config::Selection;
 use crate::error::{Definite, Result, Side};
 use crate::source::catalog;
 use crate::status::{DatabaseStatus, Method, SlotStatus, StatusSnapshot, TableState, TableStatus};
 
+use super::choose::{Looked, look, remembered, selected};
 use super::{Phase, Sides, unknown_phase};
 
-/// What is known of the migration. The source need not be reachable: then its side is left out.
+/// What is known of the migration: of the databases in `only`, or of all where there are none. The source need not be
+/// reachable: then its side is left out, and what is not begun, too.
 ///
 /// # Errors
 /// When the target cannot be reached, or knows of no such migration.
-pub async fn status(sides: &Sides) -> Result<StatusSnapshot> {
-    let client = sides.target_client().await?;
-    let store = Store::new(&client, &sides.name);
-    let row = if store.exists().await? { store.migration().await? } else { None };
-    let row = row.ok_or_else(|| {
-        Definite::new(format!("no migration {:?} has been begun on this target", sides.name))
+pub async fn status(sides: &Sides, only: &[String]) -> Result<StatusSnapshot> {
+    let target = sides.target_client().await?;
+    let looked = look(sides, &target).await?;
+    let mut rows: Vec<(&str, &MigrationRow)> = Vec::new();
+    for Looked { name, begun } in
+        looked.iter().filter(|looked| only.is_empty() || only.contains(&looked.name))
+    {
+        let row = begun.as_ref().map_err(Clone::clone)?;
+        rows.extend(row.as_ref().map(|row| (name.as_str(), row)));
+    }
+    if rows.is_empty() {
+        return Err(Definite::new(format!("no migration {:?} has been begun on this target", sides.name))
             .hint("`walferry migrate` begins one")
-    })?;
-    let mut database = database(&store, &row).await?;
-    if let Err(failure) = ask(sides, &row, &mut database).await {
+            .into());
+    }
+    let mut snapshot = StatusSnapshot::new(&sides.name);
+    for (name, row) in &rows {
+        let client = sides.database(name).target_client().await?;
+        snapshot.databases.push(database(&Store::new(&client, &sides.name), row).await?);
+    }
+    if let Err(failure) = add_source(sides, &rows, only, &mut snapshot).await {
         tracing::warn!(%failure, "the source cannot be asked");
     }
-    Ok(StatusSnapshot { migration: sides.name.clone(), databases: vec![database] })
+    Ok(snapshot)
+}
+
+/// What the source says, and the databases that wait for their turn.
+async fn add_source(
+    sides: &Sides,
+    rows: &[(&str, &MigrationRow)],
+    only: &[String],
+    snapshot: &mut StatusSnapshot,
+) -> Result<()> {
+    let client = sides.source_client().await?;
+    for ((_, row), database) in rows.iter().zip(&mut snapshot.databases) {
+        ask(&client, row, database).await?;
+    }
+    if only.is_empty() {
+        let selection = remembered(&Selection::default(), rows);
+        for name in selected(sides, &client, &selection, rows).await? {
+            snapshot.database_mut(&name);
+        }
+        snapshot.databases.sort_by(|a, b| a.dbname.cmp(&b.dbname));
+    }
+    Ok(())
 }
 
 async fn database(store: &Store<'_>, row: &MigrationRow) -> Result<DatabaseStatus> {
@@ -56,11 +93,10 @@ async fn database(store: &Store<'_>, row: &MigrationRow) -> Result<DatabaseStatu
     Ok(database)
 }
 
-async fn ask(sides: &Sides, row: &MigrationRow, database: &mut DatabaseStatus) -> Result<()> {
-    let client = sides.source_client().await?;
-    let wal = catalog::current_wal(&client).await.map_err(|error| error.into_failure(Side::Source))?;
+async fn ask(client: &Client, row: &MigrationRow, database: &mut DatabaseStatus) -> Result<()> {
+    let wal = catalog::current_wal(client).await.map_err(|error| error.into_failure(Side::Source))?;
     let slot =
-        catalog::slot(&client, row.slot.as_str()).await.map_err(|error| error.into_failure(Side::Source))?;
+        catalog::slot(client, row.slot.as_str()).await.map_err(|error| error.into_failure(Side::Source))?;
     database.source_wal = Some(wal);
     database.lag_bytes = database.applied.map(|applied| wal.bytes_since(applied));
     database.confirmed = slot.as_ref().and_then(|slot| slot.confirmed_flush_lsn);

@@ -1,5 +1,6 @@
 //! Servers and the engine between them.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::future::Future;
 use std::os::unix::process::ExitStatusExt;
@@ -339,6 +340,28 @@ impl Engine {
         assert_eq!(code, 200, "{body}");
         let status: Value = serde_json::from_str(&body).unwrap();
         Some(status["migration_detail"][0].clone()).filter(|detail| !detail.is_null())
+    }
+
+    /// The details of all databases, by name.
+    pub async fn details(&self) -> BTreeMap<String, Value> {
+        let Some((_, body)) = self.get("/status").await else { return BTreeMap::new() };
+        let status: Value = serde_json::from_str(&body).unwrap();
+        let details = status["migration_detail"].as_array().unwrap().iter();
+        details.map(|detail| (detail["dbname"].as_str().unwrap().to_owned(), detail.clone())).collect()
+    }
+
+    /// Waits until the details of all databases are as wanted.
+    pub async fn wait_details(&mut self, what: &str, met: impl Fn(&BTreeMap<String, Value>) -> bool) {
+        let deadline = Instant::now() + PATIENCE * 3;
+        loop {
+            let details = self.details().await;
+            if met(&details) {
+                return;
+            }
+            self.assert_lives(what);
+            assert!(Instant::now() < deadline, "not in time: {what}: {details:#?}\n{}", self.log());
+            sleep(POLL).await;
+        }
     }
 
     pub async fn phase(&self) -> String {

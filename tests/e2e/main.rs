@@ -24,6 +24,7 @@ mod keepalive;
 mod lag;
 mod protocol;
 mod proxy;
+mod several;
 mod streaming;
 mod tail;
 mod values;

@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex};
 
 use tokio::task::JoinSet;
 use tokio_postgres::Client;
+use tracing::Instrument;
 
 use crate::apply::become_replica;
 use crate::apply::store::{RelationRow, RelationState, Store};
@@ -105,7 +106,7 @@ impl Copy {
         let mut work = JoinSet::new();
         for _ in 0..workers {
             let (copy, shared) = (self.clone(), Arc::clone(&shared));
-            work.spawn(async move { copy.work(&shared).await });
+            work.spawn(async move { copy.work(&shared).await }.in_current_span());
         }
         joined(work).await
     }

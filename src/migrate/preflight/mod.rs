@@ -4,8 +4,8 @@
 //! whoever runs the server. Nothing is changed on either side (one setting is tried out in a transaction that is
 //! rolled back). What cannot be looked at is a finding too; a check never ends early because one question failed.
 //!
-//! Not here: who connects, and running `pg_dump`. One call looks at one database and at both servers; for more
-//! databases, [`run_database`] looks at each further one.
+//! Not here: who connects, and running `pg_dump`. [`run`] looks at one database and at both servers; where there are more
+//! databases, [`run_servers`] looks at the servers and [`run_database`] at each database.
 
 mod hints;
 mod report;
@@ -40,6 +40,8 @@ pub struct PreflightInput {
     /// The target session is in the database that will be written to; otherwise that one is yet to be created, and
     /// the session only serves to look at the server.
     pub target_database_exists: bool,
+    /// Databases that the target lacks are to be created.
+    pub creates_databases: bool,
     /// Tables without replica identity are to get REPLICA IDENTITY FULL.
     pub replica_identity_full: bool,
     /// Extensions to be left out.
@@ -68,6 +70,7 @@ impl Default for PreflightInput {
             application_name: "walferry".to_owned(),
             resuming: false,
             target_database_exists: true,
+            creates_databases: true,
             replica_identity_full: false,
             excluded_extensions: Vec::new(),
             pg_dump: PgDump::NotLooked,
@@ -81,6 +84,14 @@ pub async fn run(source: &Client, target: &Client, input: &PreflightInput) -> Re
     let Some(sides) = Sides::reach(&mut report, source, target).await else { return report };
     server::check(&mut report, &sides, input).await;
     databases(&mut report, &sides, input).await;
+    report
+}
+
+/// Looks at both servers, and not at the databases that the two sessions are in.
+pub async fn run_servers(source: &Client, target: &Client, input: &PreflightInput) -> Report {
+    let mut report = Report::default();
+    let Some(sides) = Sides::reach(&mut report, source, target).await else { return report };
+    server::check(&mut report, &sides, input).await;
     report
 }
 

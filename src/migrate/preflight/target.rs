@@ -31,7 +31,7 @@ pub(super) async fn check(report: &mut Report, sides: &Sides<'_>, tables: &[Tabl
     report.add(
         "target-replication-role",
         Side::Target,
-        found.map(|found| [replica_role(found, sides, tables)]),
+        found.map(|found| [replica_role(found, sides, tables, input)]),
     );
     report.add("target-extensions", Side::Target, extensions(sides, input).await);
 }
@@ -133,13 +133,16 @@ fn describe(locale: &DatabaseLocale) -> String {
     format!("{}, collate {}, ctype {}{icu}", locale.encoding, locale.collate, locale.ctype)
 }
 
-fn replica_role(found: ReplicaRole, sides: &Sides<'_>, tables: &[Table]) -> Finding {
+fn replica_role(found: ReplicaRole, sides: &Sides<'_>, tables: &[Table], input: &PreflightInput) -> Finding {
     let id = "target-replication-role";
     let user = &sides.target_facts.user.name;
     let subject = format!("role {user}");
     let grant = hints::command(Sql::new("GRANT SET ON PARAMETER session_replication_role TO ").ident(user));
     let hint = match found {
         ReplicaRole::Set => return Finding::ok(id, subject, "may set session_replication_role"),
+        ReplicaRole::AivenExtras | ReplicaRole::AivenExtrasAvailable if !input.target_database_exists => {
+            return Finding::ok(id, subject, "will use aiven_extras, created with the database");
+        }
         ReplicaRole::AivenExtras => {
             return Finding::ok(id, subject, "may use aiven_extras.session_replication_role()");
         }

@@ -9,6 +9,7 @@
 
 mod activity;
 mod contents;
+mod databases;
 mod definitions;
 mod extensions;
 mod operators;
@@ -22,6 +23,7 @@ pub use activity::{PreparedTransaction, WritingTransaction, prepared_transaction
 pub use contents::{
     OtherContents, ReplicaRole, SchemaPrivilege, databases, other_contents, replica_role, schema_privilege,
 };
+pub use databases::{Database, all_databases, holds_anything};
 pub use definitions::{DefinedColumn, Definition, definition, table_name, type_names, type_text};
 pub use extensions::{AvailableExtension, Extension, available_extensions, extensions};
 pub use sequences::{Sequence, SequenceOwner, SequenceValue, SequenceValues, sequence_values, sequences};

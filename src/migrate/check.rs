@@ -1,0 +1,125 @@
+//! The checks: of all databases for `walferry check`, and of one before it is begun.
+
+use tokio_postgres::Client;
+
+use crate::config::Selection;
+use crate::error::{Result, Side};
+use crate::pg::{ServerVersion, SlotName};
+use crate::source::catalog;
+use crate::status::StatusSnapshot;
+
+use super::choose::{Choice, Chosen, choose};
+use super::preflight::{self, Finding, PgDump, PreflightInput, Report};
+use super::{Migration, Phase, STREAM_NAME, Sides, dump};
+
+/// Looks at both sides and changes nothing. `creates_databases`: databases that the target lacks would be made.
+///
+/// # Errors
+/// A usage error when the source has no such databases. What cannot be reached is a finding.
+pub async fn check(sides: &Sides, selection: &Selection, creates_databases: bool) -> Result<Report> {
+    let mut report = Report::default();
+    let (source, target) = tokio::join!(sides.source_client(), sides.target_client());
+    let (source, target) = match (source, target) {
+        (Ok(source), Ok(target)) => (source, target),
+        (source, target) => {
+            for (side, client) in [(Side::Source, source), (Side::Target, target)] {
+                if let Err(failure) = client {
+                    report.findings.push(Finding::unreachable(side, &failure));
+                }
+            }
+            return Ok(report);
+        }
+    };
+    let choice = choose(sides, selection).await?;
+    let input = PreflightInput {
+        creates_databases,
+        pg_dump: pg_dump_found(&source).await,
+        ..input_for(&choice, choice.databases.iter().collect())
+    };
+    if let [only] = choice.databases.as_slice() {
+        return Ok(check_database(sides, only, &target, &input, true).await);
+    }
+    report.findings = preflight::run_servers(&source, &target, &input).await.findings;
+    for database in &choice.databases {
+        let input = PreflightInput { creates_databases, ..input_for(&choice, vec![database]) };
+        let found = check_database(sides, database, &target, &input, false).await;
+        report.findings.extend(found.findings.into_iter().map(|finding| finding.of_database(&database.name)));
+    }
+    Ok(report)
+}
+
+fn input_for(choice: &Choice, databases: Vec<&Chosen>) -> PreflightInput {
+    let slots: Vec<SlotName> =
+        choice.databases.iter().filter_map(|d| Some(d.begun.as_ref()?.slot.clone())).collect();
+    PreflightInput {
+        slots_needed: choice.databases.len() as u64,
+        resuming: databases.iter().any(|database| database.begun.is_some()),
+        target_database_exists: databases.iter().all(|database| database.on_target),
+        databases: databases.into_iter().map(|database| database.name.clone()).collect(),
+        slots,
+        application_name: STREAM_NAME.to_owned(),
+        ..PreflightInput::default()
+    }
+}
+
+async fn check_database(
+    sides: &Sides,
+    database: &Chosen,
+    entrance: &Client,
+    input: &PreflightInput,
+    with_servers: bool,
+) -> Report {
+    let sides = sides.database(&database.name);
+    let mut report = Report::default();
+    let source = sides.source_client().await;
+    let target = if database.on_target { Some(sides.target_client().await) } else { None };
+    let (source, target) = match (source, target.transpose()) {
+        (Ok(source), Ok(target)) => (source, target),
+        (source, target) => {
+            report.findings.extend(source.err().map(|failure| Finding::unreachable(Side::Source, &failure)));
+            report.findings.extend(target.err().map(|failure| Finding::unreachable(Side::Target, &failure)));
+            return report;
+        }
+    };
+    let target = target.as_ref().unwrap_or(entrance);
+    if with_servers {
+        preflight::run(&source, target, input).await
+    } else {
+        preflight::run_database(&source, target, input).await
+    }
+}
+
+/// The same for a database that is not begun. `in_place`: the target's session is in the database to be written to.
+pub(super) async fn preflight(
+    migration: &Migration,
+    source: &Client,
+    target: &Client,
+    in_place: bool,
+) -> Result<Report> {
+    let input = PreflightInput {
+        databases: vec![migration.sides.source.dbname().to_owned()],
+        slots_needed: slots_needed(&migration.status.snapshot()),
+        application_name: STREAM_NAME.to_owned(),
+        target_database_exists: in_place,
+        creates_databases: migration.creates_databases,
+        pg_dump: pg_dump_found(source).await,
+        ..PreflightInput::default()
+    };
+    Ok(preflight::run(source, target, &input).await)
+}
+
+/// Slots that are still to be made: there has to be room for all of them, or some database would fail in its turn.
+fn slots_needed(snapshot: &StatusSnapshot) -> u64 {
+    let to_come = snapshot.databases.iter().filter(|database| {
+        database.objects_on_source.is_empty() && matches!(database.phase, Phase::Waiting | Phase::Checking)
+    });
+    (to_come.count() as u64).max(1)
+}
+
+async fn pg_dump_found(source: &Client) -> PgDump {
+    let Ok(version) = catalog::server_version(source).await else { return PgDump::NotLooked };
+    match dump::ClientTools::find(version).await {
+        Ok(tools) => PgDump::Found(ServerVersion::new(tools.major * 10_000)),
+        Err(_) => PgDump::Missing,
+    }
+}
