@@ -7,7 +7,7 @@ use crate::pg::Sql;
 use crate::source::catalog;
 
 use super::phase::safe_to_remove;
-use super::{Phase, Sides, publications, snapshot, unknown_phase};
+use super::{Phase, Sides, cutover, publications, snapshot, unknown_phase};
 
 /// Drops slot, publications and the migration's rows; says what was dropped.
 ///
@@ -38,6 +38,7 @@ pub async fn remove(sides: &Sides, force: bool) -> Result<Vec<String>> {
         }
         Err(failure) => return Err(failure),
     };
+    settle_fence(sides, &store, phase).await?;
     let mut dropped = Vec::new();
     let slot =
         catalog::slot(&source, row.slot.as_str()).await.map_err(|error| error.into_failure(Side::Source))?;
@@ -52,6 +53,20 @@ pub async fn remove(sides: &Sides, force: bool) -> Result<Vec<String>> {
     dropped.push(format!("migration {:?} in schema walferry on the target", sides.name));
     drop(lock);
     Ok(dropped)
+}
+
+/// Takes down the fence of a cutover whose engine ended. That of one that is done stays: whoever still writes to the
+/// source would lose what he writes.
+async fn settle_fence(sides: &Sides, store: &Store<'_>, phase: Phase) -> Result<()> {
+    let Some(fence) = cutover::left_fence(store).await? else { return Ok(()) };
+    if phase != Phase::Done {
+        for warning in cutover::lower(&sides.source, &fence, None).await? {
+            tracing::warn!("{warning}");
+        }
+    } else if let Some(setting) = cutover::left_on_source(sides.source.dbname(), &fence) {
+        tracing::warn!("left on the source, so that nobody writes to it by mistake: {setting}");
+    }
+    Ok(())
 }
 
 /// The target's side is gone, the source's side could not be reached: how to drop that by hand.

@@ -15,6 +15,7 @@ use crate::error::{Exit, Failure, Result};
 use crate::limits::{RETRY_FOR, RETRY_FOR_AT_START, RETRY_PAUSE_MAX, RETRY_PAUSE_MIN, STEADY_AFTER};
 
 use super::attempt::Ended;
+use super::cutover::Cutover;
 use super::{Migration, Phase};
 
 /// What one attempt leaves to the next.
@@ -32,6 +33,8 @@ pub(super) struct Context {
     pub apply_process: Option<i32>,
     /// Transactions in progress could not be kept here: from now on the source keeps them.
     pub spill_failed: bool,
+    /// A cutover that an attempt did not get to its end: that is still to be recorded, or its fence to be taken down.
+    pub cutover: Option<Cutover>,
 }
 
 /// Attempts, until one ends as it should or nothing helps any more.
@@ -47,6 +50,11 @@ pub(super) async fn run(migration: &Migration) -> Result<Exit> {
         let began = Instant::now();
         let failure = match migration.attempt(&mut context).await {
             Ok(Ended::Stopped) => return Ok(ended(migration, &context, Phase::Stopped, "").await),
+            Ok(Ended::Done) => {
+                migration.status.update_database(dbname, |database| database.phase = Phase::Done);
+                tracing::info!("the migration is done; `walferry remove` drops what it made on both sides");
+                return Ok(Exit::Fine);
+            }
             Ok(Ended::CheckFailed) => return Ok(Exit::Check),
             Err(failure) => failure,
         };
@@ -70,7 +78,14 @@ pub(super) async fn run(migration: &Migration) -> Result<Exit> {
         let mut stop = migration.stop.clone();
         tokio::select! {
             () = tokio::time::sleep(jittered(pause)) => {}
-            _ = stop.wait_for(|stop| *stop) => return Ok(ended(migration, &context, Phase::Stopped, "").await),
+            _ = stop.wait_for(|stop| *stop) => {
+                // Whoever stops it has to know that the source cannot be written to.
+                if context.cutover.as_ref().is_some_and(Cutover::is_fenced) {
+                    ended(migration, &context, Phase::Failed, &failure.to_string()).await;
+                    return Err(failure);
+                }
+                return Ok(ended(migration, &context, Phase::Stopped, "").await);
+            }
         }
         pause = (pause * 2).min(RETRY_PAUSE_MAX);
     }
