@@ -2,15 +2,17 @@
 
 use std::time::{Duration, Instant};
 
+use rand::Rng;
 use serde_json::Value;
 use tokio::process::Child;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 use tokio_postgres::Client;
 use walferry::demo::{Login, StopMode};
 use walferry::wire::{ConnInfo, Environment, control};
 
-use super::harness::{DATABASE, Engine, Launch, PATIENCE, Pair, wait_for};
+use super::harness::{DATABASE, Engine, Launch, PATIENCE, Pair, random, wait_for};
 
 /// A role that writes, and that the migration's role is a member of.
 const CLERK: &str = "clerk";
@@ -111,39 +113,55 @@ async fn connect(uri: &str) -> Option<Client> {
     Some(client)
 }
 
-/// Somebody who writes until the source does not let him.
+/// Somebody who writes, whatever happens to his sessions.
 struct Writer {
-    task: JoinHandle<(u64, String)>,
+    stop: watch::Sender<bool>,
+    task: JoinHandle<Written>,
+}
+
+/// What a writer was told.
+#[derive(Default)]
+struct Written {
+    /// So many transactions are committed.
+    committed: u64,
+    /// So often the source did not let him write.
+    refused: u64,
 }
 
 impl Writer {
     fn start(uri: &str, number: u32, pause: Duration) -> Self {
         let uri = uri.to_owned();
+        let (stop, stopped) = watch::channel(false);
         let task = tokio::spawn(async move {
-            let mut written = 0;
-            loop {
+            let mut written = Written::default();
+            while !*stopped.borrow() {
+                sleep(pause).await;
                 let Some(client) = connect(&uri).await else { continue };
-                let ended = loop {
+                while !*stopped.borrow() {
                     let statements = format!(
                         "BEGIN; INSERT INTO orders (clerk, note) VALUES ({number}, repeat('x', 100)); \
                          UPDATE orders SET note = 'seen' WHERE id = (SELECT max(id) FROM orders WHERE clerk = 0); \
                          INSERT INTO numbers SELECT nextval('free_numbers'); COMMIT"
                     );
                     match client.batch_execute(&statements).await {
-                        Ok(()) => written += 1,
-                        Err(error) => break error,
+                        Ok(()) => written.committed += 1,
+                        Err(error) => {
+                            let code = error.code().map_or("", |code| code.code()).to_owned();
+                            assert!(["", "57P01", "25006"].contains(&code.as_str()), "{error:?}");
+                            written.refused += u64::from(code == "25006");
+                            break;
+                        }
                     }
                     sleep(pause).await;
-                };
-                if let Some(error) = ended.as_db_error().filter(|error| error.code().code() != "57P01") {
-                    return (written, error.code().code().to_owned());
                 }
             }
+            written
         });
-        Self { task }
+        Self { stop, task }
     }
 
-    async fn end(self) -> (u64, String) {
+    async fn end(self) -> Written {
+        self.stop.send_replace(true);
         self.task.await.unwrap()
     }
 }
@@ -173,10 +191,12 @@ async fn writers_until_the_fence() {
     engine.wait_exit(0, PATIENCE).await;
 
     let mut written = 0;
+    // A writer that connects again finds the source read only.
+    sleep(Duration::from_millis(100)).await;
     for writer in writers {
-        let (count, code) = writer.end().await;
-        assert_eq!(code, "25006", "a writer that connects again finds the source read only");
-        written += count;
+        let Written { committed, refused } = writer.end().await;
+        assert!(refused > 0);
+        written += committed;
     }
     assert!(written > 100, "{written}");
     let comparison = pair.compare().await;
@@ -230,7 +250,7 @@ async fn refusals() {
             "are exempt from the fence",
             "ALTER ROLE clerk RESET ALL",
         ),
-        ("CREATE TABLE late (a int PRIMARY KEY)", "not on the target", "DROP TABLE late"),
+        ("CREATE TABLE late (a int PRIMARY KEY)", "not followed, or not on", "DROP TABLE late"),
         (
             "BEGIN; INSERT INTO numbers VALUES (-1); PREPARE TRANSACTION 'p'",
             "prepared transactions wait",
@@ -267,6 +287,19 @@ async fn refusals() {
     shop.assert_open().await;
     pair.assert_ends_equal(engine).await;
     shop.refused("refused", &[], "no engine runs this migration").await;
+
+    // A migration that is given up altogether, after its engine was killed in a cutover.
+    let mut engine = pair.migrate().start();
+    engine.wait_phase("syncing").await;
+    let blocked = shop.hang().await;
+    let command = shop.spawn(&shop.cutover(&[]));
+    shop.wait_fenced(&mut engine).await;
+    engine.kill9().await;
+    drop((command, blocked));
+    shop.assert_fenced().await;
+    pair.command("remove").run().await.assert(5, &["its phase is cutting_over"]);
+    pair.command("remove").arguments(&["--force"]).run().await.assert(0, &["dropped replication slot"]);
+    shop.assert_open().await;
 }
 
 /// What goes wrong once the source is fenced: it is open again, and the migration goes on.
@@ -277,7 +310,7 @@ async fn ways_back() {
     let directory = tempfile::tempdir().unwrap();
     let commands = directory.path().join("fence");
     let fence = commands.display().to_string();
-    let up = format!("echo up >> {fence}; test -e {fence}.works");
+    let up = format!("echo up >> {fence}; test ! -e {fence}.hangs || sleep 60; test -e {fence}.works");
     let launch = pair.migrate().arguments(&[
         "--fence-command",
         &up,
@@ -371,12 +404,70 @@ async fn ways_back() {
     shop.refused("given_up", &["--fence", "command"], "--fence-command failed").await;
     said("up\ndown\n");
     shop.assert_open().await;
+    std::fs::write(format!("{fence}.hangs"), "").unwrap();
+    let hangs = ["--fence", "command", "--timeout", "1s"];
+    let answer = shop.refused("given_up", &hangs, "it took longer than 1 s").await;
+    assert_eq!(answer["error"]["detail"], "it waited for the fence");
+    said("up\ndown\nup\ndown\n");
+    std::fs::remove_file(format!("{fence}.hangs")).unwrap();
     std::fs::write(format!("{fence}.works"), "").unwrap();
     let ended = shop.cutover(&["--fence", "command"]).run().await;
     ended.assert(0, &["source fenced", "done: the target has all"]);
-    said("up\ndown\nup\n");
+    said("up\ndown\nup\ndown\nup\n");
     engine.wait_exit(0, PATIENCE).await;
     let comparison = pair.compare().await;
     assert!(comparison.equal(), "{comparison}");
     pair.assert_removes().await;
+}
+
+/// The engine is killed at any moment of a cutover, writers go on: either it is done and all is on the target, or the
+/// source is open and followed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_at_any_moment() {
+    let mut random = random("cutover");
+    let shop = Shop::start().await;
+    let pair = &shop.pair;
+    let mut engine = pair.migrate().start();
+    let writers: Vec<Writer> =
+        (1..=2).map(|number| Writer::start(&shop.clerk, number, Duration::from_millis(5))).collect();
+    let mut ends = Vec::new();
+    for _ in 0..6 {
+        engine.wait_phase("syncing").await;
+        let command = shop.spawn(&shop.cutover(&[]));
+        let taken =
+            "SELECT EXISTS (SELECT FROM walferry.request WHERE answered_at IS NULL AND answer IS NOT NULL)";
+        wait_for("it is taken", PATIENCE, async || pair.target_value(taken).await == "t").await;
+        sleep(Duration::from_millis(random.random_range(0..400))).await;
+        // It may have ended already.
+        engine.signal("KILL");
+        drop(command);
+        let phase = pair.target_value("SELECT phase FROM walferry.migration").await;
+        engine = pair.migrate().start();
+        if phase == "done" {
+            ends.push("done");
+            break;
+        }
+        engine.wait_until("settled", |detail| detail["phase"] == "syncing").await;
+        let open = "SELECT count(*) FROM walferry.request WHERE answered_at IS NULL";
+        assert_eq!(pair.target_value(open).await, "0");
+        shop.assert_open().await;
+        pair.assert_written(&mut engine, 10).await;
+        ends.push("open");
+    }
+    eprintln!("cutover: {ends:?}");
+    if ends.last() == Some(&"done") {
+        engine.wait_exit(0, PATIENCE).await;
+        shop.assert_fenced().await;
+        let comparison = pair.compare().await;
+        assert!(comparison.equal(), "{comparison}");
+    } else {
+        pair.assert_cuts_over(engine).await;
+    }
+    let mut written = 0;
+    for writer in writers {
+        written += writer.end().await.committed;
+    }
+    let arrived: u64 =
+        pair.target_value("SELECT count(*) FROM orders WHERE clerk IN (1, 2)").await.parse().unwrap();
+    assert!(arrived >= written, "{arrived} of {written}");
 }

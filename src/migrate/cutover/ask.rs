@@ -109,6 +109,10 @@ impl Waiting<'_> {
                 engine_seen = now;
             }
             if now - engine_seen >= REQUEST_ENGINE_WAIT {
+                // Another request may have been faster.
+                if let Some(Ok(done)) = refuse(&store).await? {
+                    return Ok(done);
+                }
                 return Err(self.unanswered("the engine ended during the cutover").into());
             }
             if now >= deadline {

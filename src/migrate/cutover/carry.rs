@@ -61,10 +61,12 @@ fn is_left_behind(table: &Table) -> bool {
     table.kind == TableKind::Plain && (table.persistence == Persistence::Unlogged || !table.has_identity())
 }
 
-/// Tables of the source that the target does not have at all.
-pub(super) async fn missing_on_target(target: &Client, tables: &[Table]) -> Result<Vec<String>> {
-    let plain = tables.iter().filter(|table| table.kind == TableKind::Plain);
-    missing(target, plain.map(|table| Sql::default().name(&table.name).to_string()).collect()).await
+/// Those of the tables that the target does not have.
+pub(super) async fn missing_tables(
+    target: &Client,
+    tables: impl Iterator<Item = &Table>,
+) -> Result<Vec<String>> {
+    missing(target, tables.map(|table| Sql::default().name(&table.name).to_string()).collect()).await
 }
 
 async fn missing_sequences(target: &Client, sequences: &SequenceValues) -> Result<Vec<String>> {

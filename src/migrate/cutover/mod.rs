@@ -38,11 +38,12 @@ use crate::config::FenceKind;
 use crate::error::{Definite, Failure, Result};
 use crate::limits::{REQUEST_POLL, UNFENCED_WATCH};
 use crate::pg::SourceLsn;
-use crate::source::catalog::{self, SequenceValues};
+use crate::source::catalog::{self, SequenceValues, Table, TableKind};
 use crate::status::{DatabaseStatus, TableState};
 
 use super::Phase;
 use super::attempt::Attempt;
+use super::drift::is;
 
 pub use ask::cutover;
 pub(super) use fence::lower;
@@ -230,15 +231,18 @@ impl Attempt<'_> {
         if !left.is_empty() {
             return Err(Definite::new("tables are not copied").detail(some(&left)).hint(WHEN_SYNCED).into());
         }
-        let missing = carry::missing_on_target(&self.target, &tables).await?;
+        let followed = |table: &Table| relations.iter().any(|row| is(row, table));
+        let others = tables.iter().filter(|table| table.kind == TableKind::Plain && !followed(table));
+        let mut missing: Vec<String> = others.map(|table| table.name.to_string()).collect();
+        missing.extend(carry::missing_tables(&self.target, tables.iter().filter(|t| followed(t))).await?);
         if missing.is_empty() {
             return Ok(());
         }
-        Err(Definite::new("tables of the source are not on the target")
+        Err(Definite::new("tables of the source are not followed, or not on the target")
             .detail(some(&missing))
             .hint(
-                "they were made after the migration began; make them on the target and have them followed, as README's \
-                 \"DDL on the source\" says; or drop them on the source",
+                "they were made after the migration began, or dropped on the target; make them there and have them \
+                 followed, as README says under \"DDL on the source\", or drop them on the source",
             )
             .into())
     }
