@@ -7,6 +7,7 @@
 use std::env::{self, VarError};
 use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
+use std::sync::Arc;
 
 use clap::{Args, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
@@ -15,7 +16,7 @@ use tokio::sync::watch;
 use crate::config::{Config, Environment, LogFormat, Output, RawConfig, Secret, has_password};
 use crate::demo::{self, ShowOptions, Stage};
 use crate::error::{Definite, Exit, Failure};
-use crate::migrate::{self, Cluster, Sides};
+use crate::migrate::{self, Cluster, DoneStep, Sides, Wanted};
 use crate::status::{self, HttpServer, MetricsRegistry, Observed, Screen, StatusHandle, StatusSnapshot};
 
 /// Moves live PostgreSQL databases to Aiven for PostgreSQL, and keeps them in sync until you cut over.
@@ -48,6 +49,11 @@ pub enum Command {
     #[command(after_help = "Examples:\n  walferry status\n  walferry status --json\n\n\
         It reads the target, so it works while no migration is running, too.")]
     Status(StatusArgs),
+    /// Have the running migration end the source's writes, apply the last of them, and end as done
+    #[command(after_help = "Examples:\n  walferry cutover\n  walferry cutover --fence none --timeout 2m\n\n\
+        The engine (walferry migrate) does the work. Whatever goes wrong before it is done, and Ctrl-C, takes the fence\n\
+        down again, and the migration goes on following: exit code 5, with the reason.")]
+    Cutover(CutoverArgs),
     /// Drop everything that a migration made on both sides: slots, publications, bookkeeping. Never your data
     #[command(after_help = "Examples:\n  walferry remove\n  walferry remove --name prod --force\n\n\
         Run it when you give a migration up, too: a slot left on the source keeps its WAL until the disk is full.")]
@@ -109,6 +115,32 @@ pub struct MigrateArgs {
     /// ends with an error that has the statement [default: stop]
     #[arg(long, value_name = "follow|stop")]
     ddl: Option<String>,
+    /// A shell command that keeps the source from being written to, for `walferry cutover --fence command`
+    #[arg(long, value_name = "COMMAND")]
+    fence_command: Option<String>,
+    /// A shell command that takes that fence down again; it may run more than once
+    #[arg(long, value_name = "COMMAND")]
+    unfence_command: Option<String>,
+}
+
+/// Options of `cutover`.
+#[derive(Debug, Args)]
+pub struct CutoverArgs {
+    #[command(flatten)]
+    sides: SideArgs,
+    /// What keeps the source from being written to: `read-only` makes its database so and ends all its sessions,
+    /// `command` is what the engine was given, `none`: you have stopped all writers [default: read-only]
+    #[arg(long, value_name = "none|read-only|command")]
+    fence: Option<String>,
+    /// Refuse when the target is further behind (512kB, 16MB) [default: 16MB]
+    #[arg(long, value_name = "BYTES")]
+    max_lag: Option<String>,
+    /// Give it up when it takes longer (30s, 5m; 1 h at most) [default: 60s]
+    #[arg(long, value_name = "DURATION")]
+    timeout: Option<String>,
+    /// Print one JSON object at the end
+    #[arg(long)]
+    json: bool,
 }
 
 /// Options of `status`.
@@ -267,6 +299,15 @@ impl Cli {
                 raw.spill_max.clone_from(&args.spill_max);
                 raw.on_conflict.clone_from(&args.on_conflict);
                 raw.ddl.clone_from(&args.ddl);
+                raw.fence_command.clone_from(&args.fence_command);
+                raw.unfence_command.clone_from(&args.unfence_command);
+            }
+            Command::Cutover(args) => {
+                args.sides.put(&mut raw);
+                raw.fence.clone_from(&args.fence);
+                raw.max_lag.clone_from(&args.max_lag);
+                raw.timeout.clone_from(&args.timeout);
+                raw.json = args.json;
             }
             Command::Status(args) => {
                 args.sides.put(&mut raw);
@@ -341,6 +382,7 @@ pub async fn run(command: &Command, config: &Config, screen: &Screen) -> Result<
         Command::Check(_) => check(config).await,
         Command::Migrate(_) => migrate(config, screen).await,
         Command::Status(_) => show_status(config).await,
+        Command::Cutover(_) => cutover(config).await,
         Command::Remove(_) => remove(config).await,
         Command::Tail(args) => tail(args, config).await,
         Command::Demo(args) => show_demo(args, config).await,
@@ -426,6 +468,59 @@ async fn show_status(config: &Config) -> Result<Exit, Failure> {
     };
     print(&text)?;
     Ok(Exit::Fine)
+}
+
+async fn cutover(config: &Config) -> Result<Exit, Failure> {
+    let sides = Sides::new(config)?;
+    let stop = stop_on_signals("giving up; once more to leave the engine to it")?;
+    let json = config.output != Output::Text;
+    let told = move |database: &str, step: &DoneStep| {
+        // Who closes the pipe early still waits for the end.
+        let line = format!("{database}: {} ({:.2} s)\n", step.step.as_str(), step.seconds);
+        let _ = if json { Ok(()) } else { print(&line) };
+    };
+    let only = &config.selection.databases;
+    let ended = migrate::cutover(&sides, only, &Wanted::new(config), stop, Arc::new(told)).await?;
+    if json {
+        let databases = ended.iter().map(|(name, status)| status.shown(name)).collect::<Vec<_>>();
+        print(&format!("{:#}\n", serde_json::json!({ "databases": databases })))?;
+    }
+    for (database, warning) in ended.iter().flat_map(|(name, it)| it.warnings.iter().map(move |w| (name, w)))
+    {
+        tracing::warn!(database, "{warning}");
+    }
+    let several = ended.len() > 1;
+    let mut failed = Vec::new();
+    for (name, status) in ended {
+        match status.error {
+            Some(error) => failed.push((name, Definite::from(error))),
+            None if json => {}
+            None => {
+                let lsn = status.source_lsn.unwrap_or_default();
+                let fenced = status.fenced_seconds;
+                let fenced = fenced.map(|s| format!(", {s:.2} s after it was fenced")).unwrap_or_default();
+                print(&format!(
+                    "{name}: done: the target has all that was written to the source up to {lsn}{fenced}\n"
+                ))?;
+            }
+        }
+    }
+    match failed.len() {
+        0 if json => Ok(Exit::Fine),
+        0 => {
+            print(
+                "point the application at the target; when the old cluster is not needed any more: walferry remove\n",
+            )?;
+            Ok(Exit::Fine)
+        }
+        1 if !several => Err(failed.remove(0).1.into()),
+        count => {
+            let texts: Vec<_> =
+                failed.iter().map(|(name, error)| format!("database {name:?}: {error}")).collect();
+            let cause = format!("{count} databases were not cut over");
+            Err(Definite::new(cause).detail(texts.join("\n  ")).exit(failed[0].1.exit).into())
+        }
+    }
 }
 
 async fn remove(config: &Config) -> Result<Exit, Failure> {
@@ -588,6 +683,12 @@ mod tests {
         assert_eq!(config.until, Some(crate::config::Until::Synced));
         assert_eq!((config.log_format, cli.log_format()), (LogFormat::Json, LogFormat::Json));
         assert!(config.verbose && !config.force);
+
+        let line = "walferry cutover --fence none --max-lag 1kB --timeout 2m --json";
+        let config = Config::resolve(&read(line).expect("it is right").raw(Environment::default()));
+        let config = config.expect("it is right");
+        assert_eq!((config.fence, config.lag_bytes_max), (crate::config::FenceKind::None, 1 << 10));
+        assert_eq!((config.cutover_timeout.as_secs(), config.output), (120, Output::Json));
 
         let cli = read("walferry remove --force").expect("it is right");
         assert!(cli.raw(Environment::default()).force);

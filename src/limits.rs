@@ -378,3 +378,50 @@ pub const SPILL_LEFT_OUT_BYTES_MAX: usize = 64 << 20;
 /// How long what the target said of all its tables is taken for what they are now: one question instead of thousands
 /// when a backlog begins, and nothing old when somebody changes them later.
 pub const TARGET_TABLES_RECENT: Duration = Duration::from_secs(30);
+
+/// How long a cutover may take before it is given up and the source can be written to again, where nothing else is asked
+/// for: what people call a short interruption ends somewhere.
+pub const CUTOVER_TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
+
+/// The most of it: large materialised views may have to be filled again.
+pub const CUTOVER_TIMEOUT_MAX: Duration = Duration::from_secs(3_600);
+
+const _: () = assert!(CUTOVER_TIMEOUT_DEFAULT.as_secs() <= CUTOVER_TIMEOUT_MAX.as_secs());
+
+/// How long a command waits for a running engine to take its request: an engine that follows hears of it at once, and
+/// needs longer only while it reconnects.
+pub const REQUEST_TAKEN_WAIT: Duration = Duration::from_secs(10);
+
+/// Age of a request that nobody has taken beyond which nobody waits for it any more.
+pub const REQUEST_STALE_AFTER: Duration = Duration::from_secs(15);
+
+const _: () = assert!(REQUEST_TAKEN_WAIT.as_secs() < REQUEST_STALE_AFTER.as_secs());
+
+/// Between two looks at what became of a request, or at who is left on the source.
+pub const REQUEST_POLL: Duration = Duration::from_millis(50);
+
+/// How long the engine of a request may be away before it is given up for ended: longer than it takes to connect again.
+pub const REQUEST_ENGINE_WAIT: Duration = Duration::from_secs(5);
+
+/// How much longer than its timeout a cutover is waited for: the fence has to be taken down.
+pub const CUTOVER_ANSWER_WAIT: Duration = Duration::from_secs(60);
+
+/// How long the source's sessions have to be gone when they are ended: an ended one finishes what it is at within
+/// milliseconds, and the source cannot be written to meanwhile. Before the fence, one that cannot be ended has as long to
+/// go by itself.
+pub const FENCE_SESSIONS_WAIT: Duration = Duration::from_secs(5);
+
+/// How long the setting that fences a source waits for others that hold the database's entry.
+pub const FENCE_LOCK_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a fence may take to come down, tries of all kinds together, before that is reported as a failure of its own.
+pub const UNFENCE_TIMEOUT: Duration = Duration::from_secs(30);
+
+const _: () = assert!(UNFENCE_TIMEOUT.as_secs() < CUTOVER_ANSWER_WAIT.as_secs());
+
+/// How long a source without a fence has to stay unwritten: who has stopped its writers loses that time, and a writer
+/// that was forgotten is likely to write in it.
+pub const UNFENCED_WATCH: Duration = Duration::from_secs(2);
+
+/// Names of sessions that one failure of a cutover lists.
+pub const CUTOVER_NAMES_MAX: usize = 10;

@@ -363,11 +363,27 @@ impl<'a> Store<'a> {
         Ok(())
     }
 
-    async fn one(&self, sql: &str, params: &[&(dyn tokio_postgres::types::ToSql + Sync)]) -> Result<Row> {
+    pub(super) fn client(&self) -> &'a Client {
+        self.client
+    }
+
+    pub(super) fn name(&self) -> &'a str {
+        self.name
+    }
+
+    pub(super) async fn one(
+        &self,
+        sql: &str,
+        params: &[&(dyn tokio_postgres::types::ToSql + Sync)],
+    ) -> Result<Row> {
         self.client.query_one(sql, params).await.map_err(failure)
     }
 
-    async fn execute(&self, sql: &str, params: &[&(dyn tokio_postgres::types::ToSql + Sync)]) -> Result<()> {
+    pub(super) async fn execute(
+        &self,
+        sql: &str,
+        params: &[&(dyn tokio_postgres::types::ToSql + Sync)],
+    ) -> Result<()> {
         self.client.execute(sql, params).await.map(|_| ()).map_err(failure)
     }
 }
@@ -431,6 +447,6 @@ fn damaged(detail: String) -> Failure {
         .into()
 }
 
-fn failure(error: tokio_postgres::Error) -> Failure {
+pub(super) fn failure(error: tokio_postgres::Error) -> Failure {
     source::Error::new("the schema walferry", error).into_failure(Side::Target)
 }

@@ -17,11 +17,12 @@ use std::time::Duration;
 
 pub use secret::{Secret, has_password};
 pub use selection::Selection;
+use serde::{Deserialize, Serialize};
 
 use crate::error::Definite;
 use crate::limits::{
-    CONFIRM_DELAY_DEFAULT, CONFIRM_DELAY_MAX, JOBS_DEFAULT_MAX, JOBS_DEFAULT_MIN, JOBS_MAX,
-    LAG_BYTES_MAX_DEFAULT, MIGRATION_NAME_BYTES_MAX, SPILL_BYTES_MAX_DEFAULT,
+    CONFIRM_DELAY_DEFAULT, CONFIRM_DELAY_MAX, CUTOVER_TIMEOUT_DEFAULT, CUTOVER_TIMEOUT_MAX, JOBS_DEFAULT_MAX,
+    JOBS_DEFAULT_MIN, JOBS_MAX, LAG_BYTES_MAX_DEFAULT, MIGRATION_NAME_BYTES_MAX, SPILL_BYTES_MAX_DEFAULT,
 };
 
 /// What the user typed, unchecked. `None` is what was not given.
@@ -59,6 +60,14 @@ pub struct RawConfig {
     pub on_conflict: Option<String>,
     /// `--ddl`.
     pub ddl: Option<String>,
+    /// `--fence`.
+    pub fence: Option<String>,
+    /// `--fence-command`.
+    pub fence_command: Option<String>,
+    /// `--unfence-command`.
+    pub unfence_command: Option<String>,
+    /// `--timeout`.
+    pub timeout: Option<String>,
     /// `--log-format`.
     pub log_format: Option<String>,
     /// `--verbose`.
@@ -109,6 +118,12 @@ pub struct Config {
     pub on_conflict: OnConflict,
     /// What to do about a column that the source added.
     pub ddl: Ddl,
+    /// What keeps the source from being written to at cutover.
+    pub fence: FenceKind,
+    /// What puts up the fence of kind `command`, and takes it down.
+    pub fence_commands: Option<FenceCommands>,
+    /// How long a cutover may take.
+    pub cutover_timeout: Duration,
     /// How logs and errors are written.
     pub log_format: LogFormat,
     /// Whether logs tell more.
@@ -147,6 +162,28 @@ pub enum Ddl {
     /// Stop with a definite error that says the statement.
     #[default]
     Stop,
+}
+
+/// What keeps the source from being written to while the last changes are applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FenceKind {
+    /// Nothing: whoever cuts over has stopped the writers.
+    None,
+    /// `default_transaction_read_only` of the database, and the end of all sessions that began before.
+    #[default]
+    ReadOnly,
+    /// Commands of the operator's.
+    Command,
+}
+
+/// Shell commands that put a fence up and take it down.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FenceCommands {
+    /// `--fence-command`.
+    pub up: String,
+    /// `--unfence-command`.
+    pub down: String,
 }
 
 /// How logs and errors are written.
@@ -208,6 +245,11 @@ impl Config {
             "stop" => Ok(Ddl::Stop),
             _ => Err(format!("{text:?} is not known: give follow or stop")),
         })?;
+        let timeout = option("--timeout", raw.timeout.as_deref(), units::duration)?;
+        let cutover_timeout = timeout.unwrap_or(CUTOVER_TIMEOUT_DEFAULT);
+        if cutover_timeout.is_zero() || cutover_timeout > CUTOVER_TIMEOUT_MAX {
+            return Err(Definite::usage("invalid --timeout: it is either zero or longer than one hour"));
+        }
         Ok(Self {
             source,
             target,
@@ -226,6 +268,9 @@ impl Config {
             lag_bytes_max: max_lag.unwrap_or(LAG_BYTES_MAX_DEFAULT),
             on_conflict: on_conflict.unwrap_or(OnConflict::Stop),
             ddl: ddl.unwrap_or_default(),
+            fence: option("--fence", raw.fence.as_deref(), FenceKind::from_str)?.unwrap_or_default(),
+            fence_commands: fence_commands(raw)?,
+            cutover_timeout,
             log_format: option("--log-format", raw.log_format.as_deref(), LogFormat::from_str)?
                 .unwrap_or_default(),
             verbose: raw.verbose,
@@ -272,6 +317,15 @@ impl Config {
                      use {variable} or PGPASSFILE instead"
                 ));
             }
+        }
+        if let Some(FenceCommands { up, down }) = &self.fence_commands
+            && (has_password(up) || has_password(down))
+        {
+            warnings.push(
+                "the password in a fence command can be seen by everybody on this machine with ps: put it into a file \
+                 that the command reads"
+                    .to_owned(),
+            );
         }
         if let Some(address) = self.listen.filter(|address| !address.ip().is_loopback()) {
             warnings
@@ -322,6 +376,19 @@ impl FromStr for Until {
             "copied" => Ok(Self::Copied),
             "synced" => Ok(Self::Synced),
             _ => Err(format!("{text:?} is neither copied nor synced")),
+        }
+    }
+}
+
+impl FromStr for FenceKind {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "none" => Ok(Self::None),
+            "read-only" => Ok(Self::ReadOnly),
+            "command" => Ok(Self::Command),
+            _ => Err(format!("{text:?} is not known: give none, read-only or command")),
         }
     }
 }
@@ -380,6 +447,15 @@ fn names(option_name: &str, lists: &[String]) -> Result<Vec<String>, Definite> {
     names.sort();
     names.dedup();
     Ok(names)
+}
+
+fn fence_commands(raw: &RawConfig) -> Result<Option<FenceCommands>, Definite> {
+    match (&raw.fence_command, &raw.unfence_command) {
+        (None, None) => Ok(None),
+        (Some(up), Some(down)) => Ok(Some(FenceCommands { up: up.clone(), down: down.clone() })),
+        _ => Err(Definite::usage("--fence-command and --unfence-command go together")
+            .detail("a fence that cannot be taken down again would keep the source from being used")),
+    }
 }
 
 fn listen(text: &str) -> Result<Option<SocketAddr>, String> {
@@ -500,6 +576,18 @@ mod tests {
         );
         check(|raw| raw.ddl = Some("go".into()), "invalid --ddl: \"go\" is not known: give follow or stop");
         check(
+            |raw| raw.fence = Some("wall".into()),
+            "invalid --fence: \"wall\" is not known: give none, read-only or command",
+        );
+        check(
+            |raw| raw.timeout = Some("2h".into()),
+            "invalid --timeout: it is either zero or longer than one hour",
+        );
+        check(
+            |raw| raw.fence_command = Some("true".into()),
+            "--fence-command and --unfence-command go together",
+        );
+        check(
             |raw| raw.log_format = Some("xml".into()),
             "invalid --log-format: \"xml\" is neither text nor json",
         );
@@ -527,6 +615,11 @@ mod tests {
         check(&|raw| raw.target = secret(), &["TARGET_SERVICE_URI or PGPASSFILE"]);
         check(&|raw| raw.environment.source = secret(), &[]);
         check(&|raw| raw.source = Some(Secret::new("host=h user=u")), &[]);
+        let command = "psql postgres://u:hunter2@h/db -c 'SELECT 1'";
+        check(
+            &|raw| (raw.fence_command, raw.unfence_command) = (Some("true".into()), Some(command.into())),
+            &["the password in a fence command"],
+        );
         check(&|raw| raw.listen = Some("0.0.0.0:9464".into()), &["0.0.0.0:9464"]);
         check(&|raw| raw.listen = Some("[::1]:9464".into()), &[]);
         check(&|raw| raw.listen = Some("none".into()), &[]);

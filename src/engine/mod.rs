@@ -108,6 +108,7 @@ pub async fn run(
         state: State::new(run.stored, run.confirm_delay, run.run_to),
         began: Instant::now(),
         heard: Instant::now(),
+        shown: SourceLsn::ZERO,
         worker: Worker::start(applier),
         writer,
         memory,
@@ -125,6 +126,8 @@ struct Shell {
     began: Instant,
     /// When the source last said something.
     heard: Instant,
+    /// The applied position that is shown.
+    shown: SourceLsn,
     worker: Worker,
     writer: CopyBothWriter,
     memory: Arc<Semaphore>,
@@ -162,7 +165,7 @@ impl Shell {
                 None => self.on_received(&mut received).await,
             };
             match ended {
-                Ok(None) => {}
+                Ok(None) => self.show_caught_up(),
                 Ok(Some(finish)) => {
                     self.show();
                     return Ended::Finished(finish, Box::new(self.worker.end().await));
@@ -242,13 +245,23 @@ impl Shell {
         });
     }
 
-    fn show(&self) {
+    /// Whoever waits for a position hears of it at once when nothing else is to be done, not with the next tick.
+    fn show_caught_up(&mut self) {
+        let applied = self.state.positions().applied;
+        if applied > self.shown && self.state.oldest_unapplied().is_none() {
+            self.show();
+        }
+    }
+
+    fn show(&mut self) {
         let Positions { received, applied, durable, confirmed } = self.state.positions();
+        self.shown = applied;
         self.run.clocks.set_oldest_unapplied(self.state.oldest_unapplied());
         self.run.status.update_database(&self.run.dbname, |database| {
             database.received = Some(received);
             database.applied = Some(applied);
             database.durable = Some(durable);
+            database.last_change = self.state.last_change();
             database.confirmed = Some(confirmed).filter(|confirmed| *confirmed > SourceLsn::ZERO);
             database.spill_bytes = self.run.spill.as_ref().map_or(0, SpillDir::used);
         });

@@ -3,13 +3,14 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use tokio_postgres::Client;
+use tokio::sync::mpsc;
+use tokio_postgres::{Client, Notification};
 
 use crate::apply::TargetSession;
 use crate::apply::store::{MigrationRow, Origin, RelationRow, RelationState, Store};
 use crate::config::Until;
 use crate::engine::{Monitor, MonitorInput};
-use crate::error::{Definite, Result, Side};
+use crate::error::{Definite, Failure, Result, Side};
 use crate::pg::{EndLsn, QualifiedName, RelationId, SlotName, SystemId};
 use crate::source::Dialect;
 use crate::source::catalog::{self, Table, TableKind};
@@ -17,6 +18,7 @@ use crate::source::replication::ReplicationSession;
 use crate::status::{Metrics, TableState, TableStatus};
 
 use super::copy::Copy;
+use super::cutover::Cutover;
 use super::dump::{Archive, ClientTools, Wave};
 use super::objects::PostData;
 use super::publications::Publications;
@@ -29,13 +31,15 @@ use super::{Migration, Phase, objects, phase, sequences, unknown_phase};
 pub(super) enum Ended {
     /// On request, or at what `--until` names.
     Stopped,
+    /// The migration is cut over.
+    Done,
     /// Before it began: the preflight failed.
     CheckFailed,
 }
 
 /// What an attempt begins with.
 enum Reached {
-    Both(Client, Client),
+    Both(Client, Client, mpsc::Receiver<Notification>),
     /// It goes no further.
     Ended(Ended),
 }
@@ -54,14 +58,18 @@ pub(super) struct Attempt<'a> {
     pub(super) told: HashSet<QualifiedName>,
     /// The stream was ended to be opened anew.
     pub(super) reopens: bool,
+    /// Says that somebody asks for something.
+    pub(super) requests: mpsc::Receiver<Notification>,
+    /// The cutover under way.
+    pub(super) cutover: Option<Cutover>,
 }
 
 impl Migration {
     /// Connects, reads the phase, goes on from there.
     pub(super) async fn attempt(&self, context: &mut Context) -> Result<Ended> {
         let sides = &self.sides;
-        let (source, target) = match self.reach(context).await? {
-            Reached::Both(source, target) => (source, target),
+        let (source, target, requests) = match self.reach(context).await? {
+            Reached::Both(source, target, requests) => (source, target, requests),
             Reached::Ended(ended) => return Ok(ended),
         };
         // From here on nobody else works at this migration.
@@ -79,10 +87,29 @@ impl Migration {
         let phase = Phase::from_name(&row.phase).ok_or_else(|| unknown_phase(&row.phase))?;
         let metrics = self.metrics.database(sides.source.dbname());
         let (source, target, told) = (Arc::new(source), Arc::new(target), HashSet::new());
-        let reopens = false;
-        let mut attempt =
-            Attempt { migration: self, number, source, target, row, phase, metrics, told, reopens };
-        attempt.go_on(session, context).await
+        let (reopens, cutover) = (false, None);
+        let mut attempt = Attempt {
+            migration: self,
+            number,
+            source,
+            target,
+            row,
+            phase,
+            metrics,
+            told,
+            reopens,
+            requests,
+            cutover,
+        };
+        let ended = match attempt.settle_cutover(context.cutover.take()).await {
+            Ok(()) => match attempt.go_on(session, context).await {
+                Err(failure) => Err(attempt.broken_off(failure).await),
+                ended => ended,
+            },
+            Err(failure) => Err(failure),
+        };
+        context.cutover = attempt.cutover.take().filter(|cutover| !cutover.is_concluding());
+        ended
     }
 
     /// Connects, checks what is not begun, and waits for its turn where there are rows to copy.
@@ -92,8 +119,12 @@ impl Migration {
         }
         loop {
             let sides = &self.sides;
-            let (source, target) = (sides.source_client().await?, sides.target_client().await?);
+            let (target, requests) = sides.listening_client().await?;
             let begun = begun(&Store::new(&target, &sides.name)).await?;
+            if begun.as_ref().is_some_and(|row| row.phase == Phase::Done.as_str()) {
+                return Ok(Reached::Ended(Ended::Done));
+            }
+            let source = sides.source_client().await?;
             let passed = std::mem::take(&mut context.passed);
             if begun.is_none() && !passed && !self.passes(&source, &target, true).await? {
                 return Ok(Reached::Ended(Ended::CheckFailed));
@@ -103,10 +134,10 @@ impl Migration {
                 context.turn = self.turns.now();
             }
             if !copies || context.turn.is_some() {
-                return Ok(Reached::Both(source, target));
+                return Ok(Reached::Both(source, target, requests));
             }
             // It may take hours.
-            drop((source, target));
+            drop((source, target, requests));
             self.show(Phase::Waiting);
             tracing::info!("waiting until other databases are copied");
             let mut stop = self.stop.clone();
@@ -201,6 +232,7 @@ impl Attempt<'_> {
             database.started_at = self.row.started_at;
             database.clear_error();
         });
+        self.store().listen().await?;
         let mut stop = self.migration.stop.clone();
         let archive = tokio::select! {
             prepared = self.prepare(&mut session) => prepared?,
@@ -220,6 +252,18 @@ impl Attempt<'_> {
             Monitor::start(input, context.clocks.clone())
         });
         self.follow(session, archive, context).await
+    }
+
+    /// A failure ends a cutover that is under way, too. Gives the failure that matters more.
+    async fn broken_off(&mut self, failure: Failure) -> Failure {
+        if self.cutover.as_ref().is_none_or(Cutover::is_concluding) {
+            return failure;
+        }
+        match self.give_up(&failure).await {
+            // As long as the fence stands, that is to be tried again, whatever else there is.
+            Err(fenced) if self.cutover.as_ref().is_some_and(Cutover::is_fenced) => fenced,
+            _ => failure,
+        }
     }
 
     /// Everything before the stream. Gives the archive where foreign keys may still have to be made.
@@ -341,7 +385,7 @@ impl Attempt<'_> {
         }
         objects::refresh_materialized_views(&self.target).await?;
         objects::analyze(&self.migration.sides.target, &self.target, self.migration.jobs).await?;
-        sequences::carry(&self.source, &self.target).await
+        sequences::carry(&self.source, &self.target).await.map(|_| ())
     }
 
     pub(super) fn post_data<'b>(&'b self, archive: &'b Arc<Archive>) -> PostData<'b> {

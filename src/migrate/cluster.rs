@@ -132,6 +132,7 @@ impl Cluster {
             until: config.until,
             ddl: config.ddl,
             lag_bytes_max: config.lag_bytes_max,
+            fence_commands: config.fence_commands.clone(),
             status: self.status.clone(),
             metrics: self.metrics.clone(),
             stop: self.stop.clone(),

@@ -177,7 +177,7 @@ impl Attempt<'_> {
 }
 
 /// Whether the row is that of the table, whatever it is called now.
-fn is(row: &RelationRow, table: &Table) -> bool {
+pub(super) fn is(row: &RelationRow, table: &Table) -> bool {
     row.origin.map_or_else(|| row.name == table.name, |origin| origin.id.get() == table.oid.get())
 }
 

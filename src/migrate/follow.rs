@@ -63,7 +63,11 @@ impl Attempt<'_> {
         }
         loop {
             (_, session) = self.stream(session, None, context).await?;
-            if !self.reopens {
+            let cutting_over = self.cutover.is_some();
+            if self.conclude().await? {
+                return Ok(Ended::Done);
+            }
+            if !self.reopens && !cutting_over {
                 break;
             }
             snapshot::wait_released(&self.source, &self.row.slot).await?;
@@ -234,8 +238,16 @@ impl Attempt<'_> {
         carry.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut synced = false;
         let mut calm_since = None;
+        let mut asked_for = false;
         self.reopens = false;
         loop {
+            if asked_for && self.cutover.is_none() && !*stop.borrow() {
+                asked_for = false;
+                if self.serve_requests(synced).await? {
+                    self.reopens = false;
+                    stop.send_replace(true);
+                }
+            }
             tokio::select! {
                 () = told(&mut asked), if self.reopens || !*stop.borrow() => {
                     self.reopens = false;
@@ -247,7 +259,11 @@ impl Attempt<'_> {
                 {
                     stop.send_replace(true);
                 }
-                _ = carry.tick() => {
+                heard = self.requests.recv() => match heard {
+                    Some(_) => asked_for = true,
+                    None => return Err(Transient::new(Side::Target, "the control connection was lost").into()),
+                },
+                _ = carry.tick(), if self.cutover.is_none() => {
                     sequences::carry(&self.source, &self.target).await?;
                     self.look_at_source_tables().await?;
                 }
@@ -267,6 +283,8 @@ impl Attempt<'_> {
                         self.enter(Phase::Syncing).await?;
                     }
                     self.migration.show(Phase::Syncing);
+                    // It may have been asked for while nobody could hear it.
+                    asked_for = true;
                     if self.migration.until == Some(Until::Synced) {
                         self.migration.arrival.arrive();
                     }

@@ -10,6 +10,7 @@
 //! | [`dump`], [`objects`] | schema, indexes, constraints |
 //! | [`copy`], [`late`], [`sequences`] | rows, and what replication does not carry |
 //! | [`follow`], [`drift`] | the pipeline, and what goes on beside it |
+//! | [`mod@cutover`] | the end of the source's writes, and of the migration |
 //! | [`mod@tail`] | the changes themselves, to look at |
 //! | [`report`], [`mod@remove`] | what is shown of a migration that need not run, and its end |
 //!
@@ -22,6 +23,7 @@ mod choose;
 mod cluster;
 mod copy;
 mod creation;
+mod cutover;
 mod drift;
 mod dump;
 mod follow;
@@ -41,17 +43,18 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio_postgres::Client;
+use tokio_postgres::{Client, Notification};
 
-use crate::config::{Config, Ddl, Selection, Until};
+use crate::config::{Config, Ddl, FenceCommands, Selection, Until};
 use crate::error::{Definite, Exit, Failure, Result, Side};
 use crate::status::{MetricsRegistry, StatusHandle};
-use crate::wire::{ConnInfo, Environment, control};
+use crate::wire::{ConnInfo, Environment, control, control_listening};
 
 pub use check::check;
 pub use cluster::Cluster;
+pub use cutover::{CutoverState, CutoverStatus, DoneStep, Step, Wanted, cutover};
 pub use phase::Phase;
 pub use preflight::Report;
 pub use remove::{Removed, remove};
@@ -105,6 +108,8 @@ pub(crate) struct Migration {
     pub ddl: Ddl,
     /// Up to so many bytes behind, it counts as synced.
     pub lag_bytes_max: u64,
+    /// What puts up, and takes down, a fence of kind `command`.
+    pub fence_commands: Option<FenceCommands>,
     /// Where it is shown.
     pub status: StatusHandle,
     /// Where it is counted.
@@ -141,8 +146,20 @@ impl Sides {
         Self { source, target, name: self.name.clone() }
     }
 
+    /// A session on the source that may write though the database is fenced: what was made there can be dropped.
     async fn source_client(&self) -> Result<Client> {
-        control(&self.source, "walferry").await.map_err(|error| error.into_failure(Side::Source))
+        let client =
+            control(&self.source, "walferry").await.map_err(|error| error.into_failure(Side::Source))?;
+        let writable = client.batch_execute("SET default_transaction_read_only = off").await;
+        let refused = |error| crate::source::Error::new("a session that may write", error);
+        writable.map_err(|error| refused(error).into_failure(Side::Source))?;
+        Ok(client)
+    }
+
+    /// A session on the target that can hear of requests.
+    async fn listening_client(&self) -> Result<(Client, mpsc::Receiver<Notification>)> {
+        let connected = control_listening(&self.target, "walferry").await;
+        connected.map_err(|error| error.into_failure(Side::Target))
     }
 
     async fn target_client(&self) -> Result<Client> {

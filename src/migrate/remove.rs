@@ -11,7 +11,7 @@ use crate::source::catalog;
 use super::choose::{Looked, look};
 use super::cluster::worst;
 use super::phase::safe_to_remove;
-use super::{Phase, Sides, publications, snapshot, unknown_phase};
+use super::{Phase, Sides, cutover, publications, snapshot, unknown_phase};
 
 /// What was dropped, and how it ended.
 #[derive(Debug)]
@@ -94,6 +94,8 @@ async fn remove_database(
         }
         Err(failure) => return Err(failure),
     };
+    let phase = Phase::from_name(&row.phase).ok_or_else(|| unknown_phase(&row.phase))?;
+    settle_fence(sides, &store, phase).await?;
     let slot =
         catalog::slot(&source, row.slot.as_str()).await.map_err(|error| error.into_failure(Side::Source))?;
     if slot.is_some() {
@@ -106,6 +108,20 @@ async fn remove_database(
     store.remove().await?;
     dropped.push(format!("migration {:?} in schema walferry on the target", sides.name));
     drop(lock);
+    Ok(())
+}
+
+/// Takes down the fence of a cutover whose engine ended. That of one that is done stays: whoever still writes to the
+/// source would lose what he writes.
+async fn settle_fence(sides: &Sides, store: &Store<'_>, phase: Phase) -> Result<()> {
+    let Some(fence) = cutover::left_fence(store).await? else { return Ok(()) };
+    if phase != Phase::Done {
+        for warning in cutover::lower(&sides.source, &fence, None).await? {
+            tracing::warn!("{warning}");
+        }
+    } else if let Some(setting) = cutover::left_on_source(sides.source.dbname(), &fence) {
+        tracing::warn!("left on the source, so that nobody writes to it by mistake: {setting}");
+    }
     Ok(())
 }
 

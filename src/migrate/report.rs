@@ -9,7 +9,7 @@ use crate::source::catalog;
 use crate::status::{DatabaseStatus, Method, SlotStatus, StatusSnapshot, TableState, TableStatus};
 
 use super::choose::{Looked, look, remembered, selected};
-use super::{Phase, Sides, unknown_phase};
+use super::{Phase, Sides, cutover, unknown_phase};
 
 /// What is known of the migration: of the databases in `only`, or of all where there are none. The source need not be
 /// reachable: then its side is left out, and what is not begun, too.
@@ -76,6 +76,8 @@ async fn database(store: &Store<'_>, row: &MigrationRow) -> Result<DatabaseStatu
     }
     database.objects_on_source = vec![format!("replication slot {}", row.slot)];
     database.objects_on_source.extend(row.publications.iter().map(|name| format!("publication {name}")));
+    let fence = cutover::left_fence(store).await?;
+    database.objects_on_source.extend(fence.and_then(|fence| cutover::left_on_source(&row.dbname, &fence)));
     for relation in store.relations().await? {
         database.tables.push(TableStatus {
             state: match relation.state {

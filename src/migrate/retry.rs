@@ -16,6 +16,7 @@ use crate::limits::{RETRY_FOR, RETRY_FOR_AT_START, RETRY_PAUSE_MAX, RETRY_PAUSE_
 
 use super::attempt::Ended;
 use super::cluster::Turn;
+use super::cutover::Cutover;
 use super::{Migration, Phase};
 
 /// What one attempt leaves to the next.
@@ -39,6 +40,8 @@ pub(super) struct Context {
     pub passed: bool,
     /// Transactions in progress could not be kept here: from now on the source keeps them.
     pub spill_failed: bool,
+    /// A cutover that an attempt did not get to its end: that is still to be recorded, or its fence to be taken down.
+    pub cutover: Option<Cutover>,
 }
 
 /// Attempts, until one ends as it should or nothing helps any more.
@@ -54,6 +57,11 @@ pub(super) async fn run(migration: &Migration, turn: Option<Turn>) -> Result<Exi
         let began = Instant::now();
         let failure = match migration.attempt(&mut context).await {
             Ok(Ended::Stopped) => return Ok(ended(migration, &context, Phase::Stopped, "").await),
+            Ok(Ended::Done) => {
+                migration.status.update_database(dbname, |database| database.phase = Phase::Done);
+                tracing::info!("the migration is done; `walferry remove` drops what it made on both sides");
+                return Ok(Exit::Fine);
+            }
             Ok(Ended::CheckFailed) => return Ok(Exit::Check),
             Err(failure) => failure,
         };
@@ -80,6 +88,11 @@ pub(super) async fn run(migration: &Migration, turn: Option<Turn>) -> Result<Exi
             _ = stop.wait_for(|stop| *stop) => true,
         };
         if stopped {
+            // Whoever stops it has to know that the source cannot be written to.
+            if context.cutover.as_ref().is_some_and(Cutover::is_fenced) {
+                ended(migration, &context, Phase::Failed, &failure.to_string()).await;
+                return Err(failure);
+            }
             return Ok(ended(migration, &context, Phase::Stopped, "").await);
         }
         pause = (pause * 2).min(RETRY_PAUSE_MAX);

@@ -196,6 +196,15 @@ impl Pair {
         assert!(comparison.equal(), "{comparison}\n{}", engine.log());
     }
 
+    /// Cuts over, with the source fenced; then rows and sequences must be equal.
+    pub async fn assert_cuts_over(&self, mut engine: Engine) {
+        let ended = self.command("cutover").run().await;
+        ended.assert(0, &["source fenced", "done: the target has all that was written to the source"]);
+        engine.wait_exit(0, PATIENCE).await;
+        let comparison = self.compare().await;
+        assert!(comparison.equal(), "{comparison}\n{}", engine.log());
+    }
+
     /// Removes the migration: nothing of it may be left on either side.
     pub async fn assert_removes(&self) {
         let ended = self.command("remove").run().await;

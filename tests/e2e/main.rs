@@ -16,6 +16,7 @@
 mod bad_input;
 mod copy;
 mod crash;
+mod cutover;
 mod databases;
 mod ddl;
 mod faults;

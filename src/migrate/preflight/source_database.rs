@@ -175,7 +175,7 @@ fn others(found: &OtherContents) -> Vec<Finding> {
         "source-materialized-views",
         "materialised view",
         &found.materialized_views.iter().collect::<Vec<_>>(),
-        "refreshed on the target after the copy; refresh them again before you switch over",
+        "refreshed on the target after the copy, and again by `walferry cutover`",
     );
     let foreign = not_replicated(
         "source-foreign-tables",

@@ -12,6 +12,7 @@ mod contents;
 mod databases;
 mod definitions;
 mod extensions;
+mod fence;
 mod operators;
 mod sequences;
 mod server;
@@ -26,6 +27,10 @@ pub use contents::{
 pub use databases::{Database, all_databases, holds_anything};
 pub use definitions::{DefinedColumn, Definition, definition, table_name, type_names, type_text};
 pub use extensions::{AvailableExtension, Extension, available_extensions, extensions};
+pub use fence::{
+    OtherSession, ReadOnlyDefault, end_own_sessions, end_sessions, mark_wal, moment, other_sessions,
+    read_only_default, read_only_statement, set_read_only_default,
+};
 pub use sequences::{Sequence, SequenceOwner, SequenceValue, SequenceValues, sequence_values, sequences};
 pub use server::{
     DatabaseLocale, Provider, ServerFacts, UserFacts, clock, server_facts, server_version, system_id,
