@@ -19,6 +19,7 @@ mod crash;
 mod databases;
 mod ddl;
 mod faults;
+mod filters;
 mod harness;
 mod keepalive;
 mod lag;

@@ -13,6 +13,7 @@ mod databases;
 mod definitions;
 mod extensions;
 mod operators;
+mod references;
 mod sequences;
 mod server;
 mod slots;
@@ -26,10 +27,13 @@ pub use contents::{
 pub use databases::{Database, all_databases, holds_anything};
 pub use definitions::{DefinedColumn, Definition, definition, table_name, type_names, type_text};
 pub use extensions::{AvailableExtension, Extension, available_extensions, extensions};
+pub use references::{Reference, references};
 pub use sequences::{Sequence, SequenceOwner, SequenceValue, SequenceValues, sequence_values, sequences};
 pub use server::{
     DatabaseLocale, Provider, ServerFacts, UserFacts, clock, server_facts, server_version, system_id,
 };
 pub use slots::{SlotInfo, current_wal, slot, slots, wal_senders_used};
-pub use tables::{Generated, Identity, Persistence, Table, TableColumn, TableKind, index_bytes, tables};
+pub use tables::{
+    Generated, Identity, Persistence, Table, TableColumn, TableKind, index_bytes, table_names, tables,
+};
 pub use target::{KeyColumn, TargetColumn, TargetTable, target_table, target_tables};
