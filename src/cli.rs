@@ -169,6 +169,8 @@ pub struct RemoveArgs {
 /// Options of `tail`.
 #[derive(Debug, Args)]
 pub struct TailArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
     /// The cluster whose changes are printed: a libpq URI or keyword string [env: SOURCE_SERVICE_URI]
     ///
     /// A password given here can be seen by everybody on this machine with ps. Put it into SOURCE_SERVICE_URI or into
@@ -201,7 +203,19 @@ pub struct DemoArgs {
 }
 
 #[derive(Debug, Args)]
+struct ConfigArgs {
+    /// A configuration file: TOML, whose keys are called as the options are
+    #[arg(long, value_name = "FILE")]
+    config: Option<String>,
+    /// One key of it, or one of Aiven's: migration.host, .port, .dbname, .username, .password, .ssl, .ignore_dbs
+    #[arg(short = 'c', value_name = "KEY=VALUE", value_parser = secret)]
+    setting: Vec<Secret>,
+}
+
+#[derive(Debug, Args)]
 struct SideArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
     /// The cluster that data leaves: a libpq URI or keyword string [env: SOURCE_SERVICE_URI]
     ///
     /// A password given here can be seen by everybody on this machine with ps. Put it into SOURCE_SERVICE_URI or into
@@ -228,6 +242,13 @@ struct SelectionArgs {
     /// Not these databases of the source, with commas; can be given several times
     #[arg(long, value_name = "DB,…")]
     ignore_dbs: Vec<String>,
+    /// Just tables that match, and just databases that have some: [db.]schema.table with * and ?, a quoted name stands for
+    /// itself; case counts; can be given several times [default: all]
+    #[arg(long, value_name = "PATTERN")]
+    with_table: Vec<String>,
+    /// Make tables that match, and leave them empty: neither rows nor changes; can be given several times
+    #[arg(long, value_name = "PATTERN")]
+    skip_table: Vec<String>,
     /// Do not create databases that the target lacks: a check fails, with the command that creates them
     #[arg(long)]
     no_createdb: bool,
@@ -318,6 +339,7 @@ impl Cli {
                 raw.force = args.force;
             }
             Command::Tail(args) => {
+                args.config.put(&mut raw);
                 raw.source.clone_from(&args.source);
                 raw.name.clone_from(&args.name);
             }
@@ -336,8 +358,17 @@ impl Cli {
     }
 }
 
+impl ConfigArgs {
+    fn put(&self, raw: &mut RawConfig) {
+        raw.settings.clone_from(&self.setting);
+        // Read by `with_file`.
+        raw.file = self.config.clone().map(|path| (path, Secret::new(String::new())));
+    }
+}
+
 impl SideArgs {
     fn put(&self, raw: &mut RawConfig) {
+        self.config.put(raw);
         raw.source.clone_from(&self.source);
         raw.target.clone_from(&self.target);
         raw.name.clone_from(&self.name);
@@ -348,6 +379,8 @@ impl SideArgs {
 impl SelectionArgs {
     fn put(&self, raw: &mut RawConfig) {
         raw.ignore_dbs.clone_from(&self.ignore_dbs);
+        raw.with_tables.clone_from(&self.with_table);
+        raw.skip_tables.clone_from(&self.skip_table);
         raw.no_createdb = self.no_createdb;
     }
 }
@@ -358,6 +391,21 @@ impl EngineArgs {
         raw.listen.clone_from(&self.listen);
         raw.max_lag.clone_from(&self.max_lag);
     }
+}
+
+/// `raw` with what is in the configuration file that it names.
+///
+/// # Errors
+/// A usage error where the file cannot be read.
+pub fn with_file(mut raw: RawConfig) -> Result<RawConfig, Definite> {
+    if let Some((path, text)) = &mut raw.file {
+        let read = std::fs::read_to_string(&*path);
+        let read = read.map_err(|error| {
+            Definite::usage(format!("cannot read the configuration file {path}")).detail(error.to_string())
+        })?;
+        *text = Secret::new(read);
+    }
+    Ok(raw)
 }
 
 /// What the environment says of the two sides.

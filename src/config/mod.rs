@@ -1,11 +1,13 @@
 //! What the user wants, as typed ([`RawConfig`]) and as checked ([`Config`]).
 //!
-//! Everything is checked here, once, before anything is done. A flag beats the environment. Connection strings stay
-//! text: who makes the connection parses them. Not here: reading the command line and the environment, which only
-//! `cli` does.
+//! Everything is checked here, once, before anything is done. A flag beats the environment, which beats the configuration
+//! file. Connection strings stay text: who makes the connection parses them. Not here: reading the command line, the
+//! environment and the file, which only `cli` does.
 
+mod file;
 mod secret;
 mod selection;
+mod tables;
 mod units;
 
 use std::fmt;
@@ -15,9 +17,11 @@ use std::str::FromStr;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
+use file::Merged;
 pub use secret::{Secret, has_password};
 pub use selection::Selection;
 use serde::{Deserialize, Serialize};
+pub use tables::{TableFilter, TablePattern};
 
 use crate::error::Definite;
 use crate::limits::{
@@ -32,6 +36,10 @@ pub struct RawConfig {
     pub source: Option<Secret>,
     /// `--target`.
     pub target: Option<Secret>,
+    /// `-c`, each time.
+    pub settings: Vec<Secret>,
+    /// `--config`: the file's path, and what is in it.
+    pub file: Option<(String, Secret)>,
     /// What the environment has.
     pub environment: Environment,
     /// `--name`.
@@ -40,6 +48,10 @@ pub struct RawConfig {
     pub databases: Vec<String>,
     /// `--ignore-dbs`, each time.
     pub ignore_dbs: Vec<String>,
+    /// `--with-table`, each time.
+    pub with_tables: Vec<String>,
+    /// `--skip-table`, each time.
+    pub skip_tables: Vec<String>,
     /// `--no-createdb`.
     pub no_createdb: bool,
     /// `--jobs`.
@@ -96,7 +108,7 @@ pub struct Config {
     target: Option<Conninfo>,
     /// The migration's name.
     pub name: MigrationName,
-    /// Which databases are meant.
+    /// Which databases and tables are meant.
     pub selection: Selection,
     /// Whether databases that the target lacks are made there.
     pub creates_databases: bool,
@@ -210,7 +222,8 @@ pub enum Output {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Conninfo {
     text: Secret,
-    on_command_line: bool,
+    /// The option that it was given by, where others can see it.
+    typed_as: Option<&'static str>,
 }
 
 impl Config {
@@ -219,9 +232,8 @@ impl Config {
     /// # Errors
     /// A usage error for the first thing that is wrong.
     pub fn resolve(raw: &RawConfig) -> Result<Self, Definite> {
-        let source = conninfo("--source", raw.source.as_ref(), raw.environment.source.as_ref())?;
-        let target = conninfo("--target", raw.target.as_ref(), raw.environment.target.as_ref())?;
-        if let (Some(source), Some(target)) = (&source, &target)
+        let Merged { raw, source, target } = &file::merged(raw)?;
+        if let (Some(source), Some(target)) = (source, target)
             && source.text == target.text
         {
             return Err(Definite::usage("source and target are the same")
@@ -251,12 +263,14 @@ impl Config {
             return Err(Definite::usage("invalid --timeout: it is either zero or longer than one hour"));
         }
         Ok(Self {
-            source,
-            target,
+            source: source.clone(),
+            target: target.clone(),
             name: option("--name", raw.name.as_deref(), MigrationName::from_str)?.unwrap_or_default(),
             selection: Selection {
                 databases: names("--database", &raw.databases)?,
                 ignored_databases: names("--ignore-dbs", &raw.ignore_dbs)?,
+                with_tables: patterns("--with-table", &raw.with_tables)?,
+                skip_tables: patterns("--skip-table", &raw.skip_tables)?,
             },
             creates_databases: !raw.no_createdb,
             jobs: option("--jobs", raw.jobs.as_deref(), jobs)?.unwrap_or_else(jobs_default),
@@ -306,12 +320,11 @@ impl Config {
     /// What is allowed and yet unwise, as lines for the log.
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
-        for (option, variable, conninfo) in [
-            ("--source", "SOURCE_SERVICE_URI", &self.source),
-            ("--target", "TARGET_SERVICE_URI", &self.target),
-        ] {
-            let typed = conninfo.as_ref().filter(|conninfo| conninfo.on_command_line);
-            if typed.is_some_and(|conninfo| has_password(conninfo.text.expose())) {
+        for (variable, conninfo) in
+            [("SOURCE_SERVICE_URI", &self.source), ("TARGET_SERVICE_URI", &self.target)]
+        {
+            let seen = conninfo.as_ref().filter(|conninfo| has_password(conninfo.text.expose()));
+            if let Some(option) = seen.and_then(|conninfo| conninfo.typed_as) {
                 warnings.push(format!(
                     "the password in {option} can be seen by everybody on this machine with ps: \
                      use {variable} or PGPASSFILE instead"
@@ -408,22 +421,6 @@ impl FromStr for LogFormat {
 /// Loopback: the status has no authentication.
 const LISTEN_DEFAULT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9464);
 
-fn conninfo(
-    option: &str,
-    typed: Option<&Secret>,
-    environment: Option<&Secret>,
-) -> Result<Option<Conninfo>, Definite> {
-    if let Some(text) = typed {
-        if text.expose().trim().is_empty() {
-            return Err(Definite::usage(format!("invalid {option}: it is empty")));
-        }
-        return Ok(Some(Conninfo { text: text.clone(), on_command_line: true }));
-    }
-    // A variable that is set to nothing is one that is not set.
-    let given = environment.filter(|text| !text.expose().trim().is_empty());
-    Ok(given.map(|text| Conninfo { text: text.clone(), on_command_line: false }))
-}
-
 fn option<T>(
     name: &str,
     text: Option<&str>,
@@ -456,6 +453,17 @@ fn fence_commands(raw: &RawConfig) -> Result<Option<FenceCommands>, Definite> {
         _ => Err(Definite::usage("--fence-command and --unfence-command go together")
             .detail("a fence that cannot be taken down again would keep the source from being used")),
     }
+}
+
+/// The patterns of an option, each once.
+fn patterns(option_name: &str, texts: &[String]) -> Result<Vec<String>, Definite> {
+    for text in texts {
+        option(option_name, Some(text), TablePattern::parse)?;
+    }
+    let mut texts = texts.to_vec();
+    texts.sort();
+    texts.dedup();
+    Ok(texts)
 }
 
 fn listen(text: &str) -> Result<Option<SocketAddr>, String> {

@@ -1,6 +1,8 @@
-//! Which databases are meant.
+//! Which databases and tables are meant.
 
 use serde::{Deserialize, Serialize};
+
+use super::tables::TableFilter;
 
 /// What is moved, as the user chose it. Remembered with the migration: who gives none later goes on with this one.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -10,12 +12,34 @@ pub struct Selection {
     pub databases: Vec<String>,
     /// `--ignore-dbs`: but not these.
     pub ignored_databases: Vec<String>,
+    /// `--with-table`: patterns of these tables; empty: all.
+    pub with_tables: Vec<String>,
+    /// `--skip-table`: patterns of tables whose rows are not moved.
+    pub skip_tables: Vec<String>,
 }
 
 impl Selection {
     /// Whether it says anything of databases.
     pub fn names_databases(&self) -> bool {
         !self.databases.is_empty() || !self.ignored_databases.is_empty()
+    }
+
+    /// Whether it says anything of tables.
+    pub fn names_tables(&self) -> bool {
+        !self.with_tables.is_empty() || !self.skip_tables.is_empty()
+    }
+
+    /// Whether it means the same tables.
+    pub fn same_tables(&self, other: &Self) -> bool {
+        (&self.with_tables, &self.skip_tables) == (&other.with_tables, &other.skip_tables)
+    }
+
+    /// The patterns, read.
+    ///
+    /// # Errors
+    /// Why one is none: those that a user gave were checked.
+    pub fn tables(&self) -> Result<TableFilter, String> {
+        TableFilter::new(&self.with_tables, &self.skip_tables)
     }
 
     /// Whether it takes the database of that name.
@@ -95,7 +119,8 @@ mod tests {
     fn databases_taken() {
         let check = |only: &[&str], ignored: &[&str], name: &str, expected: bool| {
             let own = |list: &[&str]| list.iter().map(|&name| name.to_owned()).collect();
-            let selection = Selection { databases: own(only), ignored_databases: own(ignored) };
+            let (databases, ignored_databases) = (own(only), own(ignored));
+            let selection = Selection { databases, ignored_databases, ..Selection::default() };
             assert_eq!(selection.takes_database(name), expected, "{selection:?} {name}");
         };
         check(&[], &[], "a", true);

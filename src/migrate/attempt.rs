@@ -20,11 +20,15 @@ use crate::status::{Metrics, TableState, TableStatus};
 use super::copy::Copy;
 use super::cutover::Cutover;
 use super::dump::{Archive, ClientTools, Wave};
+use super::filter::{broken, moved};
 use super::objects::PostData;
 use super::publications::Publications;
 use super::retry::Context;
 use super::snapshot::{self, Snapshot};
 use super::{Migration, Phase, objects, phase, sequences, unknown_phase};
+
+/// `pg_constraint`, as an archive's table of contents has it.
+const FOREIGN_KEYS_OF: &str = "2606";
 
 /// How an attempt ended without a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -365,6 +369,7 @@ impl Attempt<'_> {
         }
         let tables = catalog::tables(&self.source).await.map_err(|error| error.into_failure(Side::Source))?;
         let dialect = Dialect::new(self.source_version().await?);
+        let tables = moved(&tables, &self.migration.filter, &self.row.dbname);
         Publications::of(&tables, dialect).create(&self.source, &self.row.publications).await?;
         let rows: Vec<RelationRow> =
             tables.iter().filter(|t| t.kind == TableKind::Plain).map(relation_row).collect();
@@ -377,6 +382,22 @@ impl Attempt<'_> {
         self.store().begin_progress(EndLsn::new(snapshot.consistent_point.get())).await?;
         tracing::info!(slot = %self.row.slot, at = %snapshot.consistent_point, "replication slot created");
         Ok(snapshot)
+    }
+
+    /// Entries of the dump that would fail since the rows that they are about are not moved.
+    pub(super) async fn left_out(&self) -> Result<HashSet<String>> {
+        if self.migration.filter.takes_all() {
+            return Ok(HashSet::new());
+        }
+        let tables = catalog::tables(&self.source).await.map_err(super::source_failed)?;
+        let moved = moved(&tables, &self.migration.filter, &self.row.dbname);
+        let references = catalog::references(&self.source).await.map_err(super::source_failed)?;
+        let broken = broken(&references, &tables, &moved);
+        for reference in &broken {
+            let (table, to) = (&reference.from, &reference.to);
+            tracing::warn!(foreign_key = reference.name, %table, %to, "not made: it refers to a table that is not moved");
+        }
+        Ok(broken.iter().map(|reference| format!("{FOREIGN_KEYS_OF} {}", reference.oid)).collect())
     }
 
     async fn index(&self, archive: &Arc<Archive>) -> Result<()> {

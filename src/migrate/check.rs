@@ -57,6 +57,7 @@ fn input_for(choice: &Choice, databases: Vec<&Chosen>) -> PreflightInput {
         target_database_exists: databases.iter().all(|database| database.on_target),
         databases: databases.into_iter().map(|database| database.name.clone()).collect(),
         slots,
+        tables: choice.filter.clone(),
         application_name: STREAM_NAME.to_owned(),
         ..PreflightInput::default()
     }
@@ -102,6 +103,7 @@ pub(super) async fn preflight(
         application_name: STREAM_NAME.to_owned(),
         target_database_exists: in_place,
         creates_databases: migration.creates_databases,
+        tables: migration.filter.clone(),
         pg_dump: pg_dump_found(source).await,
         ..PreflightInput::default()
     };

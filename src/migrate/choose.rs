@@ -2,7 +2,8 @@
 //!
 //! Without `--database` all of the source are, but templates, those of the provider, and the maintenance database
 //! `postgres` where it holds nothing. A run that is given no choice goes on with the one that the migration was begun
-//! with: each database of the target remembers it ([`MigrationRow::selection`]).
+//! with: each database of the target remembers it ([`MigrationRow::selection`]). What was chosen of tables holds for the
+//! whole migration, and cannot be changed. Databases without a table that `--with-table` means are not moved.
 
 use std::sync::Arc;
 
@@ -11,9 +12,10 @@ use tokio::task::JoinSet;
 use tokio_postgres::Client;
 
 use crate::apply::store::{MigrationRow, Store};
-use crate::config::Selection;
+use crate::config::{Selection, TableFilter, TablePattern};
 use crate::error::{Definite, Failure, Result, Side};
 use crate::limits::DATABASES_LOOKED_AT;
+use crate::pg::QualifiedName;
 use crate::source::catalog::{self, Database};
 
 use super::{Sides, source_failed};
@@ -39,6 +41,8 @@ pub(super) struct Choice {
     pub(super) databases: Vec<Chosen>,
     /// To be remembered with each.
     pub(super) selection: Selection,
+    /// Its tables.
+    pub(super) filter: TableFilter,
 }
 
 /// One database of a run.
@@ -75,14 +79,25 @@ pub(super) async fn choose(sides: &Sides, given: &Selection) -> Result<Choice> {
             Err(failure) => return Err(failure.clone()),
         }
     }
+    if let Some((name, row)) = begun.iter().find(|(_, row)| !row.selection.same_tables(given))
+        && given.names_tables()
+    {
+        return Err(other_tables(name, &row.selection).into());
+    }
     let selection = remembered(given, &begun);
-    let names = selected(sides, &source, &selection, &begun).await?;
+    let filter = filter(&selection)?;
+    let on_source = catalog::all_databases(&source).await.map_err(source_failed)?;
+    refuse_missing(given, &on_source)?;
+    for (name, _) in begun.iter().filter(|(name, _)| !has(&on_source, name)) {
+        tracing::warn!(database = name, "gone from the source: it is not followed any more");
+    }
+    let names = selected(sides, &on_source, &selection, &begun).await?;
     let databases = names.into_iter().map(|name| {
         let row = begun.iter().find(|(of, _)| *of == name).map(|(_, row)| (*row).clone());
         let on_target = looked.iter().any(|looked| looked.name == name);
         Chosen { name, on_target, begun: row }
     });
-    Ok(Choice { databases: databases.collect(), selection })
+    Ok(Choice { databases: databases.collect(), selection, filter })
 }
 
 /// The source's databases that `selection` takes; at least one.
@@ -91,12 +106,12 @@ pub(super) async fn choose(sides: &Sides, given: &Selection) -> Result<Choice> {
 /// As [`choose`].
 pub(super) async fn selected(
     sides: &Sides,
-    source: &Client,
+    on_source: &[Database],
     selection: &Selection,
     begun: &[(&str, &MigrationRow)],
 ) -> Result<Vec<String>> {
-    let on_source = catalog::all_databases(source).await.map_err(source_failed)?;
-    let mut names = wanted(&on_source, selection)?;
+    let names: Vec<&str> = begun.iter().map(|(name, _)| *name).collect();
+    let mut names = wanted(on_source, selection, &names);
     let asked_for = selection.databases.iter().map(String::as_str).chain(begun.iter().map(|(name, _)| *name));
     if let Some(at) = names.iter().position(|name| name == MAINTENANCE)
         && !asked_for.into_iter().any(|name| name == MAINTENANCE)
@@ -106,9 +121,77 @@ pub(super) async fn selected(
         names.remove(at);
     }
     if names.is_empty() {
-        return Err(none_left(&on_source, selection).into());
+        return Err(none_left(on_source, selection).into());
     }
-    Ok(names)
+    with_tables(sides, names, &filter(selection)?, begun).await
+}
+
+/// Those of the databases that have tables to move. Every pattern has to mean some table, or it is a mistake; but what was
+/// there when the migration was begun may be gone by now.
+async fn with_tables(
+    sides: &Sides,
+    names: Vec<String>,
+    filter: &TableFilter,
+    begun: &[(&str, &MigrationRow)],
+) -> Result<Vec<String>> {
+    if filter.takes_all() {
+        return Ok(names);
+    }
+    let mut left: Vec<(&str, &TablePattern)> = filter.patterns().collect();
+    let mut with_tables = Vec::new();
+    for name in names {
+        let tables = match tables_of(&sides.database(&name)).await? {
+            Some(tables) => tables,
+            // Its own attempt says why; what it holds is not known.
+            None => {
+                left.retain(|(_, pattern)| !pattern.concerns(&name));
+                with_tables.push(name);
+                continue;
+            }
+        };
+        left.retain(|(_, pattern)| !tables.iter().any(|table| pattern.matches(&name, table)));
+        let is_begun = begun.iter().any(|(of, _)| *of == name);
+        if is_begun || !filter.has_with() || tables.iter().any(|table| filter.means(&name, table)) {
+            with_tables.push(name);
+        } else {
+            tracing::info!(database = name, "has no table that --with-table means: not migrated");
+        }
+    }
+    match left.first() {
+        Some((option, pattern)) if begun.is_empty() => Err(Definite::usage(format!(
+            "{option} {pattern} means no table of the databases that are migrated"
+        ))
+        .hint("patterns are [db.]schema.table with * and ?; case counts, a name with a dot is quoted")
+        .into()),
+        _ => Ok(with_tables),
+    }
+}
+
+async fn tables_of(sides: &Sides) -> Result<Option<Vec<QualifiedName>>> {
+    match sides.source_client().await {
+        Ok(client) => catalog::table_names(&client).await.map(Some).map_err(source_failed),
+        Err(Failure::Definite(_)) => Ok(None),
+        Err(failure) => Err(failure),
+    }
+}
+
+fn filter(selection: &Selection) -> Result<TableFilter> {
+    selection.tables().map_err(|reason| Definite::usage(reason).into())
+}
+
+fn other_tables(name: &str, begun: &Selection) -> Definite {
+    let options = |option: &'static str, patterns: &[String]| {
+        patterns.iter().map(|pattern| format!("{option} {pattern}")).collect::<Vec<_>>()
+    };
+    let mut with = options("--with-table", &begun.with_tables);
+    with.extend(options("--skip-table", &begun.skip_tables));
+    let with = if with.is_empty() { "all tables".to_owned() } else { with.join(" ") };
+    Definite::usage("the migration was begun with other tables")
+        .detail(format!("database {name:?} was begun with {with}"))
+        .hint(
+            "give no --with-table and no --skip-table to go on with those; for others give another --name, or start \
+             afresh after `walferry remove --force`",
+        )
 }
 
 /// Looks into every database of the target that may hold something of the migration.
@@ -151,7 +234,13 @@ async fn begun(sides: &Sides) -> Result<Option<MigrationRow>> {
 pub(super) fn remembered(given: &Selection, begun: &[(&str, &MigrationRow)]) -> Selection {
     let selections: Vec<(&str, &Selection)> =
         begun.iter().map(|(name, row)| (*name, &row.selection)).collect();
-    if given.names_databases() { given.clone() } else { of_all(&selections) }
+    let mut selection = if given.names_databases() { given.clone() } else { of_all(&selections) };
+    let tables =
+        selections.iter().map(|(_, selection)| *selection).find(|selection| selection.names_tables());
+    let tables = if given.names_tables() { given } else { tables.unwrap_or(given) };
+    selection.with_tables.clone_from(&tables.with_tables);
+    selection.skip_tables.clone_from(&tables.skip_tables);
+    selection
 }
 
 /// The choices of the runs before this one, taken together: a database that any of them took is taken.
@@ -181,23 +270,32 @@ fn of_all(begun: &[(&str, &Selection)]) -> Selection {
     selection
 }
 
-fn wanted(on_source: &[Database], selection: &Selection) -> Result<Vec<String>, Definite> {
-    let there = |name: &String| on_source.iter().any(|database| database.name == *name && !database.template);
-    if let Some(missing) = selection.databases.iter().find(|name| !there(name)) {
-        return Err(Definite::usage(format!("the source has no database {missing:?}"))
-            .detail(format!("it has: {}", listed(on_source)))
-            .hint("give --database as the source spells it; case counts"));
-    }
-    for name in selection.ignored_databases.iter().filter(|name| !there(name)) {
+/// Refuses databases that are named and not there.
+fn refuse_missing(given: &Selection, on_source: &[Database]) -> Result<(), Definite> {
+    for name in given.ignored_databases.iter().filter(|name| !has(on_source, name)) {
         tracing::warn!(database = name, "--ignore-dbs names a database that the source does not have");
     }
+    match given.databases.iter().find(|name| !has(on_source, name)) {
+        Some(missing) => Err(Definite::usage(format!("the source has no database {missing:?}"))
+            .detail(format!("it has: {}", listed(on_source)))
+            .hint("give --database as the source spells it; case counts")),
+        None => Ok(()),
+    }
+}
+
+fn has(on_source: &[Database], name: &str) -> bool {
+    on_source.iter().any(|database| database.name == name && !database.template)
+}
+
+/// Those that are meant. One that is named or begun is, whether we may enter it or not: who tries says why not.
+fn wanted(on_source: &[Database], selection: &Selection, begun: &[&str]) -> Vec<String> {
     let takes = |database: &&Database| {
-        let named = selection.databases.contains(&database.name);
+        let known = selection.databases.contains(&database.name) || begun.contains(&database.name.as_str());
         !database.template
             && selection.takes_database(&database.name)
-            && (named || (database.connectable && !is_of_provider(&database.name)))
+            && (known || (database.connectable && !is_of_provider(&database.name)))
     };
-    Ok(on_source.iter().filter(takes).map(|database| database.name.clone()).collect())
+    on_source.iter().filter(takes).map(|database| database.name.clone()).collect()
 }
 
 fn none_left(on_source: &[Database], selection: &Selection) -> Definite {
@@ -265,28 +363,29 @@ mod tests {
 
     fn selection(only: &[&str], ignored: &[&str]) -> Selection {
         let own = |list: &[&str]| list.iter().map(|&name| name.to_owned()).collect();
-        Selection { databases: own(only), ignored_databases: own(ignored) }
+        Selection { databases: own(only), ignored_databases: own(ignored), ..Selection::default() }
     }
 
     #[test]
     fn which_databases() {
         let on_source =
             ["My-App", "closed", "postgres", "rdsadmin", "select", "template0", "template1"].map(database);
-        let check = |only: &[&str], ignored: &[&str], expected: Result<&[&str], &str>| {
-            let found = wanted(&on_source, &selection(only, ignored));
-            match expected {
-                Ok(names) => assert_eq!(found.expect("a choice"), names, "{only:?} {ignored:?}"),
-                Err(part) => assert!(found.expect_err(part).to_string().contains(part)),
-            }
+        let check = |only: &[&str], ignored: &[&str], begun: &[&str], expected: &[&str]| {
+            let found = wanted(&on_source, &selection(only, ignored), begun);
+            assert_eq!(found, expected, "{only:?} {ignored:?} {begun:?}");
         };
-        check(&[], &[], Ok(&["My-App", "postgres", "select"]));
-        check(&[], &["postgres", "gone"], Ok(&["My-App", "select"]));
-        check(&["select"], &[], Ok(&["select"]));
-        // Whoever names it is told by the server why not.
-        check(&["closed", "rdsadmin"], &[], Ok(&["closed", "rdsadmin"]));
-        check(&["select"], &["select"], Ok(&[]));
-        check(&["my-app"], &[], Err("no database \"my-app\""));
-        check(&["template1"], &[], Err("no database \"template1\""));
+        check(&[], &[], &[], &["My-App", "postgres", "select"]);
+        check(&[], &["postgres", "gone"], &[], &["My-App", "select"]);
+        check(&["select"], &[], &[], &["select"]);
+        check(&["select", "gone"], &[], &["gone"], &["select"]);
+        check(&["closed", "rdsadmin"], &[], &[], &["closed", "rdsadmin"]);
+        check(&[], &["postgres"], &["closed"], &["My-App", "closed", "select"]);
+        check(&["select"], &["select"], &[], &[]);
+        for missing in ["my-app", "template1"] {
+            let refused = refuse_missing(&selection(&["select", missing], &[]), &on_source);
+            assert!(refused.expect_err(missing).cause.contains(missing));
+        }
+        assert!(refuse_missing(&selection(&["closed"], &["gone"]), &on_source).is_ok());
     }
 
     #[test]

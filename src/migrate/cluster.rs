@@ -55,20 +55,21 @@ impl Cluster {
     /// # Errors
     /// What ended it, of the database that ended worst: each is recorded on the target too, where that can be reached.
     pub async fn run(&self) -> Result<Exit> {
-        let Some(choice) = self.choose().await? else { return Ok(Exit::Fine) };
+        let Some(mut choice) = self.choose().await? else { return Ok(Exit::Fine) };
         let turns = Turns::new();
         let gathering = Gathering::of(choice.databases.len());
         for database in &choice.databases {
             self.status.update_database(&database.name, |_| {});
         }
         // Those that have a slot go on with their copy first: it keeps the source's WAL.
-        let (begun, new): (Vec<_>, Vec<_>) = choice.databases.into_iter().partition(is_being_copied);
+        let (begun, new): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut choice.databases).into_iter().partition(is_being_copied);
         let mut work = JoinSet::new();
         let several = begun.len() + new.len() > 1;
         for database in begun.into_iter().chain(new) {
             let turn = if is_being_copied(&database) { turns.now() } else { None };
             let span = tracing::info_span!("database", name = database.name);
-            let migration = self.migration(&database, &choice.selection, &turns, gathering.member());
+            let migration = self.migration(&database, &choice, &turns, gathering.member());
             let run = async move {
                 let ended = migration.run(turn).await;
                 if several {
@@ -109,20 +110,15 @@ impl Cluster {
         }
     }
 
-    fn migration(
-        &self,
-        database: &Chosen,
-        selection: &Selection,
-        turns: &Turns,
-        arrival: Arrival,
-    ) -> Migration {
+    fn migration(&self, database: &Chosen, choice: &Choice, turns: &Turns, arrival: Arrival) -> Migration {
         let config = &self.config;
         Migration {
             sides: self.sides.database(&database.name),
             entrance: self.sides.target.clone(),
             on_target: database.on_target,
             creates_databases: config.creates_databases,
-            selection: selection.clone(),
+            selection: choice.selection.clone(),
+            filter: choice.filter.clone(),
             turns: turns.clone(),
             arrival: Arc::new(arrival),
             jobs: config.jobs,

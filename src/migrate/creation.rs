@@ -55,7 +55,18 @@ impl Migration {
         let own = Sql::new("ALTER DATABASE ").ident(&like.name);
         if has_privileges_of(entrance, &like.owner).await? {
             let alter = own.clone().text(" OWNER TO ").ident(&like.owner);
-            execute(entrance, "the owner of a database", &alter).await?;
+            // Having a role's privileges is not yet being allowed to give it something (16).
+            match entrance
+                .batch_execute(alter.as_str())
+                .await
+                .map_err(|error| source::Error::new("an owner", error))
+            {
+                Ok(()) => {}
+                Err(error) if error.state() == Some("42501") => {
+                    tracing::warn!(owner = like.owner, hint = %alter, "the database is not given to its owner: no privilege");
+                }
+                Err(error) => return Err(target_failed(error)),
+            }
         } else {
             tracing::info!(owner = like.owner, "not given to its owner: no such role, or not its privileges");
         }
@@ -98,7 +109,7 @@ async fn create(entrance: &Client, like: &Database) -> Result<()> {
     let error = source::Error::new("a new database", error);
     match error.state() {
         // Somebody was faster.
-        Some("42P04") => Ok(()),
+        Some("42P04" | "23505") => Ok(()),
         // Somebody makes another of the same template.
         Some("55006") => Err(Transient::new(Side::Target, error.to_string()).into()),
         Some("42809" | "22023" | "42704") => Err(Definite::new("the target cannot make the database as the source has it")

@@ -19,6 +19,7 @@ use crate::source::catalog::{self, Persistence, Table, TableKind};
 use crate::source::{self};
 
 use super::attempt::Attempt;
+use super::filter::moved;
 use super::publications::{self, Altered};
 
 impl Attempt<'_> {
@@ -26,6 +27,13 @@ impl Attempt<'_> {
     pub(super) async fn look_at_source_tables(&mut self) -> Result<Vec<Table>> {
         let tables = catalog::tables(&self.source).await.map_err(|error| error.into_failure(Side::Source))?;
         let relations = self.store().relations().await?;
+        // One that is followed already is meant, whatever it is called by now.
+        let (migration, dbname) = (self.migration, &self.row.dbname);
+        let moved = moved(&tables, &migration.filter, dbname);
+        let meant = |table: &Table| {
+            moved.iter().any(|moved| moved.oid == table.oid) || relations.iter().any(|row| is(row, table))
+        };
+        let tables: Vec<Table> = tables.into_iter().filter(meant).collect();
         self.tell_of_tables(&tables, &relations);
         self.refuse_lost_identities(&tables, &relations).await?;
         self.refuse_altered_publications(&tables, &relations).await?;

@@ -59,7 +59,8 @@ impl Attempt<'_> {
                 }
                 session = again;
             }
-            self.post_data(&archive).make(Wave::ForeignKeys).await?;
+            let left_out = self.left_out().await?;
+            self.post_data(&archive).make_but(Wave::ForeignKeys, &left_out).await?;
         }
         loop {
             (_, session) = self.stream(session, None, context).await?;

@@ -6,6 +6,7 @@
 //! | [`mod@preflight`], [`mod@check`] | what stands in the way, before anything is made |
 //! | [`attempt`] | one run of one database from the stored phase on; a transient failure leads to the next one |
 //! | [`creation`] | the database itself, on the target |
+//! | [`filter`] | which tables |
 //! | [`publications`], [`snapshot`] | what is made on the source |
 //! | [`dump`], [`objects`] | schema, indexes, constraints |
 //! | [`copy`], [`late`], [`sequences`] | rows, and what replication does not carry |
@@ -26,6 +27,7 @@ mod creation;
 mod cutover;
 mod drift;
 mod dump;
+mod filter;
 mod follow;
 mod late;
 mod objects;
@@ -47,7 +49,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_postgres::{Client, Notification};
 
-use crate::config::{Config, Ddl, FenceCommands, Selection, Until};
+use crate::config::{Config, Ddl, FenceCommands, Selection, TableFilter, Until};
 use crate::error::{Definite, Exit, Failure, Result, Side};
 use crate::status::{MetricsRegistry, StatusHandle};
 use crate::wire::{ConnInfo, Environment, control, control_listening};
@@ -90,6 +92,8 @@ pub(crate) struct Migration {
     creates_databases: bool,
     /// What was chosen, to be remembered.
     selection: Selection,
+    /// The tables that are moved.
+    filter: TableFilter,
     /// Who may copy.
     turns: Turns,
     /// Whether it is where [`Migration::until`] wants it.

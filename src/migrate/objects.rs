@@ -1,5 +1,6 @@
 //! What is made on the target besides rows: the schema before the copy, indexes and constraints after it.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -67,10 +68,20 @@ impl PostData<'_> {
     /// # Errors
     /// When the target refuses a statement; what was made before stays made, and is not made again.
     pub async fn make(&self, wave: Wave) -> Result<()> {
+        self.make_but(wave, &HashSet::new()).await
+    }
+
+    /// The same without the entries of these keys.
+    ///
+    /// # Errors
+    /// As [`PostData::make`].
+    pub async fn make_but(&self, wave: Wave, left_out: &HashSet<String>) -> Result<()> {
         let row = Store::new(self.control, self.migration).migration().await?;
         let made = row.map(|row| row.post_data).unwrap_or_default();
         let entries = self.archive.post_data().await?.into_iter();
-        let entries = entries.filter(|(of, entry)| *of == wave && !made.contains(&entry.key));
+        let entries = entries.filter(|(of, entry)| {
+            *of == wave && !made.contains(&entry.key) && !left_out.contains(&entry.key)
+        });
         let mut entries: Vec<Entry> = entries.map(|(_, entry)| entry).collect();
         if wave == Wave::Indexes {
             // So that no job is left alone with the largest at the end.

@@ -6,8 +6,8 @@
 //! reject its own UPDATE and DELETE. So FOR ALL TABLES is never used.
 //!
 //! A partitioned table is published by its root, so that a partition made later is published too (its changes then
-//! stop the stream with a definite error, rather than being missed), unless one of its partitions has no identity, or
-//! the source is older than 13: then its leaves are published, and the log tells of one that is made later.
+//! stop the stream with a definite error, rather than being missed), unless one of its partitions has no identity or is
+//! skipped, or the source is older than 13: then its leaves are published, and the log tells of one that is made later.
 
 use std::collections::HashSet;
 
@@ -30,7 +30,7 @@ pub struct Publications {
 }
 
 impl Publications {
-    /// Sorts the source's tables.
+    /// Sorts the source's tables. A partitioned one that is not among them is published by its leaves.
     pub fn of(tables: &[Table], dialect: Dialect) -> Self {
         let mut publications = Self { identified: Vec::new(), inserts_only: Vec::new(), dialect };
         let logged = || tables.iter().filter(|table| table.persistence == Persistence::Permanent);
@@ -40,7 +40,9 @@ impl Publications {
         };
         for table in logged() {
             let whole_root = |root: &QualifiedName| {
-                dialect.publishes_partitioned_tables() && leaves_of(root).all(Table::has_identity)
+                dialect.publishes_partitioned_tables()
+                    && tables.iter().any(|table| table.name == *root)
+                    && leaves_of(root).all(Table::has_identity)
             };
             match (&table.partition_of, table.kind) {
                 (None, TableKind::Partitioned) if whole_root(&table.name) => {

@@ -9,7 +9,7 @@ use crate::source::catalog;
 use crate::status::{DatabaseStatus, Method, SlotStatus, StatusSnapshot, TableState, TableStatus};
 
 use super::choose::{Looked, look, remembered, selected};
-use super::{Phase, Sides, cutover, unknown_phase};
+use super::{Phase, Sides, cutover, source_failed, unknown_phase};
 
 /// What is known of the migration: of the databases in `only`, or of all where there are none. The source need not be
 /// reachable: then its side is left out, and what is not begun, too.
@@ -55,7 +55,8 @@ async fn add_source(
     }
     if only.is_empty() {
         let selection = remembered(&Selection::default(), rows);
-        for name in selected(sides, &client, &selection, rows).await? {
+        let on_source = catalog::all_databases(&client).await.map_err(source_failed)?;
+        for name in selected(sides, &on_source, &selection, rows).await? {
             snapshot.database_mut(&name);
         }
         snapshot.databases.sort_by(|a, b| a.dbname.cmp(&b.dbname));

@@ -20,6 +20,7 @@ mod cutover;
 mod databases;
 mod ddl;
 mod faults;
+mod filters;
 mod harness;
 mod keepalive;
 mod lag;

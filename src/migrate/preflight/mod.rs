@@ -7,6 +7,7 @@
 //! Not here: who connects, and running `pg_dump`. [`run`] looks at one database and at both servers; where there are more
 //! databases, [`run_servers`] looks at the servers and [`run_database`] at each database.
 
+mod filter;
 mod hints;
 mod report;
 mod server;
@@ -16,7 +17,9 @@ mod target;
 
 use tokio_postgres::Client;
 
+use crate::config::TableFilter;
 use crate::error::Side;
+use crate::migrate::filter::moved;
 use crate::pg::{ServerVersion, SlotName};
 use crate::source::Error;
 use crate::source::catalog::{self, ServerFacts, Table};
@@ -42,6 +45,8 @@ pub struct PreflightInput {
     pub target_database_exists: bool,
     /// Databases that the target lacks are to be created.
     pub creates_databases: bool,
+    /// The tables that are to be moved.
+    pub tables: TableFilter,
     /// Tables without replica identity are to get REPLICA IDENTITY FULL.
     pub replica_identity_full: bool,
     /// Extensions to be left out.
@@ -71,6 +76,7 @@ impl Default for PreflightInput {
             resuming: false,
             target_database_exists: true,
             creates_databases: true,
+            tables: TableFilter::default(),
             replica_identity_full: false,
             excluded_extensions: Vec::new(),
             pg_dump: PgDump::NotLooked,
@@ -108,7 +114,9 @@ async fn databases(report: &mut Report, sides: &Sides<'_>, input: &PreflightInpu
         Ok(tables) => tables,
         Err(error) => return report.push(Finding::unanswered("source-tables", Side::Source, error)),
     };
-    source_database::check(report, sides, &tables, input).await;
+    let moved = moved(&tables, &input.tables, &sides.source_facts.database);
+    source_database::check(report, sides, &tables, &moved, input).await;
+    filter::check(report, sides, &tables, &moved, input).await;
     target::check(report, sides, &tables, input).await;
 }
 

@@ -8,17 +8,24 @@ use crate::error::Side;
 use crate::pg::{QualifiedName, ReplicaIdentity, Sql};
 use crate::source::catalog::{self, OtherContents, Persistence, Sequence, ServerFacts, Table};
 
-pub(super) async fn check(report: &mut Report, sides: &Sides<'_>, tables: &[Table], input: &PreflightInput) {
+/// `tables`: all, whose definition is carried; `moved`: those whose rows are, too.
+pub(super) async fn check(
+    report: &mut Report,
+    sides: &Sides<'_>,
+    tables: &[Table],
+    moved: &[Table],
+    input: &PreflightInput,
+) {
     let facts = &sides.source_facts;
     report.push(publication_privilege(facts));
-    report.push(owners(facts, tables));
+    report.push(owners(facts, moved));
     report.push(readable(facts, tables));
     let found = catalog::sequences(sides.source).await;
     report.add("source-sequences", Side::Source, found.map(|found| [sequences(facts, &found)]));
-    report.push(replica_identity(tables, input.replica_identity_full));
-    report.add("source-replica-identity-full", Side::Source, Ok(identity_full(tables)));
-    report.push(row_security(facts, tables));
-    report.add("source-unlogged-tables", Side::Source, Ok(unlogged(tables)));
+    report.push(replica_identity(moved, input.replica_identity_full));
+    report.add("source-replica-identity-full", Side::Source, Ok(identity_full(moved)));
+    report.push(row_security(facts, moved));
+    report.add("source-unlogged-tables", Side::Source, Ok(unlogged(moved)));
     let found = catalog::other_contents(sides.source).await;
     report.add("source-other-contents", Side::Source, found.map(|found| others(&found)));
 }

@@ -14,6 +14,7 @@ mod definitions;
 mod extensions;
 mod fence;
 mod operators;
+mod references;
 mod sequences;
 mod server;
 mod slots;
@@ -31,10 +32,13 @@ pub use fence::{
     OtherSession, ReadOnlyDefault, end_own_sessions, end_sessions, mark_wal, moment, other_sessions,
     read_only_default, read_only_statement, set_read_only_default,
 };
+pub use references::{Reference, references};
 pub use sequences::{Sequence, SequenceOwner, SequenceValue, SequenceValues, sequence_values, sequences};
 pub use server::{
     DatabaseLocale, Provider, ServerFacts, UserFacts, clock, server_facts, server_version, system_id,
 };
 pub use slots::{SlotInfo, current_wal, slot, slots, wal_senders_used};
-pub use tables::{Generated, Identity, Persistence, Table, TableColumn, TableKind, index_bytes, tables};
+pub use tables::{
+    Generated, Identity, Persistence, Table, TableColumn, TableKind, index_bytes, table_names, tables,
+};
 pub use target::{KeyColumn, TargetColumn, TargetTable, target_table, target_tables};

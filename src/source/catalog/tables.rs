@@ -195,6 +195,18 @@ pub async fn tables(client: &Client) -> Result<Vec<Table>, Error> {
     Ok(tables)
 }
 
+/// The names of every user table of the current database, by schema and name.
+///
+/// # Errors
+/// When the server does not answer.
+pub async fn table_names(client: &Client) -> Result<Vec<QualifiedName>, Error> {
+    let sql = Sql::new("SELECT n.nspname::text AS schema, c.relname::text AS name FROM pg_class c ")
+        .text("JOIN pg_namespace n ON n.oid = c.relnamespace WHERE ")
+        .text(Scope::User.filter())
+        .text(" ORDER BY 1, 2");
+    ask::rows(client, "the tables' names", &sql, &[]).await?.iter().map(ask::Answer::name).collect()
+}
+
 fn table(row: &ask::Answer, columns: Vec<TableColumn>, indexes: Vec<Index>) -> Result<Table, Error> {
     let replica_identity = ReplicaIdentity::from_byte(row.byte("replica_identity")?)
         .ok_or_else(|| row.unexpected("replica_identity"))?;
