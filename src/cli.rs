@@ -73,6 +73,8 @@ pub enum Command {
 pub struct CheckArgs {
     #[command(flatten)]
     sides: SideArgs,
+    #[command(flatten)]
+    roles: RoleArgs,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -85,6 +87,12 @@ pub struct MigrateArgs {
     sides: SideArgs,
     #[command(flatten)]
     engine: EngineArgs,
+    #[command(flatten)]
+    roles: RoleArgs,
+    /// Where the passwords go that roles get whose old ones the source does not show; readable by you alone [default:
+    /// ~/walferry-passwords-NAME.jsonl]
+    #[arg(long, value_name = "FILE")]
+    passwords_file: Option<String>,
     /// End by itself: `copied` when all is copied, `synced` when it follows within --max-lag [default: go on]
     #[arg(long, value_name = "copied|synced")]
     until: Option<String>,
@@ -197,6 +205,13 @@ struct EngineArgs {
 }
 
 #[derive(Debug, Args)]
+struct RoleArgs {
+    /// Roles of the source to leave out, and nothing of theirs is carried but their objects: `a,b`
+    #[arg(long, value_name = "ROLE,…")]
+    ignore_roles: Option<String>,
+}
+
+#[derive(Debug, Args)]
 struct LogArgs {
     /// How logs and errors are written to standard error [default: text]
     #[arg(long, global = true, value_name = "text|json")]
@@ -236,6 +251,7 @@ impl Cli {
         match &self.command {
             Command::Check(args) => {
                 args.sides.put(&mut raw);
+                raw.ignore_roles.clone_from(&args.roles.ignore_roles);
                 raw.json = args.json;
             }
             Command::Migrate(args) => {
@@ -247,6 +263,8 @@ impl Cli {
                 raw.spill_max.clone_from(&args.spill_max);
                 raw.on_conflict.clone_from(&args.on_conflict);
                 raw.ddl.clone_from(&args.ddl);
+                raw.ignore_roles.clone_from(&args.roles.ignore_roles);
+                raw.passwords_file.clone_from(&args.passwords_file);
             }
             Command::Status(args) => {
                 args.sides.put(&mut raw);
@@ -552,7 +570,8 @@ mod tests {
     #[test]
     fn everything_typed_reaches_the_configuration() {
         let line = "walferry migrate -s host=a -t host=b --name prod --jobs 3 --listen none --confirm-delay 500ms \
-                    --until synced --max-lag 1MB --on-conflict stop --log-format json --verbose";
+                    --until synced --max-lag 1MB --on-conflict stop --log-format json --verbose --ignore-roles a,B \
+                    --passwords-file p";
         let cli = read(line).expect("it is right");
         let config = Config::resolve(&cli.raw(Environment::default())).expect("it is right");
         assert_eq!(config.source().map(Secret::expose), Ok("host=a"));
@@ -562,6 +581,10 @@ mod tests {
         assert_eq!(config.until, Some(crate::config::Until::Synced));
         assert_eq!((config.log_format, cli.log_format()), (LogFormat::Json, LogFormat::Json));
         assert!(config.verbose && !config.force);
+        assert_eq!(
+            (config.ignored_roles, config.passwords_file),
+            (vec!["a".into(), "B".into()], Some("p".into()))
+        );
 
         let cli = read("walferry remove --force").expect("it is right");
         assert!(cli.raw(Environment::default()).force);

@@ -359,3 +359,10 @@ pub const SPILL_LEFT_OUT_BYTES_MAX: usize = 64 << 20;
 /// How long what the target said of all its tables is taken for what they are now: one question instead of thousands
 /// when a backlog begins, and nothing old when somebody changes them later.
 pub const TARGET_TABLES_RECENT: Duration = Duration::from_secs(30);
+
+/// Statements about roles and privileges that go to the target in one query: a way to it costs as much as many of them.
+/// One that is refused has all of its query run again one by one.
+pub const STATEMENTS_PER_QUERY: usize = 100;
+
+/// Statements that the target refuses and that are logged one by one: more would bury the rest of the log.
+pub const REFUSALS_LOGGED_MAX: usize = 50;

@@ -51,6 +51,10 @@ pub struct RawConfig {
     pub on_conflict: Option<String>,
     /// `--ddl`.
     pub ddl: Option<String>,
+    /// `--ignore-roles`.
+    pub ignore_roles: Option<String>,
+    /// `--passwords-file`.
+    pub passwords_file: Option<String>,
     /// `--log-format`.
     pub log_format: Option<String>,
     /// `--verbose`.
@@ -97,6 +101,10 @@ pub struct Config {
     pub on_conflict: OnConflict,
     /// What to do about a column that the source added.
     pub ddl: Ddl,
+    /// Roles of the source that are left out.
+    pub ignored_roles: Vec<String>,
+    /// Where passwords go that had to be made; `None`: a file of the migration's name in the user's home.
+    pub passwords_file: Option<PathBuf>,
     /// How logs and errors are written.
     pub log_format: LogFormat,
     /// Whether logs tell more.
@@ -209,6 +217,8 @@ impl Config {
             lag_bytes_max: max_lag.unwrap_or(LAG_BYTES_MAX_DEFAULT),
             on_conflict: on_conflict.unwrap_or(OnConflict::Stop),
             ddl: ddl.unwrap_or_default(),
+            ignored_roles: option("--ignore-roles", raw.ignore_roles.as_deref(), names)?.unwrap_or_default(),
+            passwords_file: option("--passwords-file", raw.passwords_file.as_deref(), file)?,
             log_format: option("--log-format", raw.log_format.as_deref(), LogFormat::from_str)?
                 .unwrap_or_default(),
             verbose: raw.verbose,
@@ -361,6 +371,18 @@ fn listen(text: &str) -> Result<Option<SocketAddr>, String> {
     text.parse().map(Some).map_err(|_| format!("{text:?} is neither IP:PORT nor none"))
 }
 
+fn names(text: &str) -> Result<Vec<String>, String> {
+    let names: Vec<String> = text.split(',').map(|name| name.trim().to_owned()).collect();
+    if names.iter().any(String::is_empty) {
+        return Err(format!("{text:?} has an empty name: write a,b,c"));
+    }
+    Ok(names)
+}
+
+fn file(text: &str) -> Result<PathBuf, String> {
+    if text.is_empty() { Err("it is empty".to_owned()) } else { Ok(text.into()) }
+}
+
 fn jobs(text: &str) -> Result<usize, String> {
     let jobs = text.parse().ok().filter(|jobs| (1..=JOBS_MAX).contains(jobs));
     jobs.ok_or_else(|| format!("{text:?} is not a number from 1 to {JOBS_MAX}"))
@@ -471,6 +493,11 @@ mod tests {
             "invalid --on-conflict: \"skip\" is not known: only stop is, so far",
         );
         check(|raw| raw.ddl = Some("go".into()), "invalid --ddl: \"go\" is not known: give follow or stop");
+        check(
+            |raw| raw.ignore_roles = Some("a,,b".into()),
+            "invalid --ignore-roles: \"a,,b\" has an empty name: write a,b,c",
+        );
+        check(|raw| raw.passwords_file = Some(String::new()), "invalid --passwords-file: it is empty");
         check(
             |raw| raw.log_format = Some("xml".into()),
             "invalid --log-format: \"xml\" is neither text nor json",

@@ -21,6 +21,7 @@ use super::dump::{Archive, ClientTools, Wave};
 use super::objects::PostData;
 use super::publications::Publications;
 use super::retry::Context;
+use super::roles::{RolesOptions, carry_database, carry_objects, carry_roles};
 use super::snapshot::{self, Snapshot};
 use super::{Migration, Phase, objects, phase, sequences, unknown_phase};
 
@@ -212,6 +213,9 @@ impl Attempt<'_> {
     /// Slot, publications and tables where they are not there yet; then all rows that are not there yet.
     async fn copy_all(&mut self) -> Result<Option<Arc<Archive>>> {
         self.migration.show(self.phase);
+        if self.phase == Phase::Schema {
+            self.carry_roles().await?;
+        }
         let snapshot = self.snapshot().await?;
         let mut archive = None;
         if self.phase == Phase::Schema {
@@ -241,6 +245,18 @@ impl Attempt<'_> {
         copy.run(tables, left).await?;
         drop(snapshot);
         Ok(archive)
+    }
+
+    /// Roles come first: policies and user mappings of the schema name them.
+    async fn carry_roles(&self) -> Result<()> {
+        // A session of its own, for its transaction.
+        let target = self.migration.sides.target_client().await?;
+        let options = RolesOptions {
+            ignored: self.migration.sides.ignored_roles.clone(),
+            passwords_file: self.migration.passwords_file.clone(),
+        };
+        carry_roles(&self.source, &target, &options).await?;
+        Ok(())
     }
 
     /// What copies on `snapshot`; `as_replica` where the target is complete already.
@@ -293,7 +309,11 @@ impl Attempt<'_> {
         }
         objects::refresh_materialized_views(&self.target).await?;
         objects::analyze(&self.migration.sides.target, &self.target, self.migration.jobs).await?;
-        sequences::carry(&self.source, &self.target).await
+        sequences::carry(&self.source, &self.target).await?;
+        let ignored = &self.migration.sides.ignored_roles;
+        carry_database(&self.source, &self.target, ignored).await?;
+        carry_objects(&self.source, &self.target, ignored).await?;
+        Ok(())
     }
 
     pub(super) fn post_data<'b>(&'b self, archive: &'b Arc<Archive>) -> PostData<'b> {

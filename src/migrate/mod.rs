@@ -5,6 +5,7 @@
 //! | [`mod@preflight`] | what stands in the way, before anything is made |
 //! | [`attempt`] | one run from the stored phase on; a transient failure leads to the next one |
 //! | [`publications`], [`snapshot`] | what is made on the source |
+//! | [`roles`] | roles, ownership, grants, the database's properties |
 //! | [`dump`], [`objects`] | schema, indexes, constraints |
 //! | [`copy`], [`late`], [`sequences`] | rows, and what replication does not carry |
 //! | [`follow`], [`drift`] | the pipeline, and what goes on beside it |
@@ -27,6 +28,7 @@ mod publications;
 mod remove;
 mod report;
 mod retry;
+pub mod roles;
 mod sequences;
 mod snapshot;
 mod tail;
@@ -65,6 +67,8 @@ pub struct Sides {
     pub target: ConnInfo,
     /// The migration's name.
     pub name: String,
+    /// Roles of the source that are left out.
+    pub ignored_roles: Vec<String>,
 }
 
 /// A migration to run.
@@ -84,6 +88,8 @@ pub struct Migration {
     pub until: Option<Until>,
     /// What to do about a column that the source added.
     pub ddl: Ddl,
+    /// Where passwords go that had to be made.
+    pub passwords_file: PathBuf,
     /// Up to so many bytes behind, it counts as synced.
     pub lag_bytes_max: u64,
     /// Where it is shown.
@@ -104,6 +110,7 @@ impl Sides {
             source: parse(config.source()?.expose(), Side::Source)?,
             target: parse(config.target()?.expose(), Side::Target)?,
             name: config.name.as_str().to_owned(),
+            ignored_roles: config.ignored_roles.clone(),
         })
     }
 
@@ -143,6 +150,7 @@ impl Migration {
             spill_bytes_max: config.spill_bytes_max,
             until: config.until,
             ddl: config.ddl,
+            passwords_file: passwords_file(config, &Environment::from_process()),
             lag_bytes_max: config.lag_bytes_max,
             status,
             metrics,
@@ -157,6 +165,15 @@ impl Migration {
     pub async fn run(&self) -> Result<Exit> {
         retry::run(self).await
     }
+}
+
+/// In the user's home, or where there is none (an account that only runs services), where large files go.
+fn passwords_file(config: &Config, environment: &Environment) -> PathBuf {
+    let home = environment.get("HOME").map(PathBuf::from).filter(|home| home.is_dir());
+    let beside = || {
+        home.unwrap_or_else(|| "/var/tmp".into()).join(format!("walferry-passwords-{}.jsonl", config.name))
+    };
+    config.passwords_file.clone().unwrap_or_else(beside)
 }
 
 fn parse(text: &str, side: Side) -> Result<ConnInfo, Definite> {
@@ -193,6 +210,7 @@ async fn preflight(sides: &Sides, source: &Client, target: &Client) -> Result<Re
         slots: row.iter().map(|row| row.slot.clone()).collect::<Vec<SlotName>>(),
         application_name: STREAM_NAME.to_owned(),
         resuming: row.is_some(),
+        ignored_roles: sides.ignored_roles.clone(),
         pg_dump: pg_dump_found(source).await,
         ..PreflightInput::default()
     };

@@ -9,6 +9,7 @@
 
 mod hints;
 mod report;
+mod roles;
 mod server;
 mod source_database;
 mod standby;
@@ -42,6 +43,8 @@ pub struct PreflightInput {
     pub target_database_exists: bool,
     /// Tables without replica identity are to get REPLICA IDENTITY FULL.
     pub replica_identity_full: bool,
+    /// Roles to be left out.
+    pub ignored_roles: Vec<String>,
     /// Extensions to be left out.
     pub excluded_extensions: Vec<String>,
     /// What is known of `pg_dump`.
@@ -69,6 +72,7 @@ impl Default for PreflightInput {
             resuming: false,
             target_database_exists: true,
             replica_identity_full: false,
+            ignored_roles: Vec::new(),
             excluded_extensions: Vec::new(),
             pg_dump: PgDump::NotLooked,
         }
@@ -80,6 +84,7 @@ pub async fn run(source: &Client, target: &Client, input: &PreflightInput) -> Re
     let mut report = Report::default();
     let Some(sides) = Sides::reach(&mut report, source, target).await else { return report };
     server::check(&mut report, &sides, input).await;
+    roles::check(&mut report, &sides, input).await;
     databases(&mut report, &sides, input).await;
     report
 }

@@ -12,6 +12,8 @@ mod contents;
 mod definitions;
 mod extensions;
 mod operators;
+mod privileges;
+mod roles;
 mod sequences;
 mod server;
 mod slots;
@@ -24,6 +26,14 @@ pub use contents::{
 };
 pub use definitions::{DefinedColumn, Definition, definition, table_name, type_names, type_text};
 pub use extensions::{AvailableExtension, Extension, available_extensions, extensions};
+pub use privileges::{
+    DatabaseProperties, DefaultPrivilege, Object, ObjectKind, Owned, Privilege, database_privileges,
+    database_properties, default_privileges, owners, privileges,
+};
+pub use roles::{
+    Membership, MembershipOptions, Role, Setting, current_user, database_settings, memberships,
+    password_hashes, role_settings, roles,
+};
 pub use sequences::{Sequence, SequenceOwner, SequenceValue, SequenceValues, sequence_values, sequences};
 pub use server::{
     DatabaseLocale, Provider, ServerFacts, UserFacts, clock, server_facts, server_version, system_id,
