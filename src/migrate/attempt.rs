@@ -188,6 +188,9 @@ impl Attempt<'_> {
 
     async fn prepare_target(&mut self) -> Result<Option<Arc<Archive>>> {
         let mut archive = None;
+        if matches!(self.phase, Phase::Schema | Phase::Copying | Phase::Indexing) {
+            self.carry_roles().await?;
+        }
         if matches!(self.phase, Phase::Schema | Phase::Copying) {
             archive = self.copy_all().await?;
             self.enter(Phase::Indexing).await?;
@@ -213,9 +216,6 @@ impl Attempt<'_> {
     /// Slot, publications and tables where they are not there yet; then all rows that are not there yet.
     async fn copy_all(&mut self) -> Result<Option<Arc<Archive>>> {
         self.migration.show(self.phase);
-        if self.phase == Phase::Schema {
-            self.carry_roles().await?;
-        }
         let snapshot = self.snapshot().await?;
         let mut archive = None;
         if self.phase == Phase::Schema {
@@ -247,7 +247,8 @@ impl Attempt<'_> {
         Ok(archive)
     }
 
-    /// Roles come first: policies and user mappings of the schema name them.
+    /// Roles come first: user mappings and policies of the schema name them. At each start anew, since what the target
+    /// refused the last time it may allow now.
     async fn carry_roles(&self) -> Result<()> {
         // A session of its own, for its transaction.
         let target = self.migration.sides.target_client().await?;

@@ -24,6 +24,7 @@ mod keepalive;
 mod lag;
 mod protocol;
 mod proxy;
+mod roles;
 mod streaming;
 mod tail;
 mod values;

@@ -54,7 +54,7 @@ impl Maker<'_> {
             // Somebody else's transaction made it between our look and now.
             Some(error) if matches!(error.state(), Some("42710" | "23505")) => return Ok(Made::Existing),
             Some(error) => {
-                refused.push(Refused { statement: create, reason: error.to_string() });
+                refused.push(Refused::new(create, &error));
                 return Ok(Made::Refused);
             }
         }

@@ -16,6 +16,16 @@ pub struct Refused {
     pub reason: String,
 }
 
+impl Refused {
+    pub(super) fn new(statement: Sql, error: &Error) -> Self {
+        let reason = match error {
+            Error::Refused { message, state, .. } => format!("{message} (SQLSTATE {state})"),
+            Error::Lost { .. } | Error::Answer { .. } | Error::Wire { .. } => error.to_string(),
+        };
+        Self { statement, reason }
+    }
+}
+
 /// Where statements are run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Within {
@@ -38,7 +48,7 @@ pub(super) async fn execute(target: &Client, statements: &[Sql], within: Within)
         }
         for statement in some {
             if let Some(error) = attempt(target, statement, within).await? {
-                refused.push(Refused { statement: statement.clone(), reason: error.to_string() });
+                refused.push(Refused::new(statement.clone(), &error));
             }
         }
     }

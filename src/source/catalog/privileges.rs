@@ -290,7 +290,7 @@ pub async fn default_privileges(client: &Client) -> Result<Vec<DefaultPrivilege>
         "WITH entry AS (SELECT pg_get_userbyid(d.defaclrole)::text AS role, n.nspname::text AS schema, \
          d.defaclobjtype::text AS kind, d.defaclacl AS acl, CASE WHEN d.defaclnamespace = 0 \
          THEN acldefault(CASE d.defaclobjtype WHEN 'S' THEN 's'::\"char\" ELSE d.defaclobjtype END, d.defaclrole) \
-         ELSE '{}'::aclitem[] END AS base FROM pg_default_acl d LEFT JOIN pg_namespace n ON n.oid = d.defaclnamespace), \
+         END AS base FROM pg_default_acl d LEFT JOIN pg_namespace n ON n.oid = d.defaclnamespace), \
          now AS (SELECT e.role, e.schema, e.kind, x.* FROM entry e CROSS JOIN LATERAL aclexplode(e.acl) x), \
          base AS (SELECT e.role, e.schema, e.kind, x.* FROM entry e CROSS JOIN LATERAL aclexplode(e.base) x), \
          different AS (SELECT n.*, true AS granted FROM now n WHERE NOT EXISTS (SELECT FROM base b \
