@@ -6,7 +6,7 @@ use tokio_postgres::Client;
 
 use super::grants;
 use super::ownership::Parties;
-use super::settings::set_to;
+use super::settings::{set_all, shown};
 use super::statements::{Refused, Within, execute, log_refused};
 use crate::error::{Result, Side};
 use crate::pg::Sql;
@@ -43,10 +43,11 @@ pub async fn carry_database(source: &Client, target: &Client, ignored: &[String]
     }
     let settings = catalog::database_settings(source).await.map_err(on_source)?;
     let present = catalog::database_settings(target).await.map_err(on_target)?;
-    for setting in settings.iter().filter(|setting| !present.contains(setting)) {
-        statements.extend(parties.setting(&database, setting));
-    }
+    let missing = settings.iter().filter(|setting| !present.contains(setting));
+    let missing: Vec<(Sql, &Setting)> =
+        missing.filter_map(|setting| Some((parties.alter(&database, setting)?, setting))).collect();
     refused.extend(execute(target, &statements, Within::Session).await?);
+    refused.extend(set_all(target, &missing, Within::Session).await?);
     let sides = ((source, &wanted.object), (target, &found.object));
     refused.extend(grants::carry_on_database(&parties, sides.0, sides.1).await?);
     log_refused(&refused);
@@ -54,8 +55,8 @@ pub async fn carry_database(source: &Client, target: &Client, ignored: &[String]
 }
 
 impl Parties {
-    /// The statement for a setting, if it is one to be carried.
-    fn setting(&self, database: &Sql, setting: &Setting) -> Option<Sql> {
+    /// What a setting's statement begins with, if it is one to be carried.
+    fn alter(&self, database: &Sql, setting: &Setting) -> Option<Sql> {
         let role = setting.role.as_ref();
         if role.is_some_and(|role| !self.both.contains(role)) {
             return None;
@@ -64,13 +65,13 @@ impl Parties {
             Some(role) => Sql::new("ALTER ROLE ").ident(role).text(" IN DATABASE ").sql(database),
             None => Sql::new("ALTER DATABASE ").sql(database),
         };
-        let statement = set_to(alter, setting);
         // It would act on Walferry's own sessions.
         if role.is_none_or(|role| *role == self.me) && HINDRANCES.contains(&setting.name.as_str()) {
+            let statement = shown(&alter, setting);
             tracing::warn!(%statement, "not carried: it would hinder the migration; run it after cutover");
             return None;
         }
-        Some(statement)
+        Some(alter)
     }
 }
 

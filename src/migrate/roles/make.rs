@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use tokio_postgres::Client;
 
 use super::passwords::PasswordFile;
-use super::settings::set_to;
+use super::settings::set_all;
 use super::statements::{Refused, Within, attempt, execute};
 use crate::config::Secret;
 use crate::error::Result;
@@ -60,9 +60,11 @@ impl Maker<'_> {
         }
         let mut more = attributes(role);
         more.extend(comment(role));
-        let own = self.settings.iter().filter(|setting| setting.role.as_ref() == Some(&role.name));
-        more.extend(own.map(|setting| set_to(Sql::new("ALTER ROLE ").ident(&role.name), setting)));
         refused.extend(execute(self.target, &more, Within::Transaction).await?);
+        let own = self.settings.iter().filter(|setting| setting.role.as_ref() == Some(&role.name));
+        let own: Vec<(Sql, &Setting)> =
+            own.map(|setting| (Sql::new("ALTER ROLE ").ident(&role.name), setting)).collect();
+        refused.extend(set_all(self.target, &own, Within::Transaction).await?);
         Ok(Made::New { password })
     }
 }

@@ -1,5 +1,11 @@
 //! `ALTER … SET`, as a catalog's `name=value` says it.
+//!
+//! A value may be somebody's secret (`app.key`), so no log has it.
 
+use tokio_postgres::Client;
+
+use super::statements::{Refused, Within, execute};
+use crate::error::Result;
 use crate::pg::Sql;
 use crate::source::catalog::Setting;
 
@@ -14,8 +20,31 @@ const LISTS: [&str; 6] = [
     "unix_socket_directories",
 ];
 
+/// Sets each of `settings` by the ALTER that comes with it; returns those that the target refuses.
+pub(super) async fn set_all(
+    target: &Client,
+    settings: &[(Sql, &Setting)],
+    within: Within,
+) -> Result<Vec<Refused>> {
+    let statements: Vec<Sql> =
+        settings.iter().map(|(alter, setting)| set_to(alter.clone(), setting)).collect();
+    let mut refused = execute(target, &statements, within).await?;
+    for refused in &mut refused {
+        let of = statements.iter().zip(settings).find(|(statement, _)| **statement == refused.statement);
+        if let Some((_, (alter, setting))) = of {
+            refused.statement = shown(alter, setting);
+        }
+    }
+    Ok(refused)
+}
+
+/// The statement, fit for a log.
+pub(super) fn shown(alter: &Sql, setting: &Setting) -> Sql {
+    alter.clone().text(" SET ").ident(&setting.name).text(" TO …")
+}
+
 /// Appends ` SET "name" TO value`.
-pub(super) fn set_to(alter: Sql, setting: &Setting) -> Sql {
+fn set_to(alter: Sql, setting: &Setting) -> Sql {
     let sql = alter.text(" SET ").ident(&setting.name).text(" TO ");
     if LISTS.contains(&setting.name.to_ascii_lowercase().as_str()) {
         let elements = elements(&setting.value);

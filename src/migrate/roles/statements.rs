@@ -10,7 +10,7 @@ use crate::source::{Error, state_is_transient};
 /// A statement that the target refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refused {
-    /// What it was, fit to be run by somebody who may; without a password.
+    /// What it was, fit to be run by somebody who may; without a password or a setting's value.
     pub statement: Sql,
     /// What the target said.
     pub reason: String,
