@@ -124,7 +124,10 @@ fn key(privilege: &Privilege) -> Key<'_> {
 }
 
 /// Privileges by what one statement can say: an object, somebody, with or without the grant option.
-struct Gathered<'a>(BTreeMap<(&'a Object, Option<&'a str>, bool), BTreeSet<(&'a str, Option<&'a str>)>>);
+struct Gathered<'a>(BTreeMap<Place<'a>, BTreeSet<(&'a str, Option<&'a str>)>>);
+
+/// On what, to whom, whether with the grant option.
+type Place<'a> = (&'a Object, Option<&'a str>, bool);
 
 impl<'a> Gathered<'a> {
     fn of(privileges: impl Iterator<Item = &'a Privilege>) -> Self {
@@ -137,7 +140,7 @@ impl<'a> Gathered<'a> {
     }
 
     fn statements(&self, grant: bool) -> Vec<Sql> {
-        let statement = |(place, privileges): (&(&Object, Option<&str>, bool), &BTreeSet<_>)| {
+        let statement = |(place, privileges): (&Place<'_>, &BTreeSet<_>)| {
             let (object, grantee, grantable) = *place;
             let sql = Sql::new(if grant { "GRANT " } else { "REVOKE " }).list(privileges, ", ", privilege);
             let sql = sql.text(" ON ").text(object.kind.granted_on()).text(" ").catalog(&object.identity);
