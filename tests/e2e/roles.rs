@@ -88,7 +88,8 @@ const MEMBERS: &str = "
     WHERE m.member::regrole::text <> 'avnadmin' AND m.roleid >= 16384 AND 'unwanted'::text NOT IN
         (m.roleid::regrole::text, m.member::regrole::text) GROUP BY 1, 2 ORDER BY 1, 2";
 
-/// Owners, and who may do what; what belongs to `unwanted` aside.
+/// Owners, and who may do what; what belongs to `unwanted` aside, and types and routines that follow from other objects
+/// and that not every version has.
 const PRIVILEGES: &str = "
     WITH object AS (
         SELECT 'schema' AS kind, oid::regnamespace::text AS name, nspowner AS owner,
@@ -99,9 +100,10 @@ const PRIVILEGES: &str = "
         UNION ALL SELECT 'column', c.oid::regclass || '.' || a.attname, c.relowner, a.attacl, c.relnamespace::regnamespace::text
             FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
         UNION ALL SELECT 'routine', oid::regprocedure::text, proowner, coalesce(proacl, acldefault('f', proowner)),
-               pronamespace::regnamespace::text FROM pg_proc
+               pronamespace::regnamespace::text FROM pg_proc WHERE proname <> 'span_multirange'
         UNION ALL SELECT 'type', oid::regtype::text, typowner, coalesce(typacl, acldefault('T', typowner)),
                typnamespace::regnamespace::text FROM pg_type WHERE typtype <> 'm' AND typcategory <> 'A'
+                   AND typrelid NOT IN (SELECT oid FROM pg_class WHERE relkind = 'S')
         UNION ALL SELECT 'operator', oid::regoperator::text, oprowner, NULL, oprnamespace::regnamespace::text FROM pg_operator
         UNION ALL SELECT 'statistics', stxname, stxowner, NULL, stxnamespace::regnamespace::text FROM pg_statistic_ext
         UNION ALL SELECT 'database', datname, datdba, coalesce(datacl, acldefault('d', datdba)), ''
