@@ -81,6 +81,8 @@ pub struct CheckArgs {
     sides: SideArgs,
     #[command(flatten)]
     selection: SelectionArgs,
+    #[command(flatten)]
+    roles: RoleArgs,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -95,6 +97,12 @@ pub struct MigrateArgs {
     selection: SelectionArgs,
     #[command(flatten)]
     engine: EngineArgs,
+    #[command(flatten)]
+    roles: RoleArgs,
+    /// Where the passwords go that roles get whose old ones the source does not show; readable by you alone [default:
+    /// ~/walferry-passwords-NAME.jsonl]
+    #[arg(long, value_name = "FILE")]
+    passwords_file: Option<String>,
     /// End by itself: `copied` when all is copied, `synced` when it follows within --max-lag [default: go on]
     #[arg(long, value_name = "copied|synced")]
     until: Option<String>,
@@ -268,6 +276,14 @@ struct EngineArgs {
 }
 
 #[derive(Debug, Args)]
+struct RoleArgs {
+    /// Roles of the source to leave out, with commas, and nothing of theirs is carried but their objects; can be given
+    /// several times
+    #[arg(long, value_name = "ROLE,…")]
+    ignore_roles: Vec<String>,
+}
+
+#[derive(Debug, Args)]
 struct LogArgs {
     /// How logs and errors are written to standard error [default: text]
     #[arg(long, global = true, value_name = "text|json")]
@@ -308,6 +324,7 @@ impl Cli {
             Command::Check(args) => {
                 args.sides.put(&mut raw);
                 args.selection.put(&mut raw);
+                raw.ignore_roles.clone_from(&args.roles.ignore_roles);
                 raw.json = args.json;
             }
             Command::Migrate(args) => {
@@ -322,6 +339,8 @@ impl Cli {
                 raw.ddl.clone_from(&args.ddl);
                 raw.fence_command.clone_from(&args.fence_command);
                 raw.unfence_command.clone_from(&args.unfence_command);
+                raw.ignore_roles.clone_from(&args.roles.ignore_roles);
+                raw.passwords_file.clone_from(&args.passwords_file);
             }
             Command::Cutover(args) => {
                 args.sides.put(&mut raw);
@@ -721,7 +740,8 @@ mod tests {
     #[test]
     fn everything_typed_reaches_the_configuration() {
         let line = "walferry migrate -s host=a -t host=b --name prod --jobs 3 --listen none --confirm-delay 500ms \
-                    --until synced --max-lag 1MB --on-conflict stop --log-format json --verbose";
+                    --until synced --max-lag 1MB --on-conflict stop --log-format json --verbose --ignore-roles a,B \
+                    --passwords-file p";
         let cli = read(line).expect("it is right");
         let config = Config::resolve(&cli.raw(Environment::default())).expect("it is right");
         assert_eq!(config.source().map(Secret::expose), Ok("host=a"));
@@ -731,6 +751,10 @@ mod tests {
         assert_eq!(config.until, Some(crate::config::Until::Synced));
         assert_eq!((config.log_format, cli.log_format()), (LogFormat::Json, LogFormat::Json));
         assert!(config.verbose && !config.force);
+        assert_eq!(
+            (config.ignored_roles, config.passwords_file),
+            (vec!["a".into(), "B".into()], Some("p".into()))
+        );
 
         let line = "walferry cutover --fence none --max-lag 1kB --timeout 2m --json";
         let config = Config::resolve(&read(line).expect("it is right").raw(Environment::default()));

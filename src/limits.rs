@@ -425,3 +425,9 @@ pub const UNFENCED_WATCH: Duration = Duration::from_secs(2);
 
 /// Names of sessions that one failure of a cutover lists.
 pub const CUTOVER_NAMES_MAX: usize = 10;
+/// Statements about roles and privileges that go to the target in one query: a way to it costs as much as many of them.
+/// One that is refused has all of its query run again one by one.
+pub const STATEMENTS_PER_QUERY: usize = 100;
+
+/// Statements that the target refuses and that are logged one by one: more would bury the rest of the log.
+pub const REFUSALS_LOGGED_MAX: usize = 50;

@@ -29,11 +29,13 @@ enum Field<'a> {
 }
 
 /// All keys but those that the connection strings are made of.
-const FIELDS: [(&str, fn(&mut RawConfig) -> Field<'_>); 17] = [
+const FIELDS: [(&str, fn(&mut RawConfig) -> Field<'_>); 22] = [
     ("name", |raw| Field::Text(&mut raw.name)),
     ("database", |raw| Field::Names(&mut raw.databases)),
     ("ignore-dbs", |raw| Field::Names(&mut raw.ignore_dbs)),
     ("migration.ignore_dbs", |raw| Field::Names(&mut raw.ignore_dbs)),
+    ("ignore-roles", |raw| Field::Names(&mut raw.ignore_roles)),
+    ("migration.ignore_roles", |raw| Field::Names(&mut raw.ignore_roles)),
     ("with-table", |raw| Field::Patterns(&mut raw.with_tables)),
     ("skip-table", |raw| Field::Patterns(&mut raw.skip_tables)),
     ("no-createdb", |raw| Field::Switch(&mut raw.no_createdb)),
@@ -45,6 +47,9 @@ const FIELDS: [(&str, fn(&mut RawConfig) -> Field<'_>); 17] = [
     ("spill-dir", |raw| Field::Text(&mut raw.spill_dir)),
     ("spill-max", |raw| Field::Text(&mut raw.spill_max)),
     ("ddl", |raw| Field::Text(&mut raw.ddl)),
+    ("passwords-file", |raw| Field::Text(&mut raw.passwords_file)),
+    ("fence-command", |raw| Field::Text(&mut raw.fence_command)),
+    ("unfence-command", |raw| Field::Text(&mut raw.unfence_command)),
     ("on-conflict", |raw| Field::Text(&mut raw.on_conflict)),
     ("log-format", |raw| Field::Text(&mut raw.log_format)),
 ];

@@ -80,6 +80,10 @@ pub struct RawConfig {
     pub unfence_command: Option<String>,
     /// `--timeout`.
     pub timeout: Option<String>,
+    /// `--ignore-roles`.
+    pub ignore_roles: Vec<String>,
+    /// `--passwords-file`.
+    pub passwords_file: Option<String>,
     /// `--log-format`.
     pub log_format: Option<String>,
     /// `--verbose`.
@@ -136,6 +140,10 @@ pub struct Config {
     pub fence_commands: Option<FenceCommands>,
     /// How long a cutover may take.
     pub cutover_timeout: Duration,
+    /// Roles of the source that are left out.
+    pub ignored_roles: Vec<String>,
+    /// Where passwords go that had to be made; `None`: a file of the migration's name in the user's home.
+    pub passwords_file: Option<PathBuf>,
     /// How logs and errors are written.
     pub log_format: LogFormat,
     /// Whether logs tell more.
@@ -285,6 +293,8 @@ impl Config {
             fence: option("--fence", raw.fence.as_deref(), FenceKind::from_str)?.unwrap_or_default(),
             fence_commands: fence_commands(raw)?,
             cutover_timeout,
+            ignored_roles: names("--ignore-roles", &raw.ignore_roles)?,
+            passwords_file: option("--passwords-file", raw.passwords_file.as_deref(), file)?,
             log_format: option("--log-format", raw.log_format.as_deref(), LogFormat::from_str)?
                 .unwrap_or_default(),
             verbose: raw.verbose,
@@ -473,6 +483,10 @@ fn listen(text: &str) -> Result<Option<SocketAddr>, String> {
     text.parse().map(Some).map_err(|_| format!("{text:?} is neither IP:PORT nor none"))
 }
 
+fn file(text: &str) -> Result<PathBuf, String> {
+    if text.is_empty() { Err("it is empty".to_owned()) } else { Ok(text.into()) }
+}
+
 fn jobs(text: &str) -> Result<usize, String> {
     let jobs = text.parse().ok().filter(|jobs| (1..=JOBS_MAX).contains(jobs));
     jobs.ok_or_else(|| format!("{text:?} is not a number from 1 to {JOBS_MAX}"))
@@ -595,6 +609,11 @@ mod tests {
             |raw| raw.fence_command = Some("true".into()),
             "--fence-command and --unfence-command go together",
         );
+        check(
+            |raw| raw.ignore_roles = vec!["a,,b".into()],
+            "invalid --ignore-roles: \"a,,b\" has an empty name",
+        );
+        check(|raw| raw.passwords_file = Some(String::new()), "invalid --passwords-file: it is empty");
         check(
             |raw| raw.log_format = Some("xml".into()),
             "invalid --log-format: \"xml\" is neither text nor json",

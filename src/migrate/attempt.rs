@@ -24,6 +24,7 @@ use super::filter::{broken, moved};
 use super::objects::PostData;
 use super::publications::Publications;
 use super::retry::Context;
+use super::roles::{RolesOptions, carry_database, carry_objects, carry_roles};
 use super::snapshot::{self, Snapshot};
 use super::{Migration, Phase, objects, phase, sequences, unknown_phase};
 
@@ -283,6 +284,9 @@ impl Attempt<'_> {
 
     async fn prepare_target(&mut self) -> Result<Option<Arc<Archive>>> {
         let mut archive = None;
+        if matches!(self.phase, Phase::Schema | Phase::Copying | Phase::Indexing) {
+            self.carry_roles().await?;
+        }
         if matches!(self.phase, Phase::Schema | Phase::Copying) {
             archive = self.copy_all().await?;
             self.enter(Phase::Indexing).await?;
@@ -337,6 +341,19 @@ impl Attempt<'_> {
         copy.run(tables, left).await?;
         drop(snapshot);
         Ok(archive)
+    }
+
+    /// Roles come first: user mappings and policies of the schema name them. At each start anew, since what the target
+    /// refused the last time it may allow now.
+    async fn carry_roles(&self) -> Result<()> {
+        // A session of its own, for its transaction.
+        let target = self.migration.sides.target_client().await?;
+        let options = RolesOptions {
+            ignored: self.migration.sides.ignored_roles.clone(),
+            passwords_file: self.migration.passwords_file.clone(),
+        };
+        carry_roles(&self.source, &target, &options).await?;
+        Ok(())
     }
 
     /// What copies on `snapshot`; `as_replica` where the target is complete already.
@@ -406,7 +423,11 @@ impl Attempt<'_> {
         }
         objects::refresh_materialized_views(&self.target).await?;
         objects::analyze(&self.migration.sides.target, &self.target, self.migration.jobs).await?;
-        sequences::carry(&self.source, &self.target).await.map(|_| ())
+        sequences::carry(&self.source, &self.target).await?;
+        let ignored = &self.migration.sides.ignored_roles;
+        carry_database(&self.source, &self.target, ignored).await?;
+        carry_objects(&self.source, &self.target, ignored).await?;
+        Ok(())
     }
 
     pub(super) fn post_data<'b>(&'b self, archive: &'b Arc<Archive>) -> PostData<'b> {

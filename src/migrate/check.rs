@@ -34,21 +34,21 @@ pub async fn check(sides: &Sides, selection: &Selection, creates_databases: bool
     let input = PreflightInput {
         creates_databases,
         pg_dump: pg_dump_found(&source).await,
-        ..input_for(&choice, choice.databases.iter().collect())
+        ..input_for(sides, &choice, choice.databases.iter().collect())
     };
     if let [only] = choice.databases.as_slice() {
         return Ok(check_database(sides, only, &target, &input, true).await);
     }
     report.findings = preflight::run_servers(&source, &target, &input).await.findings;
     for database in &choice.databases {
-        let input = PreflightInput { creates_databases, ..input_for(&choice, vec![database]) };
+        let input = PreflightInput { creates_databases, ..input_for(sides, &choice, vec![database]) };
         let found = check_database(sides, database, &target, &input, false).await;
         report.findings.extend(found.findings.into_iter().map(|finding| finding.of_database(&database.name)));
     }
     Ok(report)
 }
 
-fn input_for(choice: &Choice, databases: Vec<&Chosen>) -> PreflightInput {
+fn input_for(sides: &Sides, choice: &Choice, databases: Vec<&Chosen>) -> PreflightInput {
     let slots: Vec<SlotName> =
         choice.databases.iter().filter_map(|d| Some(d.begun.as_ref()?.slot.clone())).collect();
     PreflightInput {
@@ -58,6 +58,7 @@ fn input_for(choice: &Choice, databases: Vec<&Chosen>) -> PreflightInput {
         databases: databases.into_iter().map(|database| database.name.clone()).collect(),
         slots,
         tables: choice.filter.clone(),
+        ignored_roles: sides.ignored_roles.clone(),
         application_name: STREAM_NAME.to_owned(),
         ..PreflightInput::default()
     }
@@ -104,6 +105,7 @@ pub(super) async fn preflight(
         target_database_exists: in_place,
         creates_databases: migration.creates_databases,
         tables: migration.filter.clone(),
+        ignored_roles: migration.sides.ignored_roles.clone(),
         pg_dump: pg_dump_found(source).await,
         ..PreflightInput::default()
     };

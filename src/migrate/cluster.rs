@@ -16,10 +16,11 @@ use crate::config::{Config, Selection};
 use crate::error::{Definite, Exit, Failure, Result};
 use crate::limits::{DATABASES_COPIED_MAX, RETRY_FOR_AT_START, RETRY_PAUSE_MAX, RETRY_PAUSE_MIN};
 use crate::status::{MetricsRegistry, StatusHandle};
+use crate::wire::Environment;
 
 use super::choose::{Choice, Chosen, choose};
 use super::retry::jittered;
-use super::{Migration, Phase, Sides, phase};
+use super::{Migration, Phase, Sides, passwords_file, phase};
 
 /// A migration to run: all its databases.
 #[derive(Debug)]
@@ -128,6 +129,7 @@ impl Cluster {
             until: config.until,
             ddl: config.ddl,
             lag_bytes_max: config.lag_bytes_max,
+            passwords_file: passwords_file(config, &Environment::from_process()),
             fence_commands: config.fence_commands.clone(),
             status: self.status.clone(),
             metrics: self.metrics.clone(),

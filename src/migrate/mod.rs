@@ -8,6 +8,7 @@
 //! | [`creation`] | the database itself, on the target |
 //! | [`filter`] | which tables |
 //! | [`publications`], [`snapshot`] | what is made on the source |
+//! | [`roles`] | roles, ownership, grants, the database's properties |
 //! | [`dump`], [`objects`] | schema, indexes, constraints |
 //! | [`copy`], [`late`], [`sequences`] | rows, and what replication does not carry |
 //! | [`follow`], [`drift`] | the pipeline, and what goes on beside it |
@@ -37,6 +38,7 @@ mod publications;
 mod remove;
 mod report;
 mod retry;
+pub mod roles;
 mod sequences;
 mod snapshot;
 mod tail;
@@ -77,6 +79,8 @@ pub struct Sides {
     pub target: ConnInfo,
     /// The migration's name.
     pub name: String,
+    /// Roles of the source that are left out.
+    pub ignored_roles: Vec<String>,
 }
 
 /// One database of a migration, to run.
@@ -110,6 +114,8 @@ pub(crate) struct Migration {
     pub until: Option<Until>,
     /// What to do about a column that the source added.
     pub ddl: Ddl,
+    /// Where passwords go that had to be made.
+    pub passwords_file: PathBuf,
     /// Up to so many bytes behind, it counts as synced.
     pub lag_bytes_max: u64,
     /// What puts up, and takes down, a fence of kind `command`.
@@ -132,6 +138,7 @@ impl Sides {
             source: parse(config.source()?.expose(), Side::Source)?,
             target: parse(config.target()?.expose(), Side::Target)?,
             name: config.name.as_str().to_owned(),
+            ignored_roles: config.ignored_roles.clone(),
         })
     }
 
@@ -147,7 +154,7 @@ impl Sides {
     #[must_use]
     pub fn database(&self, name: &str) -> Self {
         let (source, target) = (self.source.with_dbname(name), self.target.with_dbname(name));
-        Self { source, target, name: self.name.clone() }
+        Self { source, target, ..self.clone() }
     }
 
     /// A session on the source that may write though the database is fenced: what was made there can be dropped.
@@ -175,6 +182,15 @@ impl Migration {
     async fn run(&self, turn: Option<Turn>) -> Result<Exit> {
         retry::run(self, turn).await
     }
+}
+
+/// In the user's home, or where there is none (an account that only runs services), where large files go.
+fn passwords_file(config: &Config, environment: &Environment) -> PathBuf {
+    let home = environment.get("HOME").map(PathBuf::from).filter(|home| home.is_dir());
+    let beside = || {
+        home.unwrap_or_else(|| "/var/tmp".into()).join(format!("walferry-passwords-{}.jsonl", config.name))
+    };
+    config.passwords_file.clone().unwrap_or_else(beside)
 }
 
 fn parse(text: &str, side: Side) -> Result<ConnInfo, Definite> {

@@ -26,6 +26,7 @@ mod keepalive;
 mod lag;
 mod protocol;
 mod proxy;
+mod roles;
 mod several;
 mod streaming;
 mod tail;

@@ -10,6 +10,7 @@
 mod filter;
 mod hints;
 mod report;
+mod roles;
 mod server;
 mod source_database;
 mod standby;
@@ -49,6 +50,8 @@ pub struct PreflightInput {
     pub tables: TableFilter,
     /// Tables without replica identity are to get REPLICA IDENTITY FULL.
     pub replica_identity_full: bool,
+    /// Roles to be left out.
+    pub ignored_roles: Vec<String>,
     /// Extensions to be left out.
     pub excluded_extensions: Vec<String>,
     /// What is known of `pg_dump`.
@@ -78,6 +81,7 @@ impl Default for PreflightInput {
             creates_databases: true,
             tables: TableFilter::default(),
             replica_identity_full: false,
+            ignored_roles: Vec::new(),
             excluded_extensions: Vec::new(),
             pg_dump: PgDump::NotLooked,
         }
@@ -89,6 +93,7 @@ pub async fn run(source: &Client, target: &Client, input: &PreflightInput) -> Re
     let mut report = Report::default();
     let Some(sides) = Sides::reach(&mut report, source, target).await else { return report };
     server::check(&mut report, &sides, input).await;
+    roles::check(&mut report, &sides, input).await;
     databases(&mut report, &sides, input).await;
     report
 }

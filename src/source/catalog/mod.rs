@@ -14,7 +14,9 @@ mod definitions;
 mod extensions;
 mod fence;
 mod operators;
+mod privileges;
 mod references;
+mod roles;
 mod sequences;
 mod server;
 mod slots;
@@ -32,7 +34,15 @@ pub use fence::{
     OtherSession, ReadOnlyDefault, end_own_sessions, end_sessions, mark_wal, moment, other_sessions,
     read_only_default, read_only_statement, set_read_only_default,
 };
+pub use privileges::{
+    DatabaseProperties, DefaultPrivilege, Object, ObjectKind, Owned, Privilege, database_privileges,
+    database_properties, default_privileges, owners, privileges,
+};
 pub use references::{Reference, references};
+pub use roles::{
+    Membership, MembershipOptions, Role, Setting, current_user, database_settings, memberships,
+    password_hashes, role_settings, roles,
+};
 pub use sequences::{Sequence, SequenceOwner, SequenceValue, SequenceValues, sequence_values, sequences};
 pub use server::{
     DatabaseLocale, Provider, ServerFacts, UserFacts, clock, server_facts, server_version, system_id,
