@@ -73,6 +73,8 @@ pub enum Command {
 pub struct CheckArgs {
     #[command(flatten)]
     sides: SideArgs,
+    #[command(flatten)]
+    contents: ContentArgs,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -85,6 +87,8 @@ pub struct MigrateArgs {
     sides: SideArgs,
     #[command(flatten)]
     engine: EngineArgs,
+    #[command(flatten)]
+    contents: ContentArgs,
     /// End by itself: `copied` when all is copied, `synced` when it follows within --max-lag [default: go on]
     #[arg(long, value_name = "copied|synced")]
     until: Option<String>,
@@ -197,6 +201,25 @@ struct EngineArgs {
 }
 
 #[derive(Debug, Args)]
+struct ContentArgs {
+    /// Give tables without replica identity REPLICA IDENTITY FULL on the source, until `remove` puts back what they had
+    #[arg(long)]
+    replica_identity_full: bool,
+    /// Of tables without replica identity, be content with inserts and truncates: do not copy them again at cutover
+    #[arg(long)]
+    ignore_keyless: bool,
+    /// Do not make these extensions on the target
+    #[arg(long, value_name = "A,B")]
+    excluded_extensions: Option<String>,
+    /// Move the rows that users have in tables of extensions [default]
+    #[arg(long, overrides_with = "no_replicate_extension_tables")]
+    replicate_extension_tables: bool,
+    /// Leave the tables of extensions as the target's extensions make them
+    #[arg(long, overrides_with = "replicate_extension_tables")]
+    no_replicate_extension_tables: bool,
+}
+
+#[derive(Debug, Args)]
 struct LogArgs {
     /// How logs and errors are written to standard error [default: text]
     #[arg(long, global = true, value_name = "text|json")]
@@ -236,11 +259,13 @@ impl Cli {
         match &self.command {
             Command::Check(args) => {
                 args.sides.put(&mut raw);
+                args.contents.put(&mut raw);
                 raw.json = args.json;
             }
             Command::Migrate(args) => {
                 args.sides.put(&mut raw);
                 args.engine.put(&mut raw);
+                args.contents.put(&mut raw);
                 raw.until.clone_from(&args.until);
                 raw.confirm_delay.clone_from(&args.confirm_delay);
                 raw.spill_dir.clone_from(&args.spill_dir);
@@ -280,6 +305,15 @@ impl SideArgs {
         raw.source.clone_from(&self.source);
         raw.target.clone_from(&self.target);
         raw.name.clone_from(&self.name);
+    }
+}
+
+impl ContentArgs {
+    fn put(&self, raw: &mut RawConfig) {
+        raw.replica_identity_full = self.replica_identity_full;
+        raw.ignore_keyless = self.ignore_keyless;
+        raw.excluded_extensions.clone_from(&self.excluded_extensions);
+        raw.no_replicate_extension_tables = self.no_replicate_extension_tables;
     }
 }
 
@@ -368,7 +402,7 @@ Exit codes:
   6  an error that may pass lasted too long";
 
 async fn check(config: &Config) -> Result<Exit, Failure> {
-    let report = migrate::check(&Sides::new(config)?).await?;
+    let report = migrate::check(&Sides::new(config)?, &config.contents).await?;
     let text = match config.output {
         Output::Text => report.render_table(terminal_width()),
         Output::Json | Output::Avn => {

@@ -51,6 +51,14 @@ pub struct RawConfig {
     pub on_conflict: Option<String>,
     /// `--ddl`.
     pub ddl: Option<String>,
+    /// `--replica-identity-full`.
+    pub replica_identity_full: bool,
+    /// `--ignore-keyless`.
+    pub ignore_keyless: bool,
+    /// `--excluded-extensions`.
+    pub excluded_extensions: Option<String>,
+    /// `--no-replicate-extension-tables`.
+    pub no_replicate_extension_tables: bool,
     /// `--log-format`.
     pub log_format: Option<String>,
     /// `--verbose`.
@@ -97,6 +105,8 @@ pub struct Config {
     pub on_conflict: OnConflict,
     /// What to do about a column that the source added.
     pub ddl: Ddl,
+    /// What is moved, beside what always is.
+    pub contents: Contents,
     /// How logs and errors are written.
     pub log_format: LogFormat,
     /// Whether logs tell more.
@@ -135,6 +145,29 @@ pub enum Ddl {
     /// Stop with a definite error that says the statement.
     #[default]
     Stop,
+}
+
+/// What is moved, beside what always is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Contents {
+    /// What to do about tables without replica identity.
+    pub keyless: Keyless,
+    /// Extensions that are not made on the target.
+    pub excluded_extensions: Vec<String>,
+    /// The rows of users in tables of extensions are moved.
+    pub extension_tables: bool,
+}
+
+/// What to do about tables whose updates and deletes cannot be in the stream, since nothing identifies their rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Keyless {
+    /// Copy them again at cutover.
+    #[default]
+    CopyAgain,
+    /// Give them REPLICA IDENTITY FULL on the source until the migration is removed.
+    Full,
+    /// Be content with their inserts and truncates.
+    Ignore,
 }
 
 /// How logs and errors are written.
@@ -209,6 +242,7 @@ impl Config {
             lag_bytes_max: max_lag.unwrap_or(LAG_BYTES_MAX_DEFAULT),
             on_conflict: on_conflict.unwrap_or(OnConflict::Stop),
             ddl: ddl.unwrap_or_default(),
+            contents: contents(raw)?,
             log_format: option("--log-format", raw.log_format.as_deref(), LogFormat::from_str)?
                 .unwrap_or_default(),
             verbose: raw.verbose,
@@ -261,6 +295,12 @@ impl Config {
                 .push(format!("whoever reaches {address} can read the status: there is no authentication"));
         }
         warnings
+    }
+}
+
+impl Default for Contents {
+    fn default() -> Self {
+        Self { keyless: Keyless::default(), excluded_extensions: Vec::new(), extension_tables: true }
     }
 }
 
@@ -352,6 +392,29 @@ fn option<T>(
         Definite::usage(format!("invalid {name}: {reason}"))
     };
     text.map(parse).transpose().map_err(wrong)
+}
+
+fn contents(raw: &RawConfig) -> Result<Contents, Definite> {
+    let keyless = match (raw.replica_identity_full, raw.ignore_keyless) {
+        (false, false) => Keyless::CopyAgain,
+        (true, false) => Keyless::Full,
+        (false, true) => Keyless::Ignore,
+        (true, true) => {
+            return Err(Definite::usage("--replica-identity-full and --ignore-keyless exclude each other"));
+        }
+    };
+    let names = option("--excluded-extensions", raw.excluded_extensions.as_deref(), names)?;
+    Ok(Contents {
+        keyless,
+        excluded_extensions: names.unwrap_or_default(),
+        extension_tables: !raw.no_replicate_extension_tables,
+    })
+}
+
+/// Names with commas between them.
+fn names(text: &str) -> Result<Vec<String>, String> {
+    let names: Vec<String> = text.split(',').map(|name| name.trim().to_owned()).collect();
+    if names.iter().any(String::is_empty) { Err(format!("{text:?} has an empty name")) } else { Ok(names) }
 }
 
 fn listen(text: &str) -> Result<Option<SocketAddr>, String> {
@@ -476,6 +539,14 @@ mod tests {
             "invalid --log-format: \"xml\" is neither text nor json",
         );
         check(|raw| (raw.json, raw.avn) = (true, true), "--json and --avn exclude each other");
+        check(
+            |raw| (raw.replica_identity_full, raw.ignore_keyless) = (true, true),
+            "--replica-identity-full and --ignore-keyless exclude each other",
+        );
+        check(
+            |raw| raw.excluded_extensions = Some("a,,b".into()),
+            "invalid --excluded-extensions: \"a,,b\" has an empty name",
+        );
         check(
             |raw| {
                 raw.source = Some(Secret::new("host=a"));

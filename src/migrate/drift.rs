@@ -15,7 +15,7 @@ use std::collections::HashSet;
 use crate::apply::store::RelationRow;
 use crate::error::{Definite, Failure, Result, Side};
 use crate::pg::{QualifiedName, Sql};
-use crate::source::catalog::{self, Persistence, Table, TableKind};
+use crate::source::catalog::{Persistence, Table, TableKind};
 use crate::source::{self};
 
 use super::attempt::Attempt;
@@ -24,7 +24,7 @@ use super::publications::{self, Altered};
 impl Attempt<'_> {
     /// Looks, and acts; gives the tables as they are.
     pub(super) async fn look_at_source_tables(&mut self) -> Result<Vec<Table>> {
-        let tables = catalog::tables(&self.source).await.map_err(|error| error.into_failure(Side::Source))?;
+        let tables = self.source_tables().await?;
         let relations = self.store().relations().await?;
         self.tell_of_tables(&tables, &relations);
         self.refuse_lost_identities(&tables, &relations).await?;
@@ -78,8 +78,7 @@ impl Attempt<'_> {
         let names = &self.row.publications;
         let altered = publications::altered(&self.source, names).await?;
         let members = publications::members(&self.source, names).await?;
-        let logged =
-            |table: &&Table| table.kind == TableKind::Plain && table.persistence == Persistence::Permanent;
+        let logged = |table: &&Table| table.kind == TableKind::Plain && table.is_followed();
         let followed = tables.iter().filter(logged).filter(|t| relations.iter().any(|row| is(row, t)));
         let missing: Vec<&Table> = followed.filter(|table| !members.contains(&table.name)).collect();
         let mut affected: Vec<QualifiedName> = missing.iter().map(|table| table.name.clone()).collect();
@@ -112,7 +111,7 @@ impl Attempt<'_> {
         let other = tables.iter().find(|table| {
             let followed = relations.iter().any(|row| row.name == table.name && !is(row, table));
             table.kind == TableKind::Plain
-                && table.persistence == Persistence::Permanent
+                && table.is_followed()
                 && followed
                 && !members.contains(&table.name)
                 && relations.iter().all(|row| !is(row, table))
@@ -177,7 +176,7 @@ impl Attempt<'_> {
 }
 
 /// Whether the row is that of the table, whatever it is called now.
-fn is(row: &RelationRow, table: &Table) -> bool {
+pub(super) fn is(row: &RelationRow, table: &Table) -> bool {
     row.origin.map_or_else(|| row.name == table.name, |origin| origin.id.get() == table.oid.get())
 }
 

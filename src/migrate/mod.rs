@@ -6,7 +6,8 @@
 //! | [`attempt`] | one run from the stored phase on; a transient failure leads to the next one |
 //! | [`publications`], [`snapshot`] | what is made on the source |
 //! | [`dump`], [`objects`] | schema, indexes, constraints |
-//! | [`copy`], [`late`], [`sequences`] | rows, and what replication does not carry |
+//! | [`copy`], [`late`], [`sequences`] | rows, and where sequences stand |
+//! | [`uncarried`] | what the stream does not bring |
 //! | [`follow`], [`drift`] | the pipeline, and what goes on beside it |
 //! | [`mod@tail`] | the changes themselves, to look at |
 //! | [`report`], [`mod@remove`] | what is shown of a migration that need not run, and its end |
@@ -30,6 +31,7 @@ mod retry;
 mod sequences;
 mod snapshot;
 mod tail;
+mod uncarried;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -39,7 +41,7 @@ use tokio::task::JoinSet;
 use tokio_postgres::Client;
 
 use crate::apply::store::Store;
-use crate::config::{Config, Ddl, Until};
+use crate::config::{Config, Contents, Ddl, Keyless, Until};
 use crate::error::{Definite, Exit, Failure, Result, Side};
 use crate::pg::SlotName;
 use crate::status::{MetricsRegistry, StatusHandle};
@@ -84,6 +86,8 @@ pub struct Migration {
     pub until: Option<Until>,
     /// What to do about a column that the source added.
     pub ddl: Ddl,
+    /// What is moved, and how.
+    pub contents: Contents,
     /// Up to so many bytes behind, it counts as synced.
     pub lag_bytes_max: u64,
     /// Where it is shown.
@@ -143,6 +147,7 @@ impl Migration {
             spill_bytes_max: config.spill_bytes_max,
             until: config.until,
             ddl: config.ddl,
+            contents: config.contents.clone(),
             lag_bytes_max: config.lag_bytes_max,
             status,
             metrics,
@@ -168,7 +173,7 @@ fn parse(text: &str, side: Side) -> Result<ConnInfo, Definite> {
 ///
 /// # Errors
 /// A usage error when a connection string is missing or wrong. What cannot be reached is a finding.
-pub async fn check(sides: &Sides) -> Result<Report> {
+pub async fn check(sides: &Sides, contents: &Contents) -> Result<Report> {
     let (source, target) = tokio::join!(sides.source_client(), sides.target_client());
     let (source, target) = match (source, target) {
         (Ok(source), Ok(target)) => (source, target),
@@ -182,10 +187,10 @@ pub async fn check(sides: &Sides) -> Result<Report> {
             return Ok(report);
         }
     };
-    preflight(sides, &source, &target).await
+    preflight(sides, contents, &source, &target).await
 }
 
-async fn preflight(sides: &Sides, source: &Client, target: &Client) -> Result<Report> {
+async fn preflight(sides: &Sides, contents: &Contents, source: &Client, target: &Client) -> Result<Report> {
     let store = Store::new(target, &sides.name);
     let row = if store.exists().await? { store.migration().await? } else { None };
     let input = PreflightInput {
@@ -194,6 +199,10 @@ async fn preflight(sides: &Sides, source: &Client, target: &Client) -> Result<Re
         application_name: STREAM_NAME.to_owned(),
         resuming: row.is_some(),
         pg_dump: pg_dump_found(source).await,
+        replica_identity_full: contents.keyless == Keyless::Full,
+        keyless_ignored: contents.keyless == Keyless::Ignore,
+        excluded_extensions: contents.excluded_extensions.clone(),
+        extension_tables: contents.extension_tables,
         ..PreflightInput::default()
     };
     Ok(preflight::run(source, target, &input).await)

@@ -120,33 +120,6 @@ impl Wanted {
     }
 }
 
-/// Fills the materialised views, each after those that it reads.
-///
-/// # Errors
-/// When one cannot be filled whatever the order.
-pub async fn refresh_materialized_views(target: &Client) -> Result<()> {
-    loop {
-        let sql = "SELECT schemaname::text, matviewname::text FROM pg_matviews WHERE NOT ispopulated";
-        let empty = target.query(sql, &[]).await.map_err(|error| failure("the materialised views", error))?;
-        let mut refreshed = 0;
-        let mut refusal = None;
-        for row in &empty {
-            let refresh =
-                Sql::new("REFRESH MATERIALIZED VIEW ").ident(row.get(0)).text(".").ident(row.get(1));
-            match target.batch_execute(refresh.as_str()).await {
-                Ok(()) => refreshed += 1,
-                Err(error) => refusal = Some(failure("a materialised view's rows", error)),
-            }
-        }
-        match refusal {
-            None => return Ok(()),
-            Some(failure) if refreshed == 0 => return Err(failure),
-            // One that reads another was tried too early.
-            Some(_) => {}
-        }
-    }
-}
-
 /// Statistics for the planner, of several tables at a time, the largest first.
 ///
 /// # Errors

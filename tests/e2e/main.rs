@@ -26,5 +26,6 @@ mod protocol;
 mod proxy;
 mod streaming;
 mod tail;
+mod uncarried;
 mod values;
 mod versions;

@@ -16,7 +16,9 @@ mod target;
 
 use tokio_postgres::Client;
 
+use crate::config::Contents;
 use crate::error::Side;
+use crate::migrate::uncarried;
 use crate::pg::{ServerVersion, SlotName};
 use crate::source::Error;
 use crate::source::catalog::{self, ServerFacts, Table};
@@ -42,8 +44,12 @@ pub struct PreflightInput {
     pub target_database_exists: bool,
     /// Tables without replica identity are to get REPLICA IDENTITY FULL.
     pub replica_identity_full: bool,
+    /// Tables without replica identity are not to be copied again at cutover.
+    pub keyless_ignored: bool,
     /// Extensions to be left out.
     pub excluded_extensions: Vec<String>,
+    /// The rows of users in tables of extensions are to be moved.
+    pub extension_tables: bool,
     /// What is known of `pg_dump`.
     pub pg_dump: PgDump,
 }
@@ -69,7 +75,9 @@ impl Default for PreflightInput {
             resuming: false,
             target_database_exists: true,
             replica_identity_full: false,
+            keyless_ignored: false,
             excluded_extensions: Vec::new(),
+            extension_tables: true,
             pg_dump: PgDump::NotLooked,
         }
     }
@@ -97,8 +105,19 @@ async fn databases(report: &mut Report, sides: &Sides<'_>, input: &PreflightInpu
         Ok(tables) => tables,
         Err(error) => return report.push(Finding::unanswered("source-tables", Side::Source, error)),
     };
+    let tables = moved(tables, input);
     source_database::check(report, sides, &tables, input).await;
     target::check(report, sides, &tables, input).await;
+}
+
+/// The tables that are to be moved.
+fn moved(tables: Vec<Table>, input: &PreflightInput) -> Vec<Table> {
+    let contents = Contents {
+        excluded_extensions: input.excluded_extensions.clone(),
+        extension_tables: input.extension_tables,
+        ..Contents::default()
+    };
+    uncarried::moved(tables, &contents)
 }
 
 /// Both sessions, and what their servers are.

@@ -23,7 +23,9 @@ pub use contents::{
     OtherContents, ReplicaRole, SchemaPrivilege, databases, other_contents, replica_role, schema_privilege,
 };
 pub use definitions::{DefinedColumn, Definition, definition, table_name, type_names, type_text};
-pub use extensions::{AvailableExtension, Extension, available_extensions, extensions};
+pub use extensions::{
+    AvailableExtension, Extension, ExtensionTable, available_extensions, dependents_of, extensions,
+};
 pub use sequences::{Sequence, SequenceOwner, SequenceValue, SequenceValues, sequence_values, sequences};
 pub use server::{
     DatabaseLocale, Provider, ServerFacts, UserFacts, clock, server_facts, server_version, system_id,

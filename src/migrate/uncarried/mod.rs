@@ -1,0 +1,152 @@
+//! What the stream does not bring: it is copied at the start, and brought up to date when the source is at rest.
+//!
+//! | what | at the start | at cutover |
+//! |---|---|---|
+//! | tables without replica identity | copied with the others; inserts and truncates are followed | emptied and copied again |
+//! | unlogged tables | copied with the others | emptied and copied again |
+//! | tables of extensions, their users' rows | copied; followed where that is possible | these rows removed and copied again, where not followed |
+//! | large objects | copied | compared, and what differs copied |
+//! | materialised views | filled, where the source's are | the same, anew |
+//!
+//! A table that is copied again is replaced in one target transaction, together with its `copy_lsn`: whoever looks at
+//! the target, and a stream that goes on from before the copy, sees it as it was or as it is. So each step can be
+//! repeated, and a run that is killed between two leaves nothing to mend.
+//!
+//! Not here: sequences, and who sees to it that the source is at rest. If it is not, nothing is lost or doubled; what is
+//! written meanwhile is brought by the next time.
+
+mod identities;
+mod large_objects;
+pub mod views;
+
+use std::sync::Arc;
+
+use crate::apply::store::{MigrationRow, RelationRow, RelationState, Store};
+use crate::apply::{Tables, TargetSession};
+use crate::config::{Contents, Keyless};
+use crate::error::{Definite, Result, Side};
+use crate::pg::SourceLsn;
+use crate::source::catalog::{self, ExtensionTable, Table, TableKind};
+
+pub use identities::{before, put_back};
+pub use views::Which;
+
+use super::attempt::{Attempt, begun};
+use super::copy::Copy;
+use super::drift::is;
+use super::late::announced;
+use super::{Migration, Phase, publications, snapshot};
+use large_objects::LargeObjects;
+
+/// The tables that are to be moved.
+pub fn moved(tables: Vec<Table>, contents: &Contents) -> Vec<Table> {
+    let taken =
+        |of: &ExtensionTable| contents.extension_tables && !contents.excluded_extensions.contains(&of.name);
+    tables.into_iter().filter(|table| table.extension.as_ref().is_none_or(taken)).collect()
+}
+
+impl Migration {
+    /// Brings everything up to date that the stream does not, while no engine runs. If the source is at rest, and the
+    /// engine had applied all that it wrote, both sides are equal afterwards, sequences aside.
+    ///
+    /// # Errors
+    /// When an engine runs, or the migration does not follow yet; when a side does not answer, or something cannot be
+    /// read or written: what was done stays done.
+    pub async fn bring_up_to_date(&self) -> Result<()> {
+        let (source, target) = (self.sides.source_client().await?, self.sides.target_client().await?);
+        let lock = TargetSession::connect(&self.sides.target, &self.sides.name, None).await?;
+        let row = begun(&Store::new(&target, &self.sides.name)).await?;
+        let follows = |row: &MigrationRow| {
+            let phase = Phase::from_name(&row.phase);
+            matches!(phase, Some(Phase::CatchingUp | Phase::Syncing | Phase::CuttingOver))
+        };
+        let Some(row) = row.filter(follows) else {
+            return Err(Definite::new("the migration does not follow its source yet")
+                .hint("run `walferry migrate` first")
+                .into());
+        };
+        self.resumed(source, target, row).await?.bring_up_to_date().await?;
+        drop(lock);
+        Ok(())
+    }
+}
+
+impl Attempt<'_> {
+    /// Brings everything up to date that the stream does not. All that the source wrote is applied, and no stream runs:
+    /// the next one has to know from where on the tables that are copied here take part in it.
+    ///
+    /// # Errors
+    /// When a side does not answer, or something cannot be read or written: what was done stays done.
+    pub(super) async fn bring_up_to_date(&self) -> Result<()> {
+        let (tables, rows, followed) = self.copied_again().await?;
+        if followed {
+            let snapshot = self.snapshot().await?;
+            self.replace(&snapshot.id, snapshot.consistent_point, tables, rows).await?;
+            self.carry_large_objects(&snapshot.id).await?;
+        } else {
+            // Where nothing of it is in the stream, the position means nothing, and no slot has to wait for others.
+            let at_source = |error: crate::source::Error| error.into_failure(Side::Source);
+            let wal = catalog::current_wal(&self.source).await.map_err(at_source)?;
+            let snapshot = snapshot::export(&self.migration.sides.source).await?;
+            self.replace(&snapshot.id, wal, tables, rows).await?;
+            self.carry_large_objects(&snapshot.id).await?;
+        }
+        views::refresh(&self.source, &self.target, Which::All).await
+    }
+
+    async fn replace(
+        &self,
+        snapshot: &str,
+        at: SourceLsn,
+        tables: Vec<Table>,
+        rows: Vec<RelationRow>,
+    ) -> Result<()> {
+        Copy { again: true, ..self.copy(snapshot, at, true).await? }.run(tables, rows).await
+    }
+
+    /// The large objects, as the exported `snapshot` shows them.
+    pub(super) async fn carry_large_objects(&self, snapshot: &str) -> Result<()> {
+        let large_objects = LargeObjects {
+            source: self.migration.sides.source.clone(),
+            target: self.migration.sides.target.clone(),
+            migration: self.row.name.clone(),
+            attempt: self.number,
+            snapshot: snapshot.to_owned(),
+            version: self.source_version().await?,
+            jobs: self.migration.jobs,
+        };
+        large_objects.carry(&self.source, &self.target).await
+    }
+
+    /// The tables to copy again, what is recorded of each, and whether changes of any of them are in the stream.
+    async fn copied_again(&self) -> Result<(Vec<Table>, Vec<RelationRow>, bool)> {
+        let all = self.source_tables().await?;
+        let [identified, inserts_only] = &self.row.publications[..] else { return Ok(Default::default()) };
+        let identified = publications::members(&self.source, std::slice::from_ref(identified)).await?;
+        let inserts_only = publications::members(&self.source, std::slice::from_ref(inserts_only)).await?;
+        let ignored = self.migration.contents.keyless == Keyless::Ignore;
+        let rows = self.store().relations().await?;
+        let (source, target) = (Arc::clone(&self.source), Arc::clone(&self.target));
+        let mut known = Tables::new(source, target, &self.row.name, rows.clone()).await?;
+        let (mut tables, mut again, mut followed) = (Vec::new(), Vec::new(), false);
+        for mut row in rows.into_iter().filter(|row| row.state == RelationState::Copied) {
+            // One that is not in the stream may have been made anew under its name.
+            let by_name = || all.iter().find(|table| table.name == row.name);
+            let found = all.iter().find(|table| is(&row, table)).or_else(by_name);
+            let Some(table) = found.filter(|table| table.kind == TableKind::Plain) else { continue };
+            let streamed = inserts_only.contains(&table.name);
+            if identified.contains(&table.name) || streamed && ignored {
+                continue;
+            }
+            row.name = known.prepared(&announced(table)).await?;
+            followed |= streamed;
+            tables.push(Table { name: row.name.clone(), ..table.clone() });
+            again.push(row);
+        }
+        if !again.is_empty() {
+            let names: Vec<String> = again.iter().map(|row| row.name.to_string()).collect();
+            tracing::info!(tables = names.join(", "), "copying tables again that are not followed");
+        }
+        Ok((tables, again, followed))
+    }
+}

@@ -1,0 +1,238 @@
+//! What the stream does not bring: tables without replica identity, unlogged ones, large objects, materialised views,
+//! tables of extensions.
+//!
+//! An engine is stopped where a cutover has it: nothing runs, and the source is at rest, or not.
+
+use tokio::sync::watch;
+use walferry::config::{Config, Environment, RawConfig, Secret};
+use walferry::migrate::Migration;
+use walferry::status::{MetricsRegistry, StatusHandle, StatusSnapshot};
+
+use super::harness::{DATABASE, Engine, PATIENCE, Pair, wait_for};
+
+/// What a cutover does, between two engines.
+async fn bring_up_to_date(pair: &Pair, change: impl FnOnce(&mut RawConfig)) {
+    let secret = |text: String| Some(Secret::new(text));
+    let environment = Environment {
+        source: secret(pair.cluster.source_uri(DATABASE)),
+        target: secret(pair.cluster.target_uri(DATABASE)),
+    };
+    let mut raw = RawConfig { environment, jobs: Some("3".to_owned()), ..RawConfig::default() };
+    change(&mut raw);
+    let config = Config::resolve(&raw).unwrap();
+    let status = StatusHandle::new(StatusSnapshot::new(config.name.as_str()));
+    let (_stop, stopped) = watch::channel(false);
+    let migration = Migration::new(&config, status, MetricsRegistry::new().unwrap(), stopped).unwrap();
+    migration.bring_up_to_date().await.unwrap();
+}
+
+async fn started(pair: &Pair, arguments: &[&str]) -> Engine {
+    let mut engine = pair.migrate().arguments(arguments).start();
+    engine.wait_phase("syncing").await;
+    engine
+}
+
+async fn stopped(pair: &Pair, mut engine: Engine) {
+    engine.wait_drained(pair).await;
+    engine.terminate(0).await;
+}
+
+async fn assert_same(pair: &Pair, question: &str) {
+    let (source, target) = (pair.source(question).await, pair.target(question).await);
+    let differs = source.iter().zip(&target).find(|(source, target)| source != target);
+    assert_eq!((source.len(), differs), (target.len(), None), "{question}");
+}
+
+async fn assert_tables_equal(pair: &Pair) {
+    let comparison = pair.compare().await;
+    assert!(comparison.tables_equal(), "{comparison}");
+}
+
+const TABLES: &str = "
+    CREATE TABLE followed (id int PRIMARY KEY, body text); INSERT INTO followed SELECT g, 'x' FROM generate_series(1, 100) g;
+    CREATE TABLE keyless (a int, body text); INSERT INTO keyless SELECT g, 'x' FROM generate_series(1, 1000) g;
+    CREATE TABLE referenced (a int UNIQUE); INSERT INTO referenced SELECT generate_series(1, 10);
+    CREATE TABLE referring (id int PRIMARY KEY, a int REFERENCES referenced (a)); INSERT INTO referring VALUES (1, 1);
+    CREATE TABLE deferred (a int PRIMARY KEY DEFERRABLE, b int GENERATED ALWAYS AS (a * 2) STORED);
+    INSERT INTO deferred SELECT generate_series(1, 10);
+    CREATE TABLE parted (a int, b int) PARTITION BY LIST (a);
+    CREATE TABLE part_1 PARTITION OF parted FOR VALUES IN (1); CREATE TABLE part_2 PARTITION OF parted (PRIMARY KEY (b)) DEFAULT;
+    INSERT INTO parted SELECT g % 2, g FROM generate_series(1, 10) g;
+    CREATE UNLOGGED TABLE unlogged (a int PRIMARY KEY); INSERT INTO unlogged SELECT generate_series(1, 100);
+    CREATE MATERIALIZED VIEW z_first AS SELECT count(*) FROM keyless;
+    CREATE VIEW between_them AS SELECT * FROM z_first;
+    CREATE MATERIALIZED VIEW a_last AS SELECT count * 2 AS twice FROM between_them;
+    CREATE MATERIALIZED VIEW never AS SELECT * FROM a_last WITH NO DATA";
+
+const CHANGES: &str = "
+    UPDATE keyless SET body = 'y' WHERE a % 3 = 0; DELETE FROM keyless WHERE a % 5 = 0; INSERT INTO keyless VALUES (7, 'x'), (7, 'x');
+    DELETE FROM referenced WHERE a > 5; INSERT INTO referenced VALUES (11), (NULL), (NULL);
+    INSERT INTO referring VALUES (2, 11); UPDATE referring SET a = 11 WHERE id = 1;
+    UPDATE deferred SET a = a + 1; DELETE FROM parted WHERE b = 3; UPDATE parted SET b = 50 WHERE b = 5;
+    DELETE FROM unlogged WHERE a > 50; INSERT INTO unlogged VALUES (1000); UPDATE followed SET body = 'y' WHERE id = 1";
+
+const VIEWS: &str = "SELECT 1, count FROM z_first UNION ALL SELECT 2, twice FROM a_last ORDER BY 1";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tables_and_views() {
+    let pair = Pair::start().await;
+    let owner = pair.owner().await;
+    owner.batch_execute(TABLES).await.unwrap();
+    let engine = started(&pair, &[]).await;
+    assert_tables_equal(&pair).await;
+    assert_same(&pair, VIEWS).await;
+    let filled = "SELECT matviewname, ispopulated FROM pg_matviews ORDER BY 1";
+    assert_same(&pair, filled).await;
+
+    owner.batch_execute(CHANGES).await.unwrap();
+    stopped(&pair, engine).await;
+    assert!(!pair.compare().await.tables_equal(), "what is missed has to be missed first");
+    // Not drained: what is in the copy must not come again from the stream, what comes after it must.
+    let more = "INSERT INTO keyless SELECT g, 'more' FROM generate_series(1, 50) g; INSERT INTO referenced VALUES (12);
+                INSERT INTO referring VALUES (3, 12); REFRESH MATERIALIZED VIEW z_first; REFRESH MATERIALIZED VIEW a_last";
+    owner.batch_execute(more).await.unwrap();
+    bring_up_to_date(&pair, |_| {}).await;
+    assert_same(&pair, VIEWS).await;
+    assert_same(&pair, filled).await;
+    let comparison = pair.compare().await;
+    let differing = comparison.tables.iter().filter(|table| !table.equal());
+    assert_eq!(differing.map(|table| table.name.name.as_str()).collect::<Vec<_>>(), ["referring"]);
+
+    owner
+        .batch_execute("INSERT INTO keyless VALUES (8, 'later'); INSERT INTO part_1 VALUES (1, 99)")
+        .await
+        .unwrap();
+    let engine = started(&pair, &[]).await;
+    owner.batch_execute("INSERT INTO keyless VALUES (9, 'last')").await.unwrap();
+    stopped(&pair, engine).await;
+    assert_tables_equal(&pair).await;
+
+    // It can be done again, and tables can be left out.
+    owner.batch_execute("DELETE FROM keyless WHERE a = 7; DELETE FROM unlogged").await.unwrap();
+    bring_up_to_date(&pair, |raw| raw.ignore_keyless = true).await;
+    let comparison = pair.compare().await;
+    assert!(comparison.table("public.unlogged").unwrap().equal(), "{comparison}");
+    assert!(!comparison.table("public.keyless").unwrap().equal(), "{comparison}");
+    bring_up_to_date(&pair, |_| {}).await;
+    assert_tables_equal(&pair).await;
+    pair.assert_removes().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn full_replica_identity_for_the_time_being() {
+    let pair = Pair::start().await;
+    let owner = pair.owner().await;
+    let tables = "
+        CREATE TABLE keyless (a int, j json, t text); INSERT INTO keyless SELECT g, '[1]', 'x' FROM generate_series(1, 100) g;
+        CREATE TABLE nothing (a int PRIMARY KEY); ALTER TABLE nothing REPLICA IDENTITY NOTHING; INSERT INTO nothing VALUES (1), (2);
+        CREATE TABLE \"Full\" (a int); ALTER TABLE \"Full\" REPLICA IDENTITY FULL; CREATE TABLE keyed (a int PRIMARY KEY);
+        CREATE TABLE parted (a int) PARTITION BY LIST (a); CREATE TABLE part PARTITION OF parted DEFAULT";
+    owner.batch_execute(tables).await.unwrap();
+    let identities = "SELECT relname, relreplident FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace ORDER BY 1";
+    let before = pair.source(identities).await;
+    // A long report does not keep others from the table.
+    let reader = pair.owner().await;
+    reader.batch_execute("BEGIN; SELECT FROM keyless").await.unwrap();
+    let mut engine = pair.migrate().arguments(&["--replica-identity-full"]).start();
+    let waits = async || engine.log().contains("in use on the source");
+    wait_for("a change of the identity that waits", PATIENCE, waits).await;
+    owner.batch_execute("INSERT INTO keyless VALUES (0, NULL, NULL)").await.unwrap();
+    reader.batch_execute("COMMIT").await.unwrap();
+    engine.wait_phase("syncing").await;
+    let changes = "
+        UPDATE keyless SET t = 'y' WHERE a % 2 = 0; DELETE FROM keyless WHERE a % 7 = 0; DELETE FROM nothing WHERE a = 1;
+        INSERT INTO parted VALUES (1), (2); UPDATE part SET a = 3 WHERE a = 1; DELETE FROM parted WHERE a = 2";
+    owner.batch_execute(changes).await.unwrap();
+    pair.assert_follows(&mut engine).await;
+    let status = pair.command("status").run().await;
+    status.assert(
+        0,
+        &["REPLICA IDENTITY FULL of table public.keyless", "FULL of table public.nothing", "public.part"],
+    );
+    assert!(!status.stdout.contains("\"Full\"") && !status.stdout.contains("keyed"), "{}", status.stdout);
+    engine.terminate(0).await;
+    // What somebody else did to it since is his.
+    owner.batch_execute("ALTER TABLE part REPLICA IDENTITY NOTHING").await.unwrap();
+    pair.assert_removes().await;
+    let mut expected = before;
+    expected
+        .iter_mut()
+        .filter(|row| row[0].as_deref() == Some("part"))
+        .for_each(|row| row[1] = Some("n".to_owned()));
+    assert_eq!(pair.source(identities).await, expected);
+}
+
+/// Every large object of a side, whose each is, and who may do what with it.
+const LARGE_OBJECTS: &str = "
+    SELECT m.oid, length(lo_get(m.oid)), md5(lo_get(m.oid)), CASE pg_get_userbyid(m.lomowner)
+               WHEN 'app_owner' THEN 'us' WHEN 'avnadmin' THEN 'us' ELSE pg_get_userbyid(m.lomowner) END,
+           ARRAY(SELECT CASE a.grantee WHEN 0 THEN '' ELSE pg_get_userbyid(a.grantee) END || a.privilege_type || a.is_grantable
+                 FROM aclexplode(m.lomacl) a WHERE a.grantee <> m.lomowner AND pg_get_userbyid(a.grantee) <> 'elsewhere' ORDER BY 1)
+    FROM pg_largeobject_metadata m ORDER BY 1";
+
+const FEW: &str = "
+    SELECT lo_from_bytea(1000, ''), lo_from_bytea(1001, 'x'), lo_from_bytea(4294967295, 'the last');
+    SELECT lo_from_bytea(1100 + n, convert_to(repeat('a', 65535 + n), 'UTF8')) FROM generate_series(0, 2) n;
+    SELECT lo_from_bytea(1200, convert_to(repeat(md5('1'), 100000), 'UTF8')); SELECT lo_put(1200, 5000000, 'after a hole');
+    SELECT lo_from_bytea(1201, convert_to(repeat(md5('2'), 100000), 'UTF8')), lo_from_bytea(1202, convert_to(repeat('b', 2000000), 'UTF8'));
+    SELECT lo_from_bytea(1300 + n, 'rights') FROM generate_series(0, 4) n;
+    ALTER LARGE OBJECT 1300 OWNER TO team; GRANT SELECT ON LARGE OBJECT 1301 TO PUBLIC;
+    GRANT SELECT, UPDATE ON LARGE OBJECT 1302 TO team WITH GRANT OPTION; GRANT SELECT ON LARGE OBJECT 1303 TO elsewhere";
+
+const FEW_CHANGES: &str = "
+    SELECT lo_put(1000, 0, 'longer'), lo_put(1001, 0, 'y'), lo_put(1200, 2500000, 'in the middle'), lo_unlink(1202), lo_unlink(1101);
+    SELECT lo_truncate64(lo_open(1201, 131072), 1500000), lo_truncate64(lo_open(1102, 131072), 0), lo_from_bytea(1400, 'new');
+    ALTER LARGE OBJECT 1301 OWNER TO team; REVOKE ALL ON LARGE OBJECT 1301 FROM PUBLIC;
+    REVOKE UPDATE ON LARGE OBJECT 1302 FROM team; GRANT UPDATE ON LARGE OBJECT 1304 TO PUBLIC";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_objects() {
+    let pair = Pair::start().await;
+    pair.source("CREATE ROLE team; CREATE ROLE elsewhere; GRANT team TO app_owner").await;
+    pair.target("CREATE ROLE team; GRANT team TO avnadmin").await;
+    let owner = pair.owner().await;
+    owner
+        .batch_execute("CREATE TABLE t (a int PRIMARY KEY, o oid); INSERT INTO t VALUES (1, 1000)")
+        .await
+        .unwrap();
+    owner.batch_execute(FEW).await.unwrap();
+    let many = "SELECT lo_from_bytea(20000 + n, convert_to(repeat(md5(n::text), n), 'UTF8')) FROM generate_series(1, 1500) n";
+    owner.batch_execute(many).await.unwrap();
+    // Not ours: the migration leaves it alone.
+    pair.target("SELECT lo_from_bytea(777, 'of the target')").await;
+
+    // Killed in the middle, wherever that is.
+    let engine = pair.migrate().start();
+    let some =
+        async || pair.target("SELECT FROM pg_largeobject_metadata OFFSET 300 LIMIT 1").await.len() == 1;
+    wait_for("some large objects", PATIENCE, some).await;
+    engine.kill9().await;
+    let engine = started(&pair, &[]).await;
+    let own = "SELECT lo_unlink(777)";
+    assert_eq!(pair.target_value("SELECT lo_get(777)::text").await, "\\x6f662074686520746172676574");
+    pair.target(own).await;
+    assert_same(&pair, LARGE_OBJECTS).await;
+    assert!(engine.log().contains("role=elsewhere"), "{}", engine.log());
+
+    owner.batch_execute(FEW_CHANGES).await.unwrap();
+    owner.batch_execute("SELECT lo_unlink(20000 + n) FROM generate_series(2, 1500, 2) n").await.unwrap();
+    stopped(&pair, engine).await;
+    bring_up_to_date(&pair, |_| {}).await;
+    assert_same(&pair, LARGE_OBJECTS).await;
+    // All gone, but for one that is not ours.
+    owner.batch_execute("SELECT lo_unlink(oid) FROM pg_largeobject_metadata").await.unwrap();
+    pair.target("SELECT lo_from_bytea(777, 'of the target')").await;
+    bring_up_to_date(&pair, |_| {}).await;
+    assert_eq!(pair.target("SELECT oid FROM pg_largeobject_metadata").await, [[Some("777".to_owned())]]);
+
+    // One that may not be read, and one that is in the way.
+    pair.source("SELECT lo_from_bytea(3000, 'secret')").await;
+    let check = pair.command("check").run().await;
+    check.assert(3, &["source-large-objects", "may not read 1 large object"]);
+    pair.source("SELECT lo_unlink(3000)").await;
+    pair.assert_removes().await;
+    owner.batch_execute("SELECT lo_from_bytea(777, 'of the source')").await.unwrap();
+    pair.target("DROP TABLE t").await;
+    let ended = pair.migrate().run().await;
+    ended.assert(5, &["large object 777 of the target is in the way", "SELECT lo_unlink(777)"]);
+}
