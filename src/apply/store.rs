@@ -348,6 +348,13 @@ impl<'a> Store<'a> {
         self.execute(sql, &[&self.name, &name.schema, &name.name]).await
     }
 
+    /// Records that the tables that were copied again are as they should be.
+    pub async fn keep_copied_again(&self) -> Result<()> {
+        let sql = "UPDATE walferry.relation SET state = 'copied'
+                   WHERE migration = $1 AND state = 'copying' AND copy_lsn IS NOT NULL";
+        self.execute(sql, &[&self.name]).await
+    }
+
     /// Records what became of a table's copy.
     pub async fn set_relation(&self, row: &RelationRow) -> Result<()> {
         self.client.batch_execute(set_relation(self.name, row).as_str()).await.map_err(failure)

@@ -52,6 +52,7 @@ pub use preflight::Report;
 pub use remove::remove;
 pub use report::status;
 pub use tail::tail;
+pub use uncarried::Stream;
 
 use preflight::{Finding, PgDump, PreflightInput};
 

@@ -3,15 +3,26 @@
 //!
 //! An engine is stopped where a cutover has it: nothing runs, and the source is at rest, or not.
 
+use std::path::PathBuf;
+
 use tokio::sync::watch;
 use walferry::config::{Config, Environment, RawConfig, Secret};
-use walferry::migrate::Migration;
+use walferry::error::Failure;
+use walferry::migrate::{Migration, Stream};
 use walferry::status::{MetricsRegistry, StatusHandle, StatusSnapshot};
 
 use super::harness::{DATABASE, Engine, PATIENCE, Pair, wait_for};
 
 /// What a cutover does, between two engines.
 async fn bring_up_to_date(pair: &Pair, change: impl FnOnce(&mut RawConfig)) {
+    try_to_bring_up_to_date(pair, Stream::Ended, change).await.unwrap();
+}
+
+async fn try_to_bring_up_to_date(
+    pair: &Pair,
+    stream: Stream,
+    change: impl FnOnce(&mut RawConfig),
+) -> Result<(), Failure> {
     let secret = |text: String| Some(Secret::new(text));
     let environment = Environment {
         source: secret(pair.cluster.source_uri(DATABASE)),
@@ -23,7 +34,7 @@ async fn bring_up_to_date(pair: &Pair, change: impl FnOnce(&mut RawConfig)) {
     let status = StatusHandle::new(StatusSnapshot::new(config.name.as_str()));
     let (_stop, stopped) = watch::channel(false);
     let migration = Migration::new(&config, status, MetricsRegistry::new().unwrap(), stopped).unwrap();
-    migration.bring_up_to_date().await.unwrap();
+    migration.bring_up_to_date(stream).await
 }
 
 async fn started(pair: &Pair, arguments: &[&str]) -> Engine {
@@ -115,6 +126,17 @@ async fn tables_and_views() {
     assert!(!comparison.table("public.keyless").unwrap().equal(), "{comparison}");
     bring_up_to_date(&pair, |_| {}).await;
     assert_tables_equal(&pair).await;
+
+    // Given up while a stream ran that knew nothing of it: whatever that did, the tables are copied afresh.
+    try_to_bring_up_to_date(&pair, Stream::GoesOn, |_| {}).await.unwrap();
+    assert_tables_equal(&pair).await;
+    let copying = "SELECT string_agg(table_name, ' ' ORDER BY table_name) FROM walferry.relation WHERE state = 'copying'";
+    assert_eq!(pair.target_value(copying).await, "deferred keyless part_1 referenced");
+    pair.target("INSERT INTO keyless VALUES (1, 'twice'); DELETE FROM referenced WHERE a IS NULL").await;
+    let engine = started(&pair, &[]).await;
+    stopped(&pair, engine).await;
+    assert_tables_equal(&pair).await;
+    assert_eq!(pair.target_value(copying).await, "");
     pair.assert_removes().await;
 }
 
@@ -235,4 +257,101 @@ async fn large_objects() {
     pair.target("DROP TABLE t").await;
     let ended = pair.migrate().run().await;
     ended.assert(5, &["large object 777 of the target is in the way", "SELECT lo_unlink(777)"]);
+}
+
+/// Extensions among the server's files, until this is dropped.
+struct Extensions(Vec<PathBuf>);
+
+impl Extensions {
+    /// Each with tables for its users' rows; `None` where the server's files cannot be written.
+    async fn install(pair: &Pair, names: &[&str]) -> Option<Self> {
+        let directory = pair.source_value("SELECT setting FROM pg_config WHERE name = 'SHAREDIR'").await;
+        let directory = PathBuf::from(directory).join("extension");
+        let mut installed = Self(Vec::new());
+        for name in names {
+            let control = "default_version = '1.0'\nsuperuser = false\nrelocatable = false\n".to_owned();
+            let script = EXTENSION.replace("NAME", name);
+            for (file, text) in [(format!("{name}.control"), control), (format!("{name}--1.0.sql"), script)] {
+                let file = directory.join(file);
+                std::fs::write(&file, text).ok()?;
+                installed.0.push(file);
+            }
+        }
+        Some(installed)
+    }
+}
+
+impl Drop for Extensions {
+    fn drop(&mut self) {
+        for file in &self.0 {
+            let _ = std::fs::remove_file(file);
+        }
+    }
+}
+
+const EXTENSION: &str = "
+    CREATE TABLE NAME_settings (id int PRIMARY KEY, body text, own bool NOT NULL DEFAULT false);
+    INSERT INTO NAME_settings VALUES (1, 'own', true), (2, 'own', true);
+    SELECT pg_extension_config_dump('NAME_settings', 'WHERE NOT own');
+    CREATE TABLE NAME_jobs (id int PRIMARY KEY, body text); SELECT pg_extension_config_dump('NAME_jobs', '');
+    CREATE TABLE NAME_internal (id int); INSERT INTO NAME_internal VALUES (1);
+    CREATE TYPE NAME_mood AS ENUM ('sad', 'ok');";
+
+const OURS: &str = "SELECT id, body, own FROM walferry_ours_settings UNION ALL SELECT id + 1000, body, NULL FROM walferry_ours_jobs
+    UNION ALL SELECT id + 2000, NULL, NULL FROM walferry_ours_internal ORDER BY 1";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tables_of_extensions() {
+    let pair = Pair::start().await;
+    let Some(_installed) = Extensions::install(&pair, &["walferry_ours", "walferry_theirs"]).await else {
+        eprintln!("skipped: no extension can be put among the server's files");
+        return;
+    };
+    let owner = pair.owner().await;
+    let made = "
+        CREATE EXTENSION walferry_ours; CREATE EXTENSION walferry_theirs; CREATE EXTENSION citext;
+        INSERT INTO walferry_ours_settings VALUES (10, 'ours'), (11, 'ours'); INSERT INTO walferry_ours_jobs VALUES (1, 'a'), (2, 'b');
+        CREATE TABLE moods (id int PRIMARY KEY, m walferry_ours_mood); INSERT INTO moods VALUES (1, 'ok')";
+    owner.batch_execute(made).await.unwrap();
+    pair.target("CREATE EXTENSION walferry_theirs").await;
+    let check =
+        pair.command("check").arguments(&["--excluded-extensions", "walferry_ours,citext"]).run().await;
+    check.assert(3, &["walferry_ours, citext: left out, but needed by: column m of table public.moods\n"]);
+    let without_citext = ["--excluded-extensions", "citext"];
+    let check = pair.command("check").arguments(&without_citext).run().await;
+    check.assert(0, &["target-extension-tables", "public.walferry_theirs_jobs"]);
+    assert!(!check.stdout.contains("source-excluded-extensions"), "{}", check.stdout);
+
+    let engine = started(&pair, &without_citext).await;
+    assert_same(&pair, OURS).await;
+    assert_eq!(pair.target_value("SELECT count(*) FROM pg_extension WHERE extname = 'citext'").await, "0");
+    let changes = "
+        INSERT INTO walferry_ours_jobs VALUES (3, 'c'); UPDATE walferry_ours_jobs SET body = 'x' WHERE id = 1;
+        DELETE FROM walferry_ours_jobs WHERE id = 2; DELETE FROM walferry_ours_settings WHERE id = 11;
+        UPDATE walferry_ours_settings SET body = 'new' WHERE id = 10; INSERT INTO walferry_ours_settings VALUES (12, 'new')";
+    owner.batch_execute(changes).await.unwrap();
+    stopped(&pair, engine).await;
+    let jobs = "SELECT * FROM walferry_ours_jobs ORDER BY id";
+    assert_same(&pair, jobs).await;
+    let without = |raw: &mut RawConfig| raw.excluded_extensions = Some("citext".to_owned());
+    bring_up_to_date(&pair, without).await;
+    assert_same(&pair, OURS).await;
+
+    // What cannot be written there is said as soon as it has to be.
+    owner.batch_execute("INSERT INTO walferry_theirs_settings VALUES (10, 'ours')").await.unwrap();
+    let refused = try_to_bring_up_to_date(&pair, Stream::Ended, without).await.unwrap_err().to_string();
+    assert!(refused.contains("walferry_theirs_settings") && refused.contains("--no-replicate"), "{refused}");
+    try_to_bring_up_to_date(&pair, Stream::Ended, |raw| raw.no_replicate_extension_tables = true)
+        .await
+        .unwrap();
+    pair.assert_removes().await;
+
+    pair.target("DROP TABLE moods; DROP EXTENSION walferry_ours").await;
+    let migrate = pair.migrate().arguments(&["--until", "synced", "--no-replicate-extension-tables"]);
+    migrate.run().await.assert(0, &[]);
+    assert_eq!(
+        pair.target_value("SELECT string_agg(id::text, ' ' ORDER BY id) FROM walferry_ours_settings").await,
+        "1 2"
+    );
+    assert_eq!(pair.target_value("SELECT count(*) FROM walferry_ours_jobs").await, "0");
 }

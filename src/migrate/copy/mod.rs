@@ -52,7 +52,7 @@ pub struct Copy {
     /// The target's triggers and foreign keys are there already: they must not act.
     pub as_replica: bool,
     /// The tables are copied already, and are replaced: each is emptied and copied in one transaction, together with
-    /// what is recorded of it.
+    /// what is recorded of it, which keeps its state.
     pub again: bool,
     /// Pairs of sessions.
     pub jobs: usize,
@@ -86,7 +86,7 @@ impl Copy {
     /// When either side fails; the tables that were finished stay finished.
     pub async fn run(&self, tables: Vec<Table>, rows: Vec<RelationRow>) -> Result<()> {
         // An extension's table is emptied when it is copied, of some rows alone.
-        let own = rows.iter().zip(&tables).filter(|(_, table)| table.extension.is_none());
+        let own = rows.iter().zip(&tables).filter(|(_, table)| !self.again && table.extension.is_none());
         let half: Vec<&QualifiedName> =
             own.filter(|(row, _)| row.state == RelationState::Copying).map(|(row, _)| &row.name).collect();
         if !half.is_empty() {
@@ -265,7 +265,9 @@ impl Copy {
             table.row.rows_copied = table.row.rows_copied.saturating_add_unsigned(rows);
             let finished = table.pieces_left == 0;
             if finished {
-                table.row.state = RelationState::Copied;
+                if !self.again {
+                    table.row.state = RelationState::Copied;
+                }
                 table.row.copy_lsn = Some(self.copy_lsn);
             }
             (table.row.clone(), finished)

@@ -8,24 +8,28 @@
 //! | large objects | copied | compared, and what differs copied |
 //! | materialised views | filled, where the source's are | the same, anew |
 //!
-//! A table that is copied again is replaced in one target transaction, together with its `copy_lsn`: whoever looks at
-//! the target, and a stream that goes on from before the copy, sees it as it was or as it is. So each step can be
-//! repeated, and a run that is killed between two leaves nothing to mend.
+//! A table that is copied again is replaced in one target transaction, together with its `copy_lsn`, so whoever looks at
+//! the target sees it as it was or as it is, and a stream that begins afterwards brings what comes after the copy. Each
+//! step can be repeated, and a run that is killed between two leaves nothing to mend.
 //!
-//! Not here: sequences, and who sees to it that the source is at rest. If it is not, nothing is lost or doubled; what is
-//! written meanwhile is brought by the next time.
+//! A stream that runs meanwhile knows nothing of that. It brings nothing as long as the source is at rest; should it
+//! bring something all the same, it may come twice, or have come before the table was emptied. So then the tables are
+//! recorded as `copying` beforehand and until the end is well: whoever begins a stream without that copies them afresh.
+//!
+//! Not here: sequences, and who sees to it that the source is at rest.
 
 mod identities;
 mod large_objects;
 pub mod views;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::apply::store::{MigrationRow, RelationRow, RelationState, Store};
 use crate::apply::{Tables, TargetSession};
 use crate::config::{Contents, Keyless};
 use crate::error::{Definite, Result, Side};
-use crate::pg::SourceLsn;
+use crate::pg::{QualifiedName, SourceLsn};
 use crate::source::catalog::{self, ExtensionTable, Table, TableKind};
 
 pub use identities::{before, put_back};
@@ -45,14 +49,25 @@ pub fn moved(tables: Vec<Table>, contents: &Contents) -> Vec<Table> {
     tables.into_iter().filter(|table| table.extension.as_ref().is_none_or(taken)).collect()
 }
 
+/// What becomes of the migration's stream while everything else is brought up to date.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stream {
+    /// There is none; one that begins later knows what was copied.
+    Ended,
+    /// It runs on, and has brought all. When nothing came of it afterwards either, [`Store::keep_copied_again`] says so;
+    /// else the attempt has to end, and the next one copies the tables in question afresh.
+    GoesOn,
+}
+
 impl Migration {
     /// Brings everything up to date that the stream does not, while no engine runs. If the source is at rest, and the
-    /// engine had applied all that it wrote, both sides are equal afterwards, sequences aside.
+    /// engine had applied all that it wrote, both sides are equal afterwards, sequences aside. With [`Stream::GoesOn`] it
+    /// leaves behind what an engine would that ends before the end is well.
     ///
     /// # Errors
     /// When an engine runs, or the migration does not follow yet; when a side does not answer, or something cannot be
     /// read or written: what was done stays done.
-    pub async fn bring_up_to_date(&self) -> Result<()> {
+    pub async fn bring_up_to_date(&self, stream: Stream) -> Result<()> {
         let (source, target) = (self.sides.source_client().await?, self.sides.target_client().await?);
         let lock = TargetSession::connect(&self.sides.target, &self.sides.name, None).await?;
         let row = begun(&Store::new(&target, &self.sides.name)).await?;
@@ -65,33 +80,41 @@ impl Migration {
                 .hint("run `walferry migrate` first")
                 .into());
         };
-        self.resumed(source, target, row).await?.bring_up_to_date().await?;
+        self.resumed(source, target, row).await?.bring_up_to_date(stream).await?;
         drop(lock);
         Ok(())
     }
 }
 
 impl Attempt<'_> {
-    /// Brings everything up to date that the stream does not. All that the source wrote is applied, and no stream runs:
-    /// the next one has to know from where on the tables that are copied here take part in it.
+    /// Brings everything up to date that the stream does not. All that the source wrote is applied.
     ///
     /// # Errors
     /// When a side does not answer, or something cannot be read or written: what was done stays done.
-    pub(super) async fn bring_up_to_date(&self) -> Result<()> {
-        let (tables, rows, followed) = self.copied_again().await?;
-        if followed {
-            let snapshot = self.snapshot().await?;
-            self.replace(&snapshot.id, snapshot.consistent_point, tables, rows).await?;
-            self.carry_large_objects(&snapshot.id).await?;
-        } else {
+    pub(super) async fn bring_up_to_date(&self, stream: Stream) -> Result<()> {
+        let Again { tables, mut rows, streamed } = self.copied_again().await?;
+        for row in &mut rows {
+            row.state = RelationState::Copied;
+            if stream == Stream::GoesOn && streamed.contains(&row.name) {
+                self.store().copy_again(&row.name).await?;
+                row.state = RelationState::Copying;
+            }
+        }
+        if streamed.is_empty() {
             // Where nothing of it is in the stream, the position means nothing, and no slot has to wait for others.
             let at_source = |error: crate::source::Error| error.into_failure(Side::Source);
             let wal = catalog::current_wal(&self.source).await.map_err(at_source)?;
             let snapshot = snapshot::export(&self.migration.sides.source).await?;
             self.replace(&snapshot.id, wal, tables, rows).await?;
             self.carry_large_objects(&snapshot.id).await?;
+        } else {
+            let snapshot = self.snapshot().await?;
+            self.replace(&snapshot.id, snapshot.consistent_point, tables, rows).await?;
+            self.carry_large_objects(&snapshot.id).await?;
         }
-        views::refresh(&self.source, &self.target, Which::All).await
+        // A session of its own: a cutover that is given up leaves a long statement to the server.
+        let target = self.migration.sides.target_client().await?;
+        views::refresh(&self.source, &target, Which::All).await
     }
 
     async fn replace(
@@ -118,18 +141,17 @@ impl Attempt<'_> {
         large_objects.carry(&self.source, &self.target).await
     }
 
-    /// The tables to copy again, what is recorded of each, and whether changes of any of them are in the stream.
-    async fn copied_again(&self) -> Result<(Vec<Table>, Vec<RelationRow>, bool)> {
+    async fn copied_again(&self) -> Result<Again> {
         let all = self.source_tables().await?;
-        let [identified, inserts_only] = &self.row.publications[..] else { return Ok(Default::default()) };
+        let mut again = Again::default();
+        let [identified, inserts_only] = &self.row.publications[..] else { return Ok(again) };
         let identified = publications::members(&self.source, std::slice::from_ref(identified)).await?;
         let inserts_only = publications::members(&self.source, std::slice::from_ref(inserts_only)).await?;
         let ignored = self.migration.contents.keyless == Keyless::Ignore;
         let rows = self.store().relations().await?;
         let (source, target) = (Arc::clone(&self.source), Arc::clone(&self.target));
         let mut known = Tables::new(source, target, &self.row.name, rows.clone()).await?;
-        let (mut tables, mut again, mut followed) = (Vec::new(), Vec::new(), false);
-        for mut row in rows.into_iter().filter(|row| row.state == RelationState::Copied) {
+        for mut row in rows.into_iter().filter(|row| row.state != RelationState::Waiting) {
             // One that is not in the stream may have been made anew under its name.
             let by_name = || all.iter().find(|table| table.name == row.name);
             let found = all.iter().find(|table| is(&row, table)).or_else(by_name);
@@ -139,14 +161,24 @@ impl Attempt<'_> {
                 continue;
             }
             row.name = known.prepared(&announced(table)).await?;
-            followed |= streamed;
-            tables.push(Table { name: row.name.clone(), ..table.clone() });
-            again.push(row);
+            again.streamed.extend(streamed.then(|| row.name.clone()));
+            again.tables.push(Table { name: row.name.clone(), ..table.clone() });
+            again.rows.push(row);
         }
-        if !again.is_empty() {
-            let names: Vec<String> = again.iter().map(|row| row.name.to_string()).collect();
+        if !again.rows.is_empty() {
+            let names: Vec<String> = again.rows.iter().map(|row| row.name.to_string()).collect();
             tracing::info!(tables = names.join(", "), "copying tables again that are not followed");
         }
-        Ok((tables, again, followed))
+        Ok(again)
     }
+}
+
+/// Tables to copy again.
+#[derive(Default)]
+struct Again {
+    tables: Vec<Table>,
+    /// What is recorded of each.
+    rows: Vec<RelationRow>,
+    /// Those of which something is in the stream, by their names on the target.
+    streamed: HashSet<QualifiedName>,
 }

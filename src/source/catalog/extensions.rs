@@ -77,16 +77,16 @@ pub(super) async fn extension_tables(client: &Client) -> Result<HashMap<u32, Ext
 /// # Errors
 /// When the server does not answer.
 pub async fn dependents_of(client: &Client, extensions: &[String]) -> Result<Vec<String>, Error> {
-    // What a table's column depends on is the table's; what a view does, its rule's.
+    // What belongs to a part of one (an array's type, a table's constraint) goes with it.
     let sql = Sql::new(
-        "WITH gone AS (SELECT oid FROM pg_extension WHERE extname = ANY ($1)), \
-         part AS (SELECT classid, objid FROM pg_depend WHERE deptype = 'e' AND refclassid = 'pg_extension'::regclass \
-         AND refobjid IN (SELECT oid FROM gone) UNION SELECT 'pg_extension'::regclass, oid FROM gone) \
+        "WITH RECURSIVE gone AS (SELECT oid FROM pg_extension WHERE extname = ANY ($1)), \
+         part AS (SELECT 'pg_extension'::regclass::oid AS classid, oid AS objid FROM gone \
+         UNION SELECT d.classid, d.objid FROM pg_depend d JOIN part p ON p.classid = d.refclassid \
+         AND p.objid = d.refobjid WHERE d.deptype IN ('e', 'a', 'i')) \
          SELECT DISTINCT pg_describe_object(d.classid, d.objid, d.objsubid) AS what \
          FROM pg_depend d JOIN part p ON p.classid = d.refclassid AND p.objid = d.refobjid \
-         WHERE d.deptype IN ('n', 'a') AND NOT EXISTS (SELECT FROM part o WHERE o.classid = d.classid \
-         AND o.objid = d.objid) AND NOT EXISTS (SELECT FROM pg_depend i JOIN part o ON o.classid = i.refclassid \
-         AND o.objid = i.refobjid WHERE i.classid = d.classid AND i.objid = d.objid AND i.deptype = 'i') ORDER BY 1",
+         WHERE d.deptype = 'n' AND NOT EXISTS (SELECT FROM part o WHERE o.classid = d.classid \
+         AND o.objid = d.objid) ORDER BY 1",
     );
     let rows = ask::rows(client, "what depends on extensions", &sql, &[&extensions]).await?;
     rows.iter().map(|row| row.get("what")).collect()
