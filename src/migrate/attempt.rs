@@ -189,6 +189,7 @@ impl Attempt<'_> {
             self.refuse_gap().await?;
             // Read before any snapshot is made: a table that is rewritten in between then counts as rewritten.
             let tables = self.look_at_source_tables().await?;
+            self.tell_of_keyless(&tables);
             self.copy_late(session, &tables).await?;
         }
         self.prepare_target().await

@@ -34,7 +34,9 @@ impl Attempt<'_> {
 
     fn tell_of_tables(&mut self, tables: &[Table], relations: &[RelationRow]) {
         for table in tables.iter().filter(|table| table.kind == TableKind::Plain) {
-            let carried = relations.iter().any(|row| is(row, table));
+            // One that is not followed may be made anew: it is copied again at the end in any case.
+            let anew = |row: &RelationRow| !table.is_followed() && row.name == table.name;
+            let carried = relations.iter().any(|row| is(row, table) || anew(row));
             if !carried && self.told.insert(table.name.clone()) {
                 tracing::warn!(table = %table.name, "made on the source after the copy began: it is not carried");
             }

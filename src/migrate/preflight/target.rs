@@ -6,8 +6,8 @@ use crate::error::Side;
 use crate::pg::{QualifiedName, Sql};
 use crate::source::Error;
 use crate::source::catalog::{
-    self, AvailableExtension, DatabaseLocale, Extension, Provider, ReplicaRole, SchemaPrivilege, ServerFacts,
-    Table, TargetTable,
+    self, AvailableExtension, DatabaseLocale, Extension, OtherContents, Provider, ReplicaRole,
+    SchemaPrivilege, ServerFacts, Table, TargetTable,
 };
 
 pub(super) async fn check(report: &mut Report, sides: &Sides<'_>, tables: &[Table], input: &PreflightInput) {
@@ -24,6 +24,9 @@ pub(super) async fn check(report: &mut Report, sides: &Sides<'_>, tables: &[Tabl
             Side::Target,
             found.map(|found| not_ours(&found, tables, sides)),
         );
+        let found = catalog::other_contents(sides.target).await;
+        let found = found.map(|found| large_objects(&found, sides, input.resuming));
+        report.add("target-large-objects", Side::Target, found);
         report.push(database_privilege(&sides.target_facts));
         let found = catalog::schema_privilege(sides.target, "public").await;
         report.add(
@@ -100,6 +103,17 @@ fn empty(found: &[Table], source: &[Table], sides: &Sides<'_>, resuming: bool) -
         Finding::warning(id, subject, format!("has tables of its own, all empty: {}", listed(&names)))
             .hint(hint)
     }
+}
+
+fn large_objects(found: &OtherContents, sides: &Sides<'_>, resuming: bool) -> Option<Finding> {
+    if resuming || found.large_objects == 0 {
+        return None;
+    }
+    let count = counted(usize::try_from(found.large_objects).unwrap_or(usize::MAX), "large object");
+    let cause =
+        format!("has {count} of its own, which stay; one under an identifier of the source's stops the copy");
+    let subject = format!("target database {}", sides.target_facts.database);
+    Some(Finding::info("target-large-objects", subject, cause))
 }
 
 fn database_privilege(facts: &ServerFacts) -> Finding {

@@ -38,6 +38,19 @@ impl Attempt<'_> {
         }
         self.source_tables().await
     }
+
+    /// Says so where REPLICA IDENTITY FULL is asked for when the tables are published and copied already.
+    pub(in crate::migrate) fn tell_of_keyless(&self, tables: &[Table]) {
+        let without = |table: &&Table| table.is_leaf() && table.is_followed() && !table.has_identity();
+        let names: Vec<String> = tables.iter().filter(without).map(|table| table.name.to_string()).collect();
+        if self.migration.contents.keyless == Keyless::Full && !names.is_empty() {
+            tracing::warn!(
+                tables = names.join(", "),
+                "--replica-identity-full comes too late for tables that are published without: they are copied again at \
+                 cutover"
+            );
+        }
+    }
 }
 
 /// Puts back what the tables had, as far as they still are as we left them; gives the names of these.
