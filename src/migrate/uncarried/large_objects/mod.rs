@@ -98,7 +98,10 @@ impl LargeObjects {
         let Tally { copied, changed, dropped, bytes, roles_missing } = tally;
         tracing::info!(copied, changed, dropped, bytes, "large objects carried");
         for role in roles_missing {
-            tracing::warn!(%role, "the target has no such role, or not for us: it owns, or may use, large objects on the source alone");
+            tracing::warn!(
+                %role,
+                "owns, or may use, large objects of the source; the target has no such role, or gives it nothing of ours"
+            );
         }
         Ok(())
     }
