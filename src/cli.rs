@@ -83,6 +83,8 @@ pub struct CheckArgs {
     selection: SelectionArgs,
     #[command(flatten)]
     roles: RoleArgs,
+    #[command(flatten)]
+    contents: ContentArgs,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -103,6 +105,8 @@ pub struct MigrateArgs {
     /// ~/walferry-passwords-NAME.jsonl]
     #[arg(long, value_name = "FILE")]
     passwords_file: Option<String>,
+    #[command(flatten)]
+    contents: ContentArgs,
     /// End by itself: `copied` when all is copied, `synced` when it follows within --max-lag [default: go on]
     #[arg(long, value_name = "copied|synced")]
     until: Option<String>,
@@ -284,6 +288,25 @@ struct RoleArgs {
 }
 
 #[derive(Debug, Args)]
+struct ContentArgs {
+    /// Give tables without replica identity REPLICA IDENTITY FULL on the source, until `remove` puts back what they had
+    #[arg(long)]
+    replica_identity_full: bool,
+    /// Of tables without replica identity, be content with inserts and truncates: do not copy them again at cutover
+    #[arg(long)]
+    ignore_keyless: bool,
+    /// Do not make these extensions on the target, with commas; can be given several times
+    #[arg(long, value_name = "EXTENSION,…")]
+    excluded_extensions: Vec<String>,
+    /// Move the rows that users have in tables of extensions [default]
+    #[arg(long, overrides_with = "no_replicate_extension_tables")]
+    replicate_extension_tables: bool,
+    /// Leave the tables of extensions as the target's extensions make them
+    #[arg(long, overrides_with = "replicate_extension_tables")]
+    no_replicate_extension_tables: bool,
+}
+
+#[derive(Debug, Args)]
 struct LogArgs {
     /// How logs and errors are written to standard error [default: text]
     #[arg(long, global = true, value_name = "text|json")]
@@ -325,12 +348,14 @@ impl Cli {
                 args.sides.put(&mut raw);
                 args.selection.put(&mut raw);
                 raw.ignore_roles.clone_from(&args.roles.ignore_roles);
+                args.contents.put(&mut raw);
                 raw.json = args.json;
             }
             Command::Migrate(args) => {
                 args.sides.put(&mut raw);
                 args.selection.put(&mut raw);
                 args.engine.put(&mut raw);
+                args.contents.put(&mut raw);
                 raw.until.clone_from(&args.until);
                 raw.confirm_delay.clone_from(&args.confirm_delay);
                 raw.spill_dir.clone_from(&args.spill_dir);
@@ -401,6 +426,15 @@ impl SelectionArgs {
         raw.with_tables.clone_from(&self.with_table);
         raw.skip_tables.clone_from(&self.skip_table);
         raw.no_createdb = self.no_createdb;
+    }
+}
+
+impl ContentArgs {
+    fn put(&self, raw: &mut RawConfig) {
+        raw.replica_identity_full = self.replica_identity_full;
+        raw.ignore_keyless = self.ignore_keyless;
+        raw.excluded_extensions.clone_from(&self.excluded_extensions);
+        raw.no_replicate_extension_tables = self.no_replicate_extension_tables;
     }
 }
 
@@ -505,7 +539,7 @@ Exit codes:
   6  an error that may pass lasted too long";
 
 async fn check(config: &Config) -> Result<Exit, Failure> {
-    let report = migrate::check(&Sides::new(config)?, &config.selection, config.creates_databases).await?;
+    let report = migrate::check(&Sides::new(config)?, config).await?;
     let text = match config.output {
         Output::Text => report.render_table(terminal_width()),
         Output::Json | Output::Avn => {

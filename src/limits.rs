@@ -431,3 +431,30 @@ pub const STATEMENTS_PER_QUERY: usize = 100;
 
 /// Statements that the target refuses and that are logged one by one: more would bury the rest of the log.
 pub const REFUSALS_LOGGED_MAX: usize = 50;
+/// Large objects that one transaction of the target takes over, or drops: each is locked, and a server has locks for some
+/// thousands of objects.
+pub const LARGE_OBJECTS_PER_STEP: usize = 256;
+
+/// Large objects whose first bytes are moved at once, so that small ones do not cost a round trip each.
+pub const LARGE_OBJECTS_AT_ONCE: usize = 16;
+
+/// First bytes of a large object that are moved together with those of others: of all of them as much as one chunk.
+pub const LARGE_OBJECT_FIRST_BYTES: usize = 64 << 10;
+
+/// Bytes of a large object that are read, compared and written in one go: each job holds a few copies of that, and so
+/// does either server.
+pub const LARGE_OBJECT_CHUNK_BYTES: usize = 1 << 20;
+
+const _: () = assert!(LARGE_OBJECTS_AT_ONCE * LARGE_OBJECT_FIRST_BYTES <= LARGE_OBJECT_CHUNK_BYTES);
+
+/// Chunks of a large object whose hashes are compared at once: they take 100 kB a side.
+pub const LARGE_OBJECT_CHUNKS_COMPARED: i64 = 1_000;
+
+/// How long a change of a table's replica identity waits for those who use the table: all others queue up behind it.
+pub const IDENTITY_LOCK_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The pause before that is tried again, in which the queue empties.
+pub const IDENTITY_RETRY_PAUSE: Duration = Duration::from_secs(3);
+
+/// How often it is tried: within two minutes most reports end.
+pub const IDENTITY_TRIES_MAX: usize = 24;

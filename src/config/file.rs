@@ -29,7 +29,7 @@ enum Field<'a> {
 }
 
 /// All keys but those that the connection strings are made of.
-const FIELDS: [(&str, fn(&mut RawConfig) -> Field<'_>); 22] = [
+const FIELDS: [(&str, fn(&mut RawConfig) -> Field<'_>); 25] = [
     ("name", |raw| Field::Text(&mut raw.name)),
     ("database", |raw| Field::Names(&mut raw.databases)),
     ("ignore-dbs", |raw| Field::Names(&mut raw.ignore_dbs)),
@@ -39,6 +39,9 @@ const FIELDS: [(&str, fn(&mut RawConfig) -> Field<'_>); 22] = [
     ("with-table", |raw| Field::Patterns(&mut raw.with_tables)),
     ("skip-table", |raw| Field::Patterns(&mut raw.skip_tables)),
     ("no-createdb", |raw| Field::Switch(&mut raw.no_createdb)),
+    ("replica-identity-full", |raw| Field::Switch(&mut raw.replica_identity_full)),
+    ("ignore-keyless", |raw| Field::Switch(&mut raw.ignore_keyless)),
+    ("excluded-extensions", |raw| Field::Names(&mut raw.excluded_extensions)),
     ("jobs", |raw| Field::Text(&mut raw.jobs)),
     ("listen", |raw| Field::Text(&mut raw.listen)),
     ("max-lag", |raw| Field::Text(&mut raw.max_lag)),

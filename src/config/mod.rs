@@ -84,6 +84,14 @@ pub struct RawConfig {
     pub ignore_roles: Vec<String>,
     /// `--passwords-file`.
     pub passwords_file: Option<String>,
+    /// `--replica-identity-full`.
+    pub replica_identity_full: bool,
+    /// `--ignore-keyless`.
+    pub ignore_keyless: bool,
+    /// `--excluded-extensions`.
+    pub excluded_extensions: Vec<String>,
+    /// `--no-replicate-extension-tables`.
+    pub no_replicate_extension_tables: bool,
     /// `--log-format`.
     pub log_format: Option<String>,
     /// `--verbose`.
@@ -144,6 +152,8 @@ pub struct Config {
     pub ignored_roles: Vec<String>,
     /// Where passwords go that had to be made; `None`: a file of the migration's name in the user's home.
     pub passwords_file: Option<PathBuf>,
+    /// What is moved, beside what always is.
+    pub contents: Contents,
     /// How logs and errors are written.
     pub log_format: LogFormat,
     /// Whether logs tell more.
@@ -204,6 +214,29 @@ pub struct FenceCommands {
     pub up: String,
     /// `--unfence-command`.
     pub down: String,
+}
+
+/// What is moved, beside what always is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Contents {
+    /// What to do about tables without replica identity.
+    pub keyless: Keyless,
+    /// Extensions that are not made on the target.
+    pub excluded_extensions: Vec<String>,
+    /// The rows of users in tables of extensions are moved.
+    pub extension_tables: bool,
+}
+
+/// What to do about tables whose updates and deletes cannot be in the stream, since nothing identifies their rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Keyless {
+    /// Copy them again at cutover.
+    #[default]
+    CopyAgain,
+    /// Give them REPLICA IDENTITY FULL on the source until the migration is removed.
+    Full,
+    /// Be content with their inserts and truncates.
+    Ignore,
 }
 
 /// How logs and errors are written.
@@ -295,6 +328,7 @@ impl Config {
             cutover_timeout,
             ignored_roles: names("--ignore-roles", &raw.ignore_roles)?,
             passwords_file: option("--passwords-file", raw.passwords_file.as_deref(), file)?,
+            contents: contents(raw)?,
             log_format: option("--log-format", raw.log_format.as_deref(), LogFormat::from_str)?
                 .unwrap_or_default(),
             verbose: raw.verbose,
@@ -355,6 +389,12 @@ impl Config {
                 .push(format!("whoever reaches {address} can read the status: there is no authentication"));
         }
         warnings
+    }
+}
+
+impl Default for Contents {
+    fn default() -> Self {
+        Self { keyless: Keyless::default(), excluded_extensions: Vec::new(), extension_tables: true }
     }
 }
 
@@ -474,6 +514,22 @@ fn patterns(option_name: &str, texts: &[String]) -> Result<Vec<String>, Definite
     texts.sort();
     texts.dedup();
     Ok(texts)
+}
+
+fn contents(raw: &RawConfig) -> Result<Contents, Definite> {
+    let keyless = match (raw.replica_identity_full, raw.ignore_keyless) {
+        (false, false) => Keyless::CopyAgain,
+        (true, false) => Keyless::Full,
+        (false, true) => Keyless::Ignore,
+        (true, true) => {
+            return Err(Definite::usage("--replica-identity-full and --ignore-keyless exclude each other"));
+        }
+    };
+    Ok(Contents {
+        keyless,
+        excluded_extensions: names("--excluded-extensions", &raw.excluded_extensions)?,
+        extension_tables: !raw.no_replicate_extension_tables,
+    })
 }
 
 fn listen(text: &str) -> Result<Option<SocketAddr>, String> {
@@ -619,6 +675,14 @@ mod tests {
             "invalid --log-format: \"xml\" is neither text nor json",
         );
         check(|raw| (raw.json, raw.avn) = (true, true), "--json and --avn exclude each other");
+        check(
+            |raw| (raw.replica_identity_full, raw.ignore_keyless) = (true, true),
+            "--replica-identity-full and --ignore-keyless exclude each other",
+        );
+        check(
+            |raw| raw.excluded_extensions = Some("a,,b".into()),
+            "invalid --excluded-extensions: \"a,,b\" has an empty name",
+        );
         check(
             |raw| {
                 raw.source = Some(Secret::new("host=a"));

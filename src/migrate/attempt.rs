@@ -11,7 +11,7 @@ use crate::apply::store::{MigrationRow, Origin, RelationRow, RelationState, Stor
 use crate::config::Until;
 use crate::engine::{Monitor, MonitorInput};
 use crate::error::{Definite, Failure, Result, Side};
-use crate::pg::{EndLsn, QualifiedName, RelationId, SlotName, SystemId};
+use crate::pg::{EndLsn, QualifiedName, RelationId, SlotName, SourceLsn, SystemId};
 use crate::source::Dialect;
 use crate::source::catalog::{self, Table, TableKind};
 use crate::source::replication::ReplicationSession;
@@ -23,9 +23,11 @@ use super::dump::{Archive, ClientTools, Wave};
 use super::filter::{broken, moved};
 use super::objects::PostData;
 use super::publications::Publications;
+use super::report::objects_on_source;
 use super::retry::Context;
 use super::roles::{RolesOptions, carry_database, carry_objects, carry_roles};
 use super::snapshot::{self, Snapshot};
+use super::uncarried::{Which, views, with_extensions};
 use super::{Migration, Phase, objects, phase, sequences, unknown_phase};
 
 /// `pg_constraint`, as an archive's table of contents has it.
@@ -53,7 +55,7 @@ enum Reached {
 #[derive(Debug)]
 pub(super) struct Attempt<'a> {
     pub(super) migration: &'a Migration,
-    number: i64,
+    pub(super) number: i64,
     pub(super) source: Arc<Client>,
     pub(super) target: Arc<Client>,
     pub(super) row: MigrationRow,
@@ -229,11 +231,9 @@ impl Attempt<'_> {
     }
 
     async fn go_on(&mut self, mut session: TargetSession, context: &mut Context) -> Result<Ended> {
+        let objects = objects_on_source(&self.store(), &self.row).await?;
         self.migration.status.update_database(&self.row.dbname, |database| {
-            database.objects_on_source = vec![format!("replication slot {}", self.row.slot)];
-            database
-                .objects_on_source
-                .extend(self.row.publications.iter().map(|name| format!("publication {name}")));
+            database.objects_on_source = objects;
             database.started_at = self.row.started_at;
             database.clear_error();
         });
@@ -277,6 +277,7 @@ impl Attempt<'_> {
             self.refuse_gap().await?;
             // Read before any snapshot is made: a table that is rewritten in between then counts as rewritten.
             let tables = self.look_at_source_tables().await?;
+            self.tell_of_keyless(&tables);
             self.copy_late(session, &tables).await?;
         }
         self.prepare_target().await
@@ -317,6 +318,7 @@ impl Attempt<'_> {
         if self.phase == Phase::Schema {
             let tools = self.tools().await?;
             let dumped = tools.dump(&self.migration.sides.source, Some(&snapshot.id)).await?;
+            let dumped = dumped.without(&self.migration.contents.excluded_extensions);
             objects::make_schema(&self.migration.sides.target, &self.row.name, &dumped).await?;
             self.phase = Phase::Copying;
             self.migration.show(self.phase);
@@ -326,7 +328,7 @@ impl Attempt<'_> {
         let rows = self.store().relations().await?;
         let left: Vec<RelationRow> =
             rows.into_iter().filter(|row| row.state != RelationState::Copied).collect();
-        let all = catalog::tables(&self.source).await.map_err(|error| error.into_failure(Side::Source))?;
+        let all = self.source_tables().await?;
         let mut tables = Vec::with_capacity(left.len());
         for row in &left {
             let table = all.iter().find(|table| table.name == row.name).cloned().ok_or_else(|| gone(row))?;
@@ -337,8 +339,9 @@ impl Attempt<'_> {
             }
             tables.push(table);
         }
-        let copy = self.copy(&snapshot, false).await?;
+        let copy = self.copy(&snapshot.id, snapshot.consistent_point, false).await?;
         copy.run(tables, left).await?;
+        self.carry_large_objects(&snapshot.id).await?;
         drop(snapshot);
         Ok(archive)
     }
@@ -356,8 +359,9 @@ impl Attempt<'_> {
         Ok(())
     }
 
-    /// What copies on `snapshot`; `as_replica` where the target is complete already.
-    pub(super) async fn copy(&self, snapshot: &Snapshot, as_replica: bool) -> Result<Copy> {
+    /// What copies on the exported `snapshot`, which has all that commits before `copy_lsn`; `as_replica` where the
+    /// target is complete already.
+    pub(super) async fn copy(&self, snapshot: &str, copy_lsn: SourceLsn, as_replica: bool) -> Result<Copy> {
         Ok(Copy {
             source: self.migration.sides.source.clone(),
             target: self.migration.sides.target.clone(),
@@ -365,10 +369,11 @@ impl Attempt<'_> {
             migration: self.row.name.clone(),
             attempt: self.number,
             dbname: self.row.dbname.clone(),
-            snapshot: snapshot.id.clone(),
-            copy_lsn: snapshot.consistent_point,
+            snapshot: snapshot.to_owned(),
+            copy_lsn,
             ranges: Dialect::new(self.source_version().await?).scans_page_ranges(),
             as_replica,
+            again: false,
             jobs: self.migration.jobs,
             status: self.migration.status.clone(),
             metrics: self.metrics.clone(),
@@ -384,7 +389,7 @@ impl Attempt<'_> {
             snapshot::end_temporary(&self.source, &temporary).await?;
             return snapshot::create(source, &self.source, &temporary, true).await;
         }
-        let tables = catalog::tables(&self.source).await.map_err(|error| error.into_failure(Side::Source))?;
+        let tables = self.identified(self.source_tables().await?).await?;
         let dialect = Dialect::new(self.source_version().await?);
         let tables = moved(&tables, &self.migration.filter, &self.row.dbname);
         Publications::of(&tables, dialect).create(&self.source, &self.row.publications).await?;
@@ -421,7 +426,7 @@ impl Attempt<'_> {
         for wave in [Wave::Indexes, Wave::Rest] {
             self.post_data(archive).make(wave).await?;
         }
-        objects::refresh_materialized_views(&self.target).await?;
+        views::refresh(&self.source, &self.target, Which::Empty).await?;
         objects::analyze(&self.migration.sides.target, &self.target, self.migration.jobs).await?;
         sequences::carry(&self.source, &self.target).await?;
         let ignored = &self.migration.sides.ignored_roles;
@@ -450,11 +455,17 @@ impl Attempt<'_> {
         Ok(())
     }
 
+    /// The source's tables, as far as they are to be moved.
+    pub(super) async fn source_tables(&self) -> Result<Vec<Table>> {
+        let tables = catalog::tables(&self.source).await.map_err(|error| error.into_failure(Side::Source))?;
+        Ok(with_extensions(tables, &self.migration.contents))
+    }
+
     async fn tools(&self) -> Result<ClientTools> {
         ClientTools::find(self.source_version().await?).await
     }
 
-    async fn source_version(&self) -> Result<crate::pg::ServerVersion> {
+    pub(super) async fn source_version(&self) -> Result<crate::pg::ServerVersion> {
         catalog::server_version(&self.source).await.map_err(|error| error.into_failure(Side::Source))
     }
 
@@ -479,7 +490,7 @@ impl Attempt<'_> {
     }
 }
 
-async fn begun(store: &Store<'_>) -> Result<Option<MigrationRow>> {
+pub(super) async fn begun(store: &Store<'_>) -> Result<Option<MigrationRow>> {
     if store.exists().await? { store.migration().await } else { Ok(None) }
 }
 

@@ -2,7 +2,7 @@
 
 use tokio_postgres::Client;
 
-use crate::config::Selection;
+use crate::config::{Config, Contents, Keyless};
 use crate::error::{Result, Side};
 use crate::pg::{ServerVersion, SlotName};
 use crate::source::catalog;
@@ -12,11 +12,11 @@ use super::choose::{Choice, Chosen, choose};
 use super::preflight::{self, Finding, PgDump, PreflightInput, Report};
 use super::{Migration, Phase, STREAM_NAME, Sides, dump};
 
-/// Looks at both sides and changes nothing. `creates_databases`: databases that the target lacks would be made.
+/// Looks at both sides and changes nothing: at what a migration as configured would meet.
 ///
 /// # Errors
 /// A usage error when the source has no such databases. What cannot be reached is a finding.
-pub async fn check(sides: &Sides, selection: &Selection, creates_databases: bool) -> Result<Report> {
+pub async fn check(sides: &Sides, config: &Config) -> Result<Report> {
     let mut report = Report::default();
     let (source, target) = tokio::join!(sides.source_client(), sides.target_client());
     let (source, target) = match (source, target) {
@@ -30,25 +30,24 @@ pub async fn check(sides: &Sides, selection: &Selection, creates_databases: bool
             return Ok(report);
         }
     };
-    let choice = choose(sides, selection).await?;
+    let choice = choose(sides, &config.selection).await?;
     let input = PreflightInput {
-        creates_databases,
         pg_dump: pg_dump_found(&source).await,
-        ..input_for(sides, &choice, choice.databases.iter().collect())
+        ..input_for(sides, config, &choice, choice.databases.iter().collect())
     };
     if let [only] = choice.databases.as_slice() {
         return Ok(check_database(sides, only, &target, &input, true).await);
     }
     report.findings = preflight::run_servers(&source, &target, &input).await.findings;
     for database in &choice.databases {
-        let input = PreflightInput { creates_databases, ..input_for(sides, &choice, vec![database]) };
+        let input = input_for(sides, config, &choice, vec![database]);
         let found = check_database(sides, database, &target, &input, false).await;
         report.findings.extend(found.findings.into_iter().map(|finding| finding.of_database(&database.name)));
     }
     Ok(report)
 }
 
-fn input_for(sides: &Sides, choice: &Choice, databases: Vec<&Chosen>) -> PreflightInput {
+fn input_for(sides: &Sides, config: &Config, choice: &Choice, databases: Vec<&Chosen>) -> PreflightInput {
     let slots: Vec<SlotName> =
         choice.databases.iter().filter_map(|d| Some(d.begun.as_ref()?.slot.clone())).collect();
     PreflightInput {
@@ -59,7 +58,18 @@ fn input_for(sides: &Sides, choice: &Choice, databases: Vec<&Chosen>) -> Preflig
         slots,
         tables: choice.filter.clone(),
         ignored_roles: sides.ignored_roles.clone(),
+        creates_databases: config.creates_databases,
         application_name: STREAM_NAME.to_owned(),
+        ..with_contents(&config.contents)
+    }
+}
+
+fn with_contents(contents: &Contents) -> PreflightInput {
+    PreflightInput {
+        replica_identity_full: contents.keyless == Keyless::Full,
+        keyless_ignored: contents.keyless == Keyless::Ignore,
+        excluded_extensions: contents.excluded_extensions.clone(),
+        extension_tables: contents.extension_tables,
         ..PreflightInput::default()
     }
 }
@@ -107,7 +117,7 @@ pub(super) async fn preflight(
         tables: migration.filter.clone(),
         ignored_roles: migration.sides.ignored_roles.clone(),
         pg_dump: pg_dump_found(source).await,
-        ..PreflightInput::default()
+        ..with_contents(&migration.contents)
     };
     Ok(preflight::run(source, target, &input).await)
 }

@@ -10,7 +10,8 @@
 //! | [`publications`], [`snapshot`] | what is made on the source |
 //! | [`roles`] | roles, ownership, grants, the database's properties |
 //! | [`dump`], [`objects`] | schema, indexes, constraints |
-//! | [`copy`], [`late`], [`sequences`] | rows, and what replication does not carry |
+//! | [`copy`], [`late`], [`sequences`] | rows, and where sequences stand |
+//! | [`uncarried`] | what the stream does not bring |
 //! | [`follow`], [`drift`] | the pipeline, and what goes on beside it |
 //! | [`mod@cutover`] | the end of the source's writes, and of the migration |
 //! | [`mod@tail`] | the changes themselves, to look at |
@@ -42,6 +43,7 @@ pub mod roles;
 mod sequences;
 mod snapshot;
 mod tail;
+mod uncarried;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -51,7 +53,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_postgres::{Client, Notification};
 
-use crate::config::{Config, Ddl, FenceCommands, Selection, TableFilter, Until};
+use crate::config::{Config, Contents, Ddl, FenceCommands, Selection, TableFilter, Until};
 use crate::error::{Definite, Exit, Failure, Result, Side};
 use crate::status::{MetricsRegistry, StatusHandle};
 use crate::wire::{ConnInfo, Environment, control, control_listening};
@@ -116,6 +118,8 @@ pub(crate) struct Migration {
     pub ddl: Ddl,
     /// Where passwords go that had to be made.
     pub passwords_file: PathBuf,
+    /// What is moved, and how.
+    pub contents: Contents,
     /// Up to so many bytes behind, it counts as synced.
     pub lag_bytes_max: u64,
     /// What puts up, and takes down, a fence of kind `command`.

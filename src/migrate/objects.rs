@@ -132,59 +132,6 @@ impl Wanted {
     }
 }
 
-/// Fills the materialised views, each after those that it reads.
-///
-/// # Errors
-/// When one cannot be filled whatever the order.
-pub async fn refresh_materialized_views(target: &Client) -> Result<()> {
-    loop {
-        let sql = "SELECT schemaname::text, matviewname::text FROM pg_matviews WHERE NOT ispopulated";
-        let empty = target.query(sql, &[]).await.map_err(|error| failure("the materialised views", error))?;
-        let mut refreshed = 0;
-        let mut refusal = None;
-        for row in &empty {
-            let refresh =
-                Sql::new("REFRESH MATERIALIZED VIEW ").ident(row.get(0)).text(".").ident(row.get(1));
-            match target.batch_execute(refresh.as_str()).await {
-                Ok(()) => refreshed += 1,
-                Err(error) => refusal = Some(failure("a materialised view's rows", error)),
-            }
-        }
-        match refusal {
-            None => return Ok(()),
-            Some(failure) if refreshed == 0 => return Err(failure),
-            // One that reads another was tried too early.
-            Some(_) => {}
-        }
-    }
-}
-
-/// Fills all materialised views anew, each after those that it reads.
-///
-/// # Errors
-/// When one cannot be filled.
-pub async fn refresh_all_materialized_views(target: &Client) -> Result<()> {
-    // How many others, one behind the other, a view reads at most. What a function reads is not known.
-    let sql = "WITH RECURSIVE reads AS (
-                   SELECT DISTINCT r.ev_class AS reader, d.refobjid AS read FROM pg_rewrite r
-                   JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid
-                       AND d.refclassid = 'pg_class'::regclass AND d.refobjid <> r.ev_class),
-               depth AS (
-                   SELECT oid, 0 AS depth FROM pg_class WHERE relkind = 'm'
-                   UNION
-                   SELECT reads.reader, depth.depth + 1 FROM depth JOIN reads ON reads.read = depth.oid)
-               SELECT n.nspname::text, c.relname::text FROM pg_class c JOIN depth ON depth.oid = c.oid
-               JOIN pg_namespace n ON n.oid = c.relnamespace
-               WHERE c.relkind = 'm' GROUP BY 1, 2 ORDER BY max(depth.depth), 1, 2";
-    let views = target.query(sql, &[]).await.map_err(|error| failure("the materialised views", error))?;
-    for row in &views {
-        let refresh = Sql::new("REFRESH MATERIALIZED VIEW ").ident(row.get(0)).text(".").ident(row.get(1));
-        let refreshed = target.batch_execute(refresh.as_str()).await;
-        refreshed.map_err(|error| failure("a materialised view's rows", error))?;
-    }
-    Ok(())
-}
-
 /// Statistics for the planner, of several tables at a time, the largest first.
 ///
 /// # Errors

@@ -15,7 +15,7 @@ use tokio_postgres::Client;
 
 use crate::error::{Definite, Result, Side};
 use crate::pg::{QualifiedName, Sql};
-use crate::source::catalog::{Persistence, Table, TableKind};
+use crate::source::catalog::{Table, TableKind};
 use crate::source::{self, Dialect};
 
 /// What goes into which publication.
@@ -33,7 +33,7 @@ impl Publications {
     /// Sorts the source's tables. A partitioned one that is not among them is published by its leaves.
     pub fn of(tables: &[Table], dialect: Dialect) -> Self {
         let mut publications = Self { identified: Vec::new(), inserts_only: Vec::new(), dialect };
-        let logged = || tables.iter().filter(|table| table.persistence == Persistence::Permanent);
+        let logged = || tables.iter().filter(|table| table.is_followed());
         let leaves_of = |root: &QualifiedName| {
             let root = root.clone();
             logged().filter(move |t| t.kind == TableKind::Plain && t.partition_of.as_ref() == Some(&root))

@@ -3,7 +3,7 @@
 use tokio::task::JoinSet;
 
 use crate::apply::TargetSession;
-use crate::apply::store::{MigrationRow, Store};
+use crate::apply::store::{ChangedIdentity, MigrationRow, Store};
 use crate::error::{Definite, Exit, Failure, Result, Side};
 use crate::pg::Sql;
 use crate::source::catalog;
@@ -11,6 +11,7 @@ use crate::source::catalog;
 use super::choose::{Looked, look};
 use super::cluster::worst;
 use super::phase::safe_to_remove;
+use super::uncarried::{before, put_back};
 use super::{Phase, Sides, cutover, publications, snapshot, unknown_phase};
 
 /// What was dropped, and how it ended.
@@ -86,11 +87,12 @@ async fn remove_database(
     let lock = TargetSession::connect(&sides.target, &sides.name, None).await?;
     let target = sides.target_client().await?;
     let store = Store::new(&target, &sides.name);
+    let identities = store.identities().await?;
     let source = match sides.source_client().await {
         Ok(source) => source,
         Err(failure) if force => {
             store.remove().await?;
-            return Err(left_on_source(row, &failure).into());
+            return Err(left_on_source(row, &identities, &failure).into());
         }
         Err(failure) => return Err(failure),
     };
@@ -104,6 +106,11 @@ async fn remove_database(
     }
     for name in publications::drop_all(&source, &row.publications).await? {
         dropped.push(format!("publication {name} on the source"));
+    }
+    // Not before: a publication of updates makes the source refuse them where nothing identifies a row.
+    for name in put_back(&source, &identities).await? {
+        dropped
+            .push(format!("REPLICA IDENTITY FULL of table {name} on the source: it has again what it had"));
     }
     store.remove().await?;
     dropped.push(format!("migration {:?} in schema walferry on the target", sides.name));
@@ -126,11 +133,13 @@ async fn settle_fence(sides: &Sides, store: &Store<'_>, phase: Phase) -> Result<
 }
 
 /// The target's side is gone, the source's side could not be reached: how to drop that by hand.
-fn left_on_source(row: &MigrationRow, failure: &Failure) -> Definite {
+fn left_on_source(row: &MigrationRow, identities: &[ChangedIdentity], failure: &Failure) -> Definite {
     let drop_slot = Sql::new("SELECT pg_drop_replication_slot(").literal(row.slot.as_str()).text(")");
     let drop_publications =
         Sql::new("DROP PUBLICATION ").list(&row.publications, ", ", |sql, name| sql.ident(name));
+    let identities: String =
+        identities.iter().map(|changed| format!("; {}", before(&changed.name, changed))).collect();
     Definite::new("the target's side is removed, the source could not be reached")
         .detail(failure.to_string())
-        .hint(format!("if the source still lives, run there: {drop_slot}; {drop_publications}"))
+        .hint(format!("if the source still lives, run there: {drop_slot}; {drop_publications}{identities}"))
 }

@@ -64,6 +64,21 @@ async fn add_source(
     Ok(())
 }
 
+/// What the migration has made, or changed, on the source.
+///
+/// # Errors
+/// When the target does not answer.
+pub(super) async fn objects_on_source(store: &Store<'_>, row: &MigrationRow) -> Result<Vec<String>> {
+    let mut objects = vec![format!("replication slot {}", row.slot)];
+    objects.extend(row.publications.iter().map(|name| format!("publication {name}")));
+    let identities = store.identities().await?;
+    objects
+        .extend(identities.iter().map(|changed| format!("REPLICA IDENTITY FULL of table {}", changed.name)));
+    let fence = cutover::left_fence(store).await?;
+    objects.extend(fence.and_then(|fence| cutover::left_on_source(&row.dbname, &fence)));
+    Ok(objects)
+}
+
 async fn database(store: &Store<'_>, row: &MigrationRow) -> Result<DatabaseStatus> {
     let mut database = DatabaseStatus::new(row.dbname.clone());
     let shown = if row.ended.is_empty() { &row.phase } else { &row.ended };
@@ -75,10 +90,7 @@ async fn database(store: &Store<'_>, row: &MigrationRow) -> Result<DatabaseStatu
     if let Some((end, _)) = store.progress().await? {
         (database.applied, database.durable) = (Some(end.position()), Some(end.position()));
     }
-    database.objects_on_source = vec![format!("replication slot {}", row.slot)];
-    database.objects_on_source.extend(row.publications.iter().map(|name| format!("publication {name}")));
-    let fence = cutover::left_fence(store).await?;
-    database.objects_on_source.extend(fence.and_then(|fence| cutover::left_on_source(&row.dbname, &fence)));
+    database.objects_on_source = objects_on_source(store, row).await?;
     for relation in store.relations().await? {
         database.tables.push(TableStatus {
             state: match relation.state {

@@ -123,6 +123,11 @@ impl Dialect {
         if self.0.major() >= 13 { "v.trusted" } else { "false" }
     }
 
+    /// A function that hashes bytes, and gives what can be hashed again (11; MD5 is refused where OpenSSL keeps to FIPS).
+    pub const fn digest(self) -> &'static str {
+        if self.0.major() >= 11 { "sha256" } else { "md5" }
+    }
+
     /// Whether a publication can hold a partitioned table, and with it partitions that are made later (13).
     pub const fn publishes_partitioned_tables(self) -> bool {
         self.0.major() >= 13

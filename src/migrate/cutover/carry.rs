@@ -1,12 +1,11 @@
 //! What replication does not carry, brought up to date while nobody writes.
 
-use std::time::Duration;
-
 use tokio_postgres::Client;
 
+use crate::config::Keyless;
 use crate::error::{Failure, Result, Side};
 use crate::migrate::attempt::Attempt;
-use crate::migrate::{objects, sequences};
+use crate::migrate::sequences;
 use crate::pg::Sql;
 use crate::source;
 use crate::source::catalog::{self, Persistence, SequenceValues, Table, TableKind};
@@ -23,42 +22,35 @@ pub(super) struct Carried {
 }
 
 impl Attempt<'_> {
-    /// Sequences, materialised views, in this order; `source` is a session that may write, and `left` what is left of
-    /// the time that the cutover has.
+    /// Sequences, then all that [`crate::migrate::uncarried`] is about; `source` is a session that may write.
     ///
     /// # Errors
     /// When either side refuses, or does not answer in time.
-    pub(super) async fn carry_rest(&self, source: &Client, left: Duration) -> Result<Carried> {
-        // A session of its own: one that is given up in the middle of a statement leaves it to the server.
+    pub(super) async fn carry_rest(&self, source: &Client) -> Result<Carried> {
         let target = self.migration.sides.target_client().await?;
-        let bound = i64::try_from(left.as_millis()).unwrap_or(i64::MAX).max(1);
-        let set = target.batch_execute(Sql::new("SET statement_timeout = ").number(bound).as_str()).await;
-        set.map_err(|error| at_target("a bound on statements", error))?;
         let sequences = sequences::carry(source, &target).await?;
-        objects::refresh_all_materialized_views(&target).await?;
+        self.bring_up_to_date().await?;
         let mut warnings = Vec::new();
         let missing = missing_sequences(&target, &sequences).await?;
         if !missing.is_empty() {
             warnings.push(format!("sequences that the target does not have: {}", some(&missing)));
         }
-        let tables = catalog::tables(source).await.map_err(at_source)?;
-        let left_behind: Vec<String> =
-            tables.iter().filter(|table| is_left_behind(table)).map(|table| table.name.to_string()).collect();
-        if !left_behind.is_empty() {
-            let names = some(&left_behind);
-            warnings.push(format!("tables whose changes since the copy are missing on the target: {names}"));
-        }
-        let contents = catalog::other_contents(source).await.map_err(at_source)?;
-        if contents.large_objects > 0 {
-            warnings.push(format!("large objects that were not carried: {}", contents.large_objects));
+        if self.migration.contents.keyless == Keyless::Ignore {
+            let tables = catalog::tables(source).await.map_err(at_source)?;
+            let ignored = tables.iter().filter(|table| is_ignored(table)).map(|table| table.name.to_string());
+            let ignored: Vec<String> = ignored.collect();
+            if !ignored.is_empty() {
+                let names = some(&ignored);
+                warnings.push(format!("tables whose updates and deletes are missing on the target: {names}"));
+            }
         }
         Ok(Carried { sequences, warnings })
     }
 }
 
-/// Tables whose changes, or some of them, the stream does not have.
-fn is_left_behind(table: &Table) -> bool {
-    table.kind == TableKind::Plain && (table.persistence == Persistence::Unlogged || !table.has_identity())
+/// Tables whose updates and deletes the stream does not have.
+fn is_ignored(table: &Table) -> bool {
+    table.kind == TableKind::Plain && table.persistence == Persistence::Permanent && !table.has_identity()
 }
 
 /// Those of the tables that the target does not have.

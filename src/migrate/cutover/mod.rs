@@ -35,7 +35,7 @@ use tokio_postgres::Client;
 use crate::apply::Request;
 use crate::apply::store::{RelationState, Store};
 use crate::config::FenceKind;
-use crate::error::{Definite, Failure, Result};
+use crate::error::{Definite, Failure, Result, Side, Transient};
 use crate::limits::{REQUEST_POLL, UNFENCED_WATCH};
 use crate::pg::SourceLsn;
 use crate::source::catalog::{self, SequenceValues, Table, TableKind};
@@ -127,6 +127,7 @@ impl Attempt<'_> {
                 return Ok(true);
             };
             self.give_up(&failure).await?;
+            self.refuse_copied_again().await?;
             if synced {
                 self.migration.show(self.phase);
             }
@@ -306,8 +307,7 @@ impl Attempt<'_> {
 
     async fn carry(&mut self, client: &Client) -> Result<SequenceValues> {
         self.under_way().waits_for = "what replication does not carry".to_owned();
-        let left = self.under_way().wanted.timeout().saturating_sub(self.under_way().began.elapsed());
-        let carried = self.carry_rest(client, left).await?;
+        let carried = self.carry_rest(client).await?;
         self.under_way().status.warnings.extend(carried.warnings);
         Ok(carried.sequences)
     }
@@ -376,9 +376,21 @@ impl Attempt<'_> {
             Err(Failure::Transient(transient)) => Err(transient.into()),
             Err(failure) => {
                 self.under_way().concluding = false;
-                self.give_up(&failure).await.map(|()| false)
+                self.give_up(&failure).await?;
+                self.refuse_copied_again().await.map(|()| false)
             }
         }
+    }
+
+    /// Ends the attempt where tables were copied again: its stream knows nothing of that, the next one copies them afresh.
+    async fn refuse_copied_again(&self) -> Result<()> {
+        let rows = self.store().relations().await?;
+        if rows.iter().all(|row| row.state != RelationState::Copying) {
+            return Ok(());
+        }
+        let cause =
+            "tables that the cutover has copied again are copied afresh, before the others are followed on";
+        Err(Transient::new(Side::Target, cause).into())
     }
 
     async fn record_done(&mut self) -> Result<()> {
@@ -387,7 +399,9 @@ impl Attempt<'_> {
         status.state = CutoverState::Done;
         status.fenced_seconds = cutover.fenced_at.map(seconds_since);
         let done = Cutover { status, waits_for: String::new(), wanted: cutover.wanted.clone(), ..*cutover };
-        cutover.concluding = true;
+        // Without `done` the next stream begins after these copies.
+        self.store().keep_copied_again().await?;
+        self.under_way().concluding = true;
         self.store().answer(done.id, &done.answer(), Phase::Done.as_str()).await?;
         self.cutover = None;
         self.phase = Phase::Done;

@@ -18,9 +18,10 @@ mod target;
 
 use tokio_postgres::Client;
 
-use crate::config::TableFilter;
+use crate::config::{Contents, TableFilter};
 use crate::error::Side;
 use crate::migrate::filter::moved;
+use crate::migrate::uncarried;
 use crate::pg::{ServerVersion, SlotName};
 use crate::source::Error;
 use crate::source::catalog::{self, ServerFacts, Table};
@@ -52,8 +53,12 @@ pub struct PreflightInput {
     pub replica_identity_full: bool,
     /// Roles to be left out.
     pub ignored_roles: Vec<String>,
+    /// Tables without replica identity are not to be copied again at cutover.
+    pub keyless_ignored: bool,
     /// Extensions to be left out.
     pub excluded_extensions: Vec<String>,
+    /// The rows of users in tables of extensions are to be moved.
+    pub extension_tables: bool,
     /// What is known of `pg_dump`.
     pub pg_dump: PgDump,
 }
@@ -82,7 +87,9 @@ impl Default for PreflightInput {
             tables: TableFilter::default(),
             replica_identity_full: false,
             ignored_roles: Vec::new(),
+            keyless_ignored: false,
             excluded_extensions: Vec::new(),
+            extension_tables: true,
             pg_dump: PgDump::NotLooked,
         }
     }
@@ -103,6 +110,7 @@ pub async fn run_servers(source: &Client, target: &Client, input: &PreflightInpu
     let mut report = Report::default();
     let Some(sides) = Sides::reach(&mut report, source, target).await else { return report };
     server::check(&mut report, &sides, input).await;
+    roles::check(&mut report, &sides, input).await;
     report
 }
 
@@ -119,10 +127,21 @@ async fn databases(report: &mut Report, sides: &Sides<'_>, input: &PreflightInpu
         Ok(tables) => tables,
         Err(error) => return report.push(Finding::unanswered("source-tables", Side::Source, error)),
     };
+    let tables = with_extensions(tables, input);
     let moved = moved(&tables, &input.tables, &sides.source_facts.database);
     source_database::check(report, sides, &tables, &moved, input).await;
     filter::check(report, sides, &tables, &moved, input).await;
     target::check(report, sides, &tables, input).await;
+}
+
+/// The tables without those of extensions that are left to the target.
+fn with_extensions(tables: Vec<Table>, input: &PreflightInput) -> Vec<Table> {
+    let contents = Contents {
+        excluded_extensions: input.excluded_extensions.clone(),
+        extension_tables: input.extension_tables,
+        ..Contents::default()
+    };
+    uncarried::with_extensions(tables, &contents)
 }
 
 /// Both sessions, and what their servers are.

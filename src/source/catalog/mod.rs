@@ -29,7 +29,9 @@ pub use contents::{
 };
 pub use databases::{Database, all_databases, holds_anything};
 pub use definitions::{DefinedColumn, Definition, definition, table_name, type_names, type_text};
-pub use extensions::{AvailableExtension, Extension, available_extensions, extensions};
+pub use extensions::{
+    AvailableExtension, Extension, ExtensionTable, available_extensions, dependents_of, extensions,
+};
 pub use fence::{
     OtherSession, ReadOnlyDefault, end_own_sessions, end_sessions, mark_wal, moment, other_sessions,
     read_only_default, read_only_statement, set_read_only_default,
