@@ -98,8 +98,9 @@ pub struct MigrateArgs {
     /// Up to so many bytes of them (512MB, 8GB); beyond it, and with 0, the source keeps them itself [default: 8GB]
     #[arg(long, value_name = "BYTES")]
     spill_max: Option<String>,
-    /// What to do with a change that the target cannot take as it is: `stop` with an error [default: stop]
-    #[arg(long, value_name = "stop")]
+    /// What to do with a change that does not fit the target's rows: `stop` with an error, `source-wins`: the target's row
+    /// becomes the source's, `skip`: leave it out. The table walferry.conflict has each [default: stop]
+    #[arg(long, value_name = "stop|source-wins|skip")]
     on_conflict: Option<String>,
     /// What to do about a column that was added on the source: `follow` adds it on the target where that is safe, `stop`
     /// ends with an error that has the statement [default: stop]
@@ -552,7 +553,7 @@ mod tests {
     #[test]
     fn everything_typed_reaches_the_configuration() {
         let line = "walferry migrate -s host=a -t host=b --name prod --jobs 3 --listen none --confirm-delay 500ms \
-                    --until synced --max-lag 1MB --on-conflict stop --log-format json --verbose";
+                    --until synced --max-lag 1MB --on-conflict source-wins --log-format json --verbose";
         let cli = read(line).expect("it is right");
         let config = Config::resolve(&cli.raw(Environment::default())).expect("it is right");
         assert_eq!(config.source().map(Secret::expose), Ok("host=a"));
@@ -560,6 +561,7 @@ mod tests {
         assert_eq!((config.name.as_str(), config.jobs, config.listen), ("prod", 3, None));
         assert_eq!((config.confirm_delay.as_millis(), config.lag_bytes_max), (500, 1 << 20));
         assert_eq!(config.until, Some(crate::config::Until::Synced));
+        assert_eq!(config.on_conflict, crate::config::OnConflict::SourceWins);
         assert_eq!((config.log_format, cli.log_format()), (LogFormat::Json, LogFormat::Json));
         assert!(config.verbose && !config.force);
 

@@ -121,10 +121,15 @@ pub enum Until {
 }
 
 /// What to do with a change that the target cannot take as it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OnConflict {
     /// Stop with a definite error; nothing is skipped.
+    #[default]
     Stop,
+    /// The target's row becomes what the source has.
+    SourceWins,
+    /// Leave the change out, and record it.
+    Skip,
 }
 
 /// What to do about a column that the source added to a table, where adding it to the target's is safe.
@@ -189,7 +194,9 @@ impl Config {
         let max_lag = option("--max-lag", raw.max_lag.as_deref(), units::bytes)?;
         let on_conflict = option("--on-conflict", raw.on_conflict.as_deref(), |text| match text {
             "stop" => Ok(OnConflict::Stop),
-            _ => Err(format!("{text:?} is not known: only stop is, so far")),
+            "source-wins" => Ok(OnConflict::SourceWins),
+            "skip" => Ok(OnConflict::Skip),
+            _ => Err(format!("{text:?} is not known: give stop, source-wins or skip")),
         })?;
         let ddl = option("--ddl", raw.ddl.as_deref(), |text| match text {
             "follow" => Ok(Ddl::Follow),
@@ -207,7 +214,7 @@ impl Config {
             spill_bytes_max: spill_max.unwrap_or(SPILL_BYTES_MAX_DEFAULT),
             until: option("--until", raw.until.as_deref(), Until::from_str)?,
             lag_bytes_max: max_lag.unwrap_or(LAG_BYTES_MAX_DEFAULT),
-            on_conflict: on_conflict.unwrap_or(OnConflict::Stop),
+            on_conflict: on_conflict.unwrap_or_default(),
             ddl: ddl.unwrap_or_default(),
             log_format: option("--log-format", raw.log_format.as_deref(), LogFormat::from_str)?
                 .unwrap_or_default(),
@@ -293,6 +300,17 @@ impl FromStr for MigrationName {
             Ok(Self(text.to_owned()))
         } else {
             Err(format!("{text:?} is not 1 to {MIGRATION_NAME_BYTES_MAX} of a-z, 0-9 and _"))
+        }
+    }
+}
+
+impl OnConflict {
+    /// As it is typed.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Stop => "stop",
+            Self::SourceWins => "source-wins",
+            Self::Skip => "skip",
         }
     }
 }
@@ -467,8 +485,8 @@ mod tests {
             "invalid --max-lag: \"1XB\" has the unknown unit \"XB\": B, kB, MB, GB and TB are known",
         );
         check(
-            |raw| raw.on_conflict = Some("skip".into()),
-            "invalid --on-conflict: \"skip\" is not known: only stop is, so far",
+            |raw| raw.on_conflict = Some("last-wins".into()),
+            "invalid --on-conflict: \"last-wins\" is not known: give stop, source-wins or skip",
         );
         check(|raw| raw.ddl = Some("go".into()), "invalid --ddl: \"go\" is not known: give follow or stop");
         check(

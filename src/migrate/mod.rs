@@ -39,7 +39,7 @@ use tokio::task::JoinSet;
 use tokio_postgres::Client;
 
 use crate::apply::store::Store;
-use crate::config::{Config, Ddl, Until};
+use crate::config::{Config, Ddl, OnConflict, Until};
 use crate::error::{Definite, Exit, Failure, Result, Side};
 use crate::pg::SlotName;
 use crate::status::{MetricsRegistry, StatusHandle};
@@ -84,6 +84,8 @@ pub struct Migration {
     pub until: Option<Until>,
     /// What to do about a column that the source added.
     pub ddl: Ddl,
+    /// What to do with a change that does not fit the target's rows.
+    pub on_conflict: OnConflict,
     /// Up to so many bytes behind, it counts as synced.
     pub lag_bytes_max: u64,
     /// Where it is shown.
@@ -143,6 +145,7 @@ impl Migration {
             spill_bytes_max: config.spill_bytes_max,
             until: config.until,
             ddl: config.ddl,
+            on_conflict: config.on_conflict,
             lag_bytes_max: config.lag_bytes_max,
             status,
             metrics,

@@ -30,4 +30,4 @@ pub use server::{
 };
 pub use slots::{SlotInfo, current_wal, slot, slots, wal_senders_used};
 pub use tables::{Generated, Identity, Persistence, Table, TableColumn, TableKind, index_bytes, tables};
-pub use target::{KeyColumn, TargetColumn, TargetTable, target_table, target_tables};
+pub use target::{KeyColumn, TargetColumn, TargetTable, index_columns, target_table, target_tables};
