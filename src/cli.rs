@@ -48,6 +48,13 @@ pub enum Command {
     #[command(after_help = "Examples:\n  walferry status\n  walferry status --json\n\n\
         It reads the target, so it works while no migration is running, too.")]
     Status(StatusArgs),
+    /// Have tables copied afresh by the next `migrate`, while it follows the others; stop the running one before
+    #[command(
+        after_help = "Examples:\n  walferry resync public.item\n  walferry resync 'public.\"Odd Name\"' shop.stock\n\n\
+        The target's rows of these tables are removed then, and copied again on a snapshot of their own. A partitioned\n\
+        table means all its partitions."
+    )]
+    Resync(ResyncArgs),
     /// Drop everything that a migration made on both sides: slots, publications, bookkeeping. Never your data
     #[command(after_help = "Examples:\n  walferry remove\n  walferry remove --name prod --force\n\n\
         Run it when you give a migration up, too: a slot left on the source keeps its WAL until the disk is full.")]
@@ -73,6 +80,8 @@ pub enum Command {
 pub struct CheckArgs {
     #[command(flatten)]
     sides: SideArgs,
+    #[command(flatten)]
+    wanted: WantedArgs,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -83,6 +92,8 @@ pub struct CheckArgs {
 pub struct MigrateArgs {
     #[command(flatten)]
     sides: SideArgs,
+    #[command(flatten)]
+    wanted: WantedArgs,
     #[command(flatten)]
     engine: EngineArgs,
     /// End by itself: `copied` when all is copied, `synced` when it follows within --max-lag [default: go on]
@@ -119,6 +130,16 @@ pub struct StatusArgs {
     /// Print JSON with just the keys that Aiven's API has
     #[arg(long)]
     avn: bool,
+}
+
+/// Options of `resync`.
+#[derive(Debug, Args)]
+pub struct ResyncArgs {
+    #[command(flatten)]
+    sides: SideArgs,
+    /// The tables: `[database.]schema.table`, parts in double quotes where PostgreSQL wants them
+    #[arg(required = true, value_name = "TABLE")]
+    tables: Vec<String>,
 }
 
 /// Options of `remove`.
@@ -185,6 +206,16 @@ struct SideArgs {
 }
 
 #[derive(Debug, Args)]
+struct WantedArgs {
+    /// Warn only where the target is older than the source, or than what is tested
+    #[arg(long)]
+    skip_db_version_check: bool,
+    /// Fail the check where the source's data takes more than so many bytes (500GB, 2TB)
+    #[arg(long, value_name = "BYTES")]
+    dbs_max_total_size: Option<String>,
+}
+
+#[derive(Debug, Args)]
 struct EngineArgs {
     /// Tables copied at the same time, 1 to 32 [default: the number of cores, 2 to 8]
     #[arg(short, long, value_name = "N")]
@@ -237,10 +268,12 @@ impl Cli {
         match &self.command {
             Command::Check(args) => {
                 args.sides.put(&mut raw);
+                args.wanted.put(&mut raw);
                 raw.json = args.json;
             }
             Command::Migrate(args) => {
                 args.sides.put(&mut raw);
+                args.wanted.put(&mut raw);
                 args.engine.put(&mut raw);
                 raw.until.clone_from(&args.until);
                 raw.confirm_delay.clone_from(&args.confirm_delay);
@@ -253,6 +286,7 @@ impl Cli {
                 args.sides.put(&mut raw);
                 (raw.json, raw.avn) = (args.json, args.avn);
             }
+            Command::Resync(args) => args.sides.put(&mut raw),
             Command::Remove(args) => {
                 args.sides.put(&mut raw);
                 raw.force = args.force;
@@ -281,6 +315,13 @@ impl SideArgs {
         raw.source.clone_from(&self.source);
         raw.target.clone_from(&self.target);
         raw.name.clone_from(&self.name);
+    }
+}
+
+impl WantedArgs {
+    fn put(&self, raw: &mut RawConfig) {
+        raw.skip_db_version_check = self.skip_db_version_check;
+        raw.dbs_max_total_size.clone_from(&self.dbs_max_total_size);
     }
 }
 
@@ -314,6 +355,7 @@ pub async fn run(command: &Command, config: &Config, screen: &Screen) -> Result<
         Command::Check(_) => check(config).await,
         Command::Migrate(_) => migrate(config, screen).await,
         Command::Status(_) => show_status(config).await,
+        Command::Resync(args) => resync(args, config).await,
         Command::Remove(_) => remove(config).await,
         Command::Tail(args) => tail(args, config).await,
         Command::Demo(args) => show_demo(args, config).await,
@@ -400,6 +442,14 @@ async fn show_status(config: &Config) -> Result<Exit, Failure> {
         Output::Avn => format!("{:#}\n", status::json::avn(&snapshot)),
     };
     print(&text)?;
+    Ok(Exit::Fine)
+}
+
+async fn resync(args: &ResyncArgs, config: &Config) -> Result<Exit, Failure> {
+    let tables = migrate::resync(&Sides::new(config)?, &args.tables).await?;
+    let line =
+        |table: &crate::pg::QualifiedName| format!("{table} is copied afresh by the next walferry migrate\n");
+    print(&tables.iter().map(line).collect::<String>())?;
     Ok(Exit::Fine)
 }
 

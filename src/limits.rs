@@ -359,3 +359,9 @@ pub const SPILL_LEFT_OUT_BYTES_MAX: usize = 64 << 20;
 /// How long what the target said of all its tables is taken for what they are now: one question instead of thousands
 /// when a backlog begins, and nothing old when somebody changes them later.
 pub const TARGET_TABLES_RECENT: Duration = Duration::from_secs(30);
+
+/// Sessions on the source besides one for each job: control, walsender, snapshot, and a monitor.
+pub const SOURCE_CONNECTIONS: u64 = 4;
+
+/// Sessions on the target besides one for each job: control, apply, and `pg_restore` or a command.
+pub const TARGET_CONNECTIONS: u64 = 3;

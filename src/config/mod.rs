@@ -51,6 +51,10 @@ pub struct RawConfig {
     pub on_conflict: Option<String>,
     /// `--ddl`.
     pub ddl: Option<String>,
+    /// `--skip-db-version-check`.
+    pub skip_db_version_check: bool,
+    /// `--dbs-max-total-size`.
+    pub dbs_max_total_size: Option<String>,
     /// `--log-format`.
     pub log_format: Option<String>,
     /// `--verbose`.
@@ -97,6 +101,10 @@ pub struct Config {
     pub on_conflict: OnConflict,
     /// What to do about a column that the source added.
     pub ddl: Ddl,
+    /// Whether the target may be older than the source.
+    pub skip_version_check: bool,
+    /// How many bytes the databases may take.
+    pub total_bytes_max: Option<u64>,
     /// How logs and errors are written.
     pub log_format: LogFormat,
     /// Whether logs tell more.
@@ -192,6 +200,8 @@ impl Config {
         let listen = option("--listen", raw.listen.as_deref(), listen)?;
         let spill_max = option("--spill-max", raw.spill_max.as_deref(), units::bytes)?;
         let max_lag = option("--max-lag", raw.max_lag.as_deref(), units::bytes)?;
+        let total_bytes_max =
+            option("--dbs-max-total-size", raw.dbs_max_total_size.as_deref(), units::bytes)?;
         let on_conflict = option("--on-conflict", raw.on_conflict.as_deref(), |text| match text {
             "stop" => Ok(OnConflict::Stop),
             "source-wins" => Ok(OnConflict::SourceWins),
@@ -216,6 +226,8 @@ impl Config {
             lag_bytes_max: max_lag.unwrap_or(LAG_BYTES_MAX_DEFAULT),
             on_conflict: on_conflict.unwrap_or_default(),
             ddl: ddl.unwrap_or_default(),
+            skip_version_check: raw.skip_db_version_check,
+            total_bytes_max,
             log_format: option("--log-format", raw.log_format.as_deref(), LogFormat::from_str)?
                 .unwrap_or_default(),
             verbose: raw.verbose,

@@ -9,7 +9,7 @@
 //! | [`copy`], [`late`], [`sequences`] | rows, and what replication does not carry |
 //! | [`follow`], [`drift`] | the pipeline, and what goes on beside it |
 //! | [`mod@tail`] | the changes themselves, to look at |
-//! | [`report`], [`mod@remove`] | what is shown of a migration that need not run, and its end |
+//! | [`report`], [`mod@resync`], [`mod@remove`] | what is shown of, and done to, a migration that need not run; its end |
 //!
 //! All that is remembered is on the target ([`crate::apply::store`]), so that there is one way to start: read the
 //! phase and go on.
@@ -26,6 +26,7 @@ pub mod preflight;
 mod publications;
 mod remove;
 mod report;
+mod resync;
 mod retry;
 mod sequences;
 mod snapshot;
@@ -49,9 +50,10 @@ pub use phase::Phase;
 pub use preflight::Report;
 pub use remove::remove;
 pub use report::status;
+pub use resync::resync;
 pub use tail::tail;
 
-use preflight::{Finding, PgDump, PreflightInput};
+use preflight::{Finding, PgDump, PreflightInput, Wanted};
 
 /// The `application_name` of the connection that streams.
 const STREAM_NAME: &str = "walferry stream";
@@ -65,6 +67,10 @@ pub struct Sides {
     pub target: ConnInfo,
     /// The migration's name.
     pub name: String,
+    /// Tables copied, and indexes made, at the same time: so many sessions.
+    pub jobs: usize,
+    /// What is wanted of the checks.
+    pub wanted: Wanted,
 }
 
 /// A migration to run.
@@ -106,6 +112,11 @@ impl Sides {
             source: parse(config.source()?.expose(), Side::Source)?,
             target: parse(config.target()?.expose(), Side::Target)?,
             name: config.name.as_str().to_owned(),
+            jobs: config.jobs,
+            wanted: Wanted {
+                skip_version_check: config.skip_version_check,
+                total_bytes_max: config.total_bytes_max,
+            },
         })
     }
 
@@ -197,9 +208,13 @@ async fn preflight(sides: &Sides, source: &Client, target: &Client) -> Result<Re
         application_name: STREAM_NAME.to_owned(),
         resuming: row.is_some(),
         pg_dump: pg_dump_found(source).await,
+        jobs: u64::try_from(sides.jobs).unwrap_or(u64::MAX),
+        wanted: sides.wanted,
         ..PreflightInput::default()
     };
-    Ok(preflight::run(source, target, &input).await)
+    let mut report = preflight::run(source, target, &input).await;
+    preflight::connections(&mut report, &sides.source, &sides.target).await;
+    Ok(report)
 }
 
 async fn pg_dump_found(source: &Client) -> PgDump {

@@ -326,3 +326,45 @@ async fn resolved_once_when_killed() {
     engine.terminate(0).await;
     pair.assert_removes().await;
 }
+
+/// Tables that went their own way on the target become the source's again, while it is written to.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn resync() {
+    let pair = Pair::start().await;
+    pair.source(
+        r#"SET ROLE app_owner; CREATE TABLE item (a int PRIMARY KEY, b text);
+           CREATE TABLE part (a int REFERENCES item) PARTITION BY LIST (a); CREATE TABLE one PARTITION OF part FOR VALUES IN (1);
+           CREATE TABLE two PARTITION OF part FOR VALUES IN (2); CREATE SCHEMA "Odd"; CREATE TABLE "Odd"."A.b" (a int);
+           INSERT INTO item VALUES (1, 'x'), (2, 'y'); INSERT INTO part VALUES (1), (2); INSERT INTO "Odd"."A.b" VALUES (1)"#,
+    )
+    .await;
+    let resync = |tables: &[&str]| pair.command("resync").arguments(tables);
+    resync(&["public.item"]).run().await.assert(5, &["no migration \"default\"", "walferry migrate"]);
+    let launch = pair.migrate();
+    let mut engine = launch.start();
+    engine.wait_phase("syncing").await;
+    resync(&["public.item"]).run().await.assert(5, &["another engine runs this migration", "stop it first"]);
+    engine.terminate(0).await;
+    for (table, hint) in [
+        ("public.items", "did you mean public.item?"),
+        ("other.item", "did you mean public.item?"),
+        ("public.nothing_like_it", "`walferry status` lists its tables"),
+        ("item", "give schema.table"),
+        ("shop.public.item", "of database \"defaultdb\", not of \"shop\""),
+    ] {
+        resync(&["public.item", table]).run().await.assert(2, &[hint]);
+    }
+    let copied = "SELECT count(*) FROM walferry.relation WHERE state = 'copied'";
+    assert_eq!(pair.target_value(copied).await, "4", "nothing was marked");
+
+    pair.target(r#"UPDATE item SET b = 'theirs'; DELETE FROM two; INSERT INTO "Odd"."A.b" VALUES (9)"#).await;
+    pair.source("SET ROLE app_owner; INSERT INTO item VALUES (3, 'z'); DELETE FROM part WHERE a = 2; DELETE FROM item WHERE a = 2").await;
+    let named = ["public.ITEM", "defaultdb.public.part", r#""Odd"."A.b""#];
+    let lines = ["public.item is copied", "public.one is", "public.two is", r#""Odd"."A.b" is copied"#];
+    resync(&named).run().await.assert(0, &lines);
+    assert_eq!(pair.target_value(copied).await, "0");
+    let mut engine = launch.start();
+    engine.wait_phase("syncing").await;
+    pair.source("SET ROLE app_owner; INSERT INTO item VALUES (4, 'w'); INSERT INTO part VALUES (1)").await;
+    pair.assert_ends_equal(engine).await;
+}

@@ -23,6 +23,7 @@ mod faults;
 mod harness;
 mod keepalive;
 mod lag;
+mod privileges;
 mod protocol;
 mod proxy;
 mod streaming;

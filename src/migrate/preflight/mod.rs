@@ -4,14 +4,16 @@
 //! whoever runs the server. Nothing is changed on either side (one setting is tried out in a transaction that is
 //! rolled back). What cannot be looked at is a finding too; a check never ends early because one question failed.
 //!
-//! Not here: who connects, and running `pg_dump`. One call looks at one database and at both servers; for more
+//! Not here: running `pg_dump`. One call looks at one database and at both servers; for more
 //! databases, [`run_database`] looks at each further one.
 
+mod connections;
 mod hints;
 mod report;
 mod server;
 mod source_database;
 mod standby;
+mod surroundings;
 mod target;
 
 use tokio_postgres::Client;
@@ -21,6 +23,7 @@ use crate::pg::{ServerVersion, SlotName};
 use crate::source::Error;
 use crate::source::catalog::{self, ServerFacts, Table};
 
+pub use connections::connections;
 pub use report::{Finding, Report, Severity};
 pub use server::pg_dump;
 
@@ -46,6 +49,19 @@ pub struct PreflightInput {
     pub excluded_extensions: Vec<String>,
     /// What is known of `pg_dump`.
     pub pg_dump: PgDump,
+    /// Tables copied at the same time, each with a session on both sides.
+    pub jobs: u64,
+    /// What is not to be looked at, and what is not to be surpassed.
+    pub wanted: Wanted,
+}
+
+/// What the user wants of the checks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Wanted {
+    /// A target that is older than the source is warned of only.
+    pub skip_version_check: bool,
+    /// The databases may take so many bytes together.
+    pub total_bytes_max: Option<u64>,
 }
 
 /// What is known of `pg_dump`.
@@ -71,6 +87,8 @@ impl Default for PreflightInput {
             replica_identity_full: false,
             excluded_extensions: Vec::new(),
             pg_dump: PgDump::NotLooked,
+            jobs: 1,
+            wanted: Wanted::default(),
         }
     }
 }
@@ -99,6 +117,7 @@ async fn databases(report: &mut Report, sides: &Sides<'_>, input: &PreflightInpu
     };
     source_database::check(report, sides, &tables, input).await;
     target::check(report, sides, &tables, input).await;
+    surroundings::check(report, sides, &tables, input).await;
 }
 
 /// Both sessions, and what their servers are.
