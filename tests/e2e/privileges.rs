@@ -4,7 +4,7 @@ use walferry::demo::TriggerControl;
 
 use super::harness::{DATABASE, PATIENCE, Pair, wait_for};
 
-const AIVEN_EXTRAS: &str = include_str!("../../fixtures/aiven/aiven_extras.sql");
+const AIVEN_EXTRAS: &str = include_str!("../../src/demo/sample/aiven_extras.sql");
 const AIVEN_LIMITS: &str = include_str!("../../fixtures/aiven/limits.sql");
 
 /// Triggers and foreign keys that would leave traces if they fired on the target, too.
