@@ -279,6 +279,24 @@ async fn the_source_wins_whole_rows_or_not_at_all() {
     assert_eq!(counts, "insert_exists 1, insert_exists 500, update_missing 1000, update_missing 1");
     assert_eq!(conflicts_counted(&engine).await, 1502.0);
 
+    // In the middle of a transaction that is applied in parts.
+    pair.target("DELETE FROM many WHERE a BETWEEN 101 AND 110").await;
+    let rows = |first: u32, last: u32| {
+        format!("INSERT INTO many SELECT n, 'part' FROM generate_series({first}, {last}) n")
+    };
+    let parts = format!(
+        "BEGIN; {}; UPDATE many SET b = 'late' WHERE a BETWEEN 101 AND 110; {}; DELETE FROM many WHERE a = 110; COMMIT",
+        rows(10_001, 90_000),
+        rows(90_001, 170_000)
+    );
+    source.batch_execute(&parts).await.unwrap();
+    pair.assert_follows(&mut engine).await;
+    assert_eq!(conflicts_counted(&engine).await, 1512.0);
+    assert_eq!(
+        pair.target_value("SELECT count(*) FROM walferry.conflict WHERE source_row ->> 'b' = 'late'").await,
+        "10"
+    );
+
     // The large value is on neither side's way.
     pair.target("DELETE FROM large WHERE a = 2").await;
     source.batch_execute("UPDATE large SET c = 20 WHERE a = 2").await.unwrap();
