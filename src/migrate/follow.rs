@@ -96,8 +96,11 @@ impl Attempt<'_> {
         let stored = self.stored().await?;
         let (source, target) = (Arc::clone(&self.source), Arc::clone(&self.target));
         let tables = Tables::new(source, target, &self.row.name, self.store().relations().await?).await?;
-        let options =
-            ApplyOptions { follow_ddl: self.migration.ddl == Ddl::Follow, ..ApplyOptions::default() };
+        let options = ApplyOptions {
+            follow_ddl: self.migration.ddl == Ddl::Follow,
+            on_conflict: self.migration.on_conflict,
+            ..ApplyOptions::default()
+        };
         let applier = Applier::new(session, tables, options);
         let Opened { stream, spill, reopens } = self.open(stored, context).await?;
         tracing::info!(slot = %self.row.slot, from = %stored, in_progress = spill.is_some(), "streaming");
@@ -135,7 +138,7 @@ impl Attempt<'_> {
                 Err(Transient::new(Side::Source, cause).detail(error.to_string()).into())
             }
             engine::Ended::Failed(ApplyError::Conflict(conflict)) => {
-                self.metrics.conflict(conflict.kind);
+                self.metrics.conflict(conflict.kind.as_str());
                 if let Err(error) = conflict.record(&self.target, &self.row.name).await {
                     tracing::warn!(%error, "the conflict could not be recorded in walferry.conflict");
                 }

@@ -11,7 +11,7 @@ use crate::apply::Request;
 use crate::apply::store::Store;
 use crate::error::{Definite, Failure, Result};
 use crate::limits::{CUTOVER_ANSWER_WAIT, REQUEST_ENGINE_WAIT, REQUEST_POLL, REQUEST_TAKEN_WAIT};
-use crate::migrate::choose::look;
+use crate::migrate::choose::databases_begun;
 use crate::migrate::{Phase, Sides, unknown_phase};
 
 use super::record::{CutoverStatus, DoneStep, Wanted};
@@ -35,7 +35,7 @@ pub async fn cutover(
     stop: watch::Receiver<bool>,
     told: Told,
 ) -> Result<Vec<(String, CutoverStatus)>> {
-    let names = begun(sides, only).await?;
+    let names = databases_begun(sides, only).await?;
     let mut refused = Vec::new();
     for name in &names {
         let sides = sides.database(name);
@@ -59,28 +59,6 @@ pub async fn cutover(
     let mut ended: Vec<_> = work.join_all().await.into_iter().collect::<Result<_>>()?;
     ended.sort_by(|(one, _), (other, _)| one.cmp(other));
     Ok(ended)
-}
-
-/// The databases that the migration was begun in.
-async fn begun(sides: &Sides, only: &[String]) -> Result<Vec<String>> {
-    let target = sides.target_client().await?;
-    let mut names = Vec::new();
-    for looked in look(sides, &target).await? {
-        if (only.is_empty() || only.contains(&looked.name)) && looked.begun?.is_some() {
-            names.push(looked.name);
-        }
-    }
-    let missing = only.iter().find(|name| !names.contains(name));
-    if names.is_empty() || missing.is_some() {
-        let of = missing.map_or_else(String::new, |name| format!(" in its database {name:?}"));
-        return Err(Definite::new(format!(
-            "no migration {:?} has been begun on this target{of}",
-            sides.name
-        ))
-        .hint("`walferry migrate` begins one")
-        .into());
-    }
-    Ok(names)
 }
 
 async fn cutover_database(

@@ -257,12 +257,13 @@ impl Serialize for Report {
 }
 
 /// What replication needs and a dump does not.
-const REPLICATION_ONLY: [&str; 10] = [
+const REPLICATION_ONLY: [&str; 11] = [
     "source-wal-level",
     "source-slots",
     "source-slot-name",
     "source-wal-senders",
     "source-replication-privilege",
+    "source-replication-connection",
     "source-publication-privilege",
     "source-table-owners",
     "source-replica-identity",
