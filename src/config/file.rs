@@ -28,8 +28,11 @@ enum Field<'a> {
     Switch(&'a mut bool),
 }
 
+/// The place of a key's value.
+type Place = fn(&mut RawConfig) -> Field<'_>;
+
 /// All keys but those that the connection strings are made of.
-const FIELDS: [(&str, fn(&mut RawConfig) -> Field<'_>); 17] = [
+const FIELDS: [(&str, Place); 17] = [
     ("name", |raw| Field::Text(&mut raw.name)),
     ("database", |raw| Field::Names(&mut raw.databases)),
     ("ignore-dbs", |raw| Field::Names(&mut raw.ignore_dbs)),
