@@ -70,6 +70,9 @@ async fn write(pair: &Pair, engine: &mut Engine, names: &[&str]) {
         )
         .await;
     }
+    // More than the memory that each of so many has.
+    source(pair, names[0], "SET ROLE app_owner; INSERT INTO t (b) SELECT repeat(md5(g::text), 64) FROM generate_series(1, 20000) g")
+        .await;
     let end = pair.source_wal().await;
     let applied = |detail: &Value| detail["applied_lsn"].as_str().map_or(0, lsn);
     engine
@@ -168,9 +171,10 @@ async fn like_the_source(pair: &Pair) {
 async fn second_run(pair: &Pair, engine: &mut Engine) {
     let slots = "SELECT slot_name, active FROM pg_replication_slots ORDER BY 1";
     let before = pair.source(slots).await;
-    let second = pair.migrate().run().await;
+    // Each waits for the lock for as long as an engine that was killed might hold it.
+    let (migrate, remove) = (pair.migrate(), pair.command("remove"));
+    let (second, removed) = tokio::join!(migrate.run(), remove.run());
     second.assert(5, &["databases failed", "another engine runs this migration", "\"My-App\"", "\"select\""]);
-    let removed = pair.command("remove").run().await;
     removed.assert(5, &["another engine runs this migration"]);
     assert_eq!(removed.stdout, "");
     assert_eq!(pair.source(slots).await, before);
