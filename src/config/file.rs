@@ -289,8 +289,8 @@ impl Conninfo {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Config;
     use super::*;
+    use crate::config::Config;
     use crate::error::Exit;
 
     fn raw(file: &str, settings: &[&str]) -> RawConfig {
