@@ -565,7 +565,7 @@ pub fn report(failure: &Failure, format: LogFormat, out: &mut impl Write) -> io:
 const AFTER_HELP: &str = "\
 Start with:
   export SOURCE_SERVICE_URI='postgres://user:password@old.example.com/shop'
-  export TARGET_SERVICE_URI='postgres://avnadmin:password@pg-xy.aivencloud.com:12345/shop'
+  export TARGET_SERVICE_URI='postgres://avnadmin:password@pg-xy.aivencloud.com:12345/defaultdb'
   walferry check && walferry migrate
 
 Put passwords into these variables, or into the file that PGPASSFILE names: what is

@@ -62,6 +62,11 @@ pub const QUEUE_COST_MAX: usize = 64 << 20;
 
 const _: () = assert!(SEGMENT_COST_MAX <= BATCH_COST_MAX && BATCH_COST_MAX < QUEUE_COST_MAX);
 
+/// The same of all databases together, where that leaves each of them room for one segment: less would not do.
+pub const QUEUES_COST_MAX: usize = 128 << 20;
+
+const _: () = assert!(QUEUE_COST_MAX <= QUEUES_COST_MAX);
+
 /// Statements prepared on one apply session; when there are more, all are dropped and prepared anew. Each costs the
 /// target some 10 kB.
 pub const PREPARED_STATEMENTS_MAX: usize = 1_000;

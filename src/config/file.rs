@@ -28,8 +28,11 @@ enum Field<'a> {
     Switch(&'a mut bool),
 }
 
+/// The place of a key's value.
+type Place = fn(&mut RawConfig) -> Field<'_>;
+
 /// All keys but those that the connection strings are made of.
-const FIELDS: [(&str, fn(&mut RawConfig) -> Field<'_>); 25] = [
+const FIELDS: [(&str, Place); 25] = [
     ("name", |raw| Field::Text(&mut raw.name)),
     ("database", |raw| Field::Names(&mut raw.databases)),
     ("ignore-dbs", |raw| Field::Names(&mut raw.ignore_dbs)),
@@ -294,8 +297,8 @@ impl Conninfo {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Config;
     use super::*;
+    use crate::config::Config;
     use crate::error::Exit;
 
     fn raw(file: &str, settings: &[&str]) -> RawConfig {

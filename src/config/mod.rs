@@ -710,7 +710,7 @@ mod tests {
             "--replica-identity-full and --ignore-keyless exclude each other",
         );
         check(
-            |raw| raw.excluded_extensions = Some("a,,b".into()),
+            |raw| raw.excluded_extensions = vec!["a,,b".into()],
             "invalid --excluded-extensions: \"a,,b\" has an empty name",
         );
         check(

@@ -1,6 +1,7 @@
 //! One run of a migration, from the stored phase on.
 
 use std::collections::HashSet;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
@@ -44,13 +45,6 @@ pub(super) enum Ended {
     CheckFailed,
 }
 
-/// What an attempt begins with.
-enum Reached {
-    Both(Client, Client, mpsc::Receiver<Notification>),
-    /// It goes no further.
-    Ended(Ended),
-}
-
 /// The connections and the knowledge of one attempt.
 #[derive(Debug)]
 pub(super) struct Attempt<'a> {
@@ -76,8 +70,8 @@ impl Migration {
     pub(super) async fn attempt(&self, context: &mut Context) -> Result<Ended> {
         let sides = &self.sides;
         let (source, target, requests) = match self.reach(context).await? {
-            Reached::Both(source, target, requests) => (source, target, requests),
-            Reached::Ended(ended) => return Ok(ended),
+            ControlFlow::Continue(reached) => reached,
+            ControlFlow::Break(ended) => return Ok(ended),
         };
         // From here on nobody else works at this migration.
         let session = TargetSession::connect(&sides.target, &sides.name, context.apply_process).await?;
@@ -120,28 +114,31 @@ impl Migration {
     }
 
     /// Connects, checks what is not begun, and waits for its turn where there are rows to copy.
-    async fn reach(&self, context: &mut Context) -> Result<Reached> {
+    async fn reach(
+        &self,
+        context: &mut Context,
+    ) -> Result<ControlFlow<Ended, (Client, Client, mpsc::Receiver<Notification>)>> {
         if let Some(ended) = self.make_database(context).await? {
-            return Ok(Reached::Ended(ended));
+            return Ok(ControlFlow::Break(ended));
         }
         loop {
             let sides = &self.sides;
             let (target, requests) = sides.listening_client().await?;
             let begun = begun(&Store::new(&target, &sides.name)).await?;
             if begun.as_ref().is_some_and(|row| row.phase == Phase::Done.as_str()) {
-                return Ok(Reached::Ended(Ended::Done));
+                return Ok(ControlFlow::Break(Ended::Done));
             }
             let source = sides.source_client().await?;
             let passed = std::mem::take(&mut context.passed);
             if begun.is_none() && !passed && !self.passes(&source, &target, true).await? {
-                return Ok(Reached::Ended(Ended::CheckFailed));
+                return Ok(ControlFlow::Break(Ended::CheckFailed));
             }
             let copies = begun.is_none_or(|row| Phase::from_name(&row.phase).is_some_and(phase::copies));
             if copies && context.turn.is_none() {
                 context.turn = self.turns.now();
             }
             if !copies || context.turn.is_some() {
-                return Ok(Reached::Both(source, target, requests));
+                return Ok(ControlFlow::Continue((source, target, requests)));
             }
             // It may take hours.
             drop((source, target, requests));
@@ -150,7 +147,7 @@ impl Migration {
             let mut stop = self.stop.clone();
             tokio::select! {
                 turn = self.turns.wait() => context.turn = Some(turn),
-                _ = stop.wait_for(|stop| *stop) => return Ok(Reached::Ended(Ended::Stopped)),
+                _ = stop.wait_for(|stop| *stop) => return Ok(ControlFlow::Break(Ended::Stopped)),
             }
         }
     }
