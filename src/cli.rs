@@ -206,7 +206,7 @@ struct EngineArgs {
 
 #[derive(Debug, Args)]
 struct RoleArgs {
-    /// Roles of the source to leave out, and nothing of theirs is carried but their objects: `a,b`
+    /// Roles of the source to leave out, with what is granted to them: `a,b`
     #[arg(long, value_name = "ROLE,…")]
     ignore_roles: Option<String>,
 }
