@@ -313,8 +313,7 @@ struct EngineArgs {
 
 #[derive(Debug, Args)]
 struct RoleArgs {
-    /// Roles of the source to leave out, with commas, and nothing of theirs is carried but their objects; can be given
-    /// several times
+    /// Roles of the source to leave out, with what is granted to them, with commas; can be given several times
     #[arg(long, value_name = "ROLE,…")]
     ignore_roles: Vec<String>,
 }
