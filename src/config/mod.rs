@@ -403,16 +403,16 @@ fn contents(raw: &RawConfig) -> Result<Contents, Definite> {
             return Err(Definite::usage("--replica-identity-full and --ignore-keyless exclude each other"));
         }
     };
-    let excluded = option("--excluded-extensions", raw.excluded_extensions.as_deref(), extension_names)?;
+    let names = option("--excluded-extensions", raw.excluded_extensions.as_deref(), names)?;
     Ok(Contents {
         keyless,
-        excluded_extensions: excluded.unwrap_or_default(),
+        excluded_extensions: names.unwrap_or_default(),
         extension_tables: !raw.no_replicate_extension_tables,
     })
 }
 
 /// Names with commas between them.
-fn extension_names(text: &str) -> Result<Vec<String>, String> {
+fn names(text: &str) -> Result<Vec<String>, String> {
     let names: Vec<String> = text.split(',').map(|name| name.trim().to_owned()).collect();
     if names.iter().any(String::is_empty) { Err(format!("{text:?} has an empty name")) } else { Ok(names) }
 }

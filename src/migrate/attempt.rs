@@ -23,7 +23,7 @@ use super::publications::Publications;
 use super::report::objects_on_source;
 use super::retry::Context;
 use super::snapshot::{self, Snapshot};
-use super::uncarried::{Which, taken, views};
+use super::uncarried::{Which, moved, views};
 use super::{Migration, Phase, objects, phase, sequences, unknown_phase};
 
 /// How an attempt ended without a failure.
@@ -333,7 +333,7 @@ impl Attempt<'_> {
     /// The source's tables, as far as they are to be moved.
     pub(super) async fn source_tables(&self) -> Result<Vec<Table>> {
         let tables = catalog::tables(&self.source).await.map_err(|error| error.into_failure(Side::Source))?;
-        Ok(taken(tables, &self.migration.contents))
+        Ok(moved(tables, &self.migration.contents))
     }
 
     async fn tools(&self) -> Result<ClientTools> {

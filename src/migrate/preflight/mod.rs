@@ -105,19 +105,19 @@ async fn databases(report: &mut Report, sides: &Sides<'_>, input: &PreflightInpu
         Ok(tables) => tables,
         Err(error) => return report.push(Finding::unanswered("source-tables", Side::Source, error)),
     };
-    let tables = taken(tables, input);
+    let tables = moved(tables, input);
     source_database::check(report, sides, &tables, input).await;
     target::check(report, sides, &tables, input).await;
 }
 
 /// The tables that are to be moved.
-fn taken(tables: Vec<Table>, input: &PreflightInput) -> Vec<Table> {
+fn moved(tables: Vec<Table>, input: &PreflightInput) -> Vec<Table> {
     let contents = Contents {
         excluded_extensions: input.excluded_extensions.clone(),
         extension_tables: input.extension_tables,
         ..Contents::default()
     };
-    uncarried::taken(tables, &contents)
+    uncarried::moved(tables, &contents)
 }
 
 /// Both sessions, and what their servers are.

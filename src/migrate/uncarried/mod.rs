@@ -43,10 +43,10 @@ use super::{Migration, Phase, publications, snapshot};
 use large_objects::LargeObjects;
 
 /// The tables that are to be moved.
-pub fn taken(tables: Vec<Table>, contents: &Contents) -> Vec<Table> {
-    let wanted =
+pub fn moved(tables: Vec<Table>, contents: &Contents) -> Vec<Table> {
+    let taken =
         |of: &ExtensionTable| contents.extension_tables && !contents.excluded_extensions.contains(&of.name);
-    tables.into_iter().filter(|table| table.extension.as_ref().is_none_or(wanted)).collect()
+    tables.into_iter().filter(|table| table.extension.as_ref().is_none_or(taken)).collect()
 }
 
 /// What becomes of the migration's stream while everything else is brought up to date.
