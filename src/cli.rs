@@ -329,7 +329,7 @@ struct ContentArgs {
     /// Do not make these extensions on the target, with commas; can be given several times
     #[arg(long, value_name = "EXTENSION,…")]
     excluded_extensions: Vec<String>,
-    /// Move the rows that users have in tables of extensions [default]
+    /// Move the rows that users have in tables of extensions: this is the default
     #[arg(long, overrides_with = "no_replicate_extension_tables")]
     replicate_extension_tables: bool,
     /// Leave the tables of extensions as the target's extensions make them

@@ -131,7 +131,11 @@ async fn moved_without_the_stream(pair: Pair) {
     let comparison = pair.compare().await;
     assert!(comparison.table("public.unlogged").unwrap().equal(), "{comparison}");
     assert!(!comparison.table("public.keyless").unwrap().equal(), "{comparison}");
+    // Behind a fence.
+    pair.source("ALTER DATABASE defaultdb SET default_transaction_read_only = on").await;
     bring_up_to_date(&pair, |_| {}).await;
+    pair.source("BEGIN READ WRITE; ALTER DATABASE defaultdb RESET default_transaction_read_only; COMMIT")
+        .await;
     assert_tables_equal(&pair).await;
 
     // Given up while a stream ran that knew nothing of it: whatever that did, the tables are copied afresh.
