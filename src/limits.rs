@@ -424,6 +424,10 @@ pub const UNFENCE_TIMEOUT: Duration = Duration::from_secs(30);
 
 const _: () = assert!(UNFENCE_TIMEOUT.as_secs() < CUTOVER_ANSWER_WAIT.as_secs());
 
+/// How long after a cutover's time is over a statement of it may go on that nobody waits for any more: whoever asked is
+/// to hear that it took too long, and not which statement the server has ended for that.
+pub const LATE_STATEMENT_GRACE: Duration = Duration::from_secs(1);
+
 /// How long a source without a fence has to stay unwritten: who has stopped its writers loses that time, and a writer
 /// that was forgotten is likely to write in it.
 pub const UNFENCED_WATCH: Duration = Duration::from_secs(2);

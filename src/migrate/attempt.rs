@@ -370,7 +370,7 @@ impl Attempt<'_> {
             copy_lsn,
             ranges: Dialect::new(self.source_version().await?).scans_page_ranges(),
             as_replica,
-            again: false,
+            again: None,
             jobs: self.migration.jobs,
             status: self.migration.status.clone(),
             metrics: self.metrics.clone(),
