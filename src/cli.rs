@@ -73,6 +73,8 @@ pub enum Command {
 pub struct CheckArgs {
     #[command(flatten)]
     sides: SideArgs,
+    #[command(flatten)]
+    method: MethodArgs,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -83,6 +85,8 @@ pub struct CheckArgs {
 pub struct MigrateArgs {
     #[command(flatten)]
     sides: SideArgs,
+    #[command(flatten)]
+    method: MethodArgs,
     #[command(flatten)]
     engine: EngineArgs,
     /// End by itself: `copied` when all is copied, `synced` when it follows within --max-lag [default: go on]
@@ -184,6 +188,14 @@ struct SideArgs {
 }
 
 #[derive(Debug, Args)]
+struct MethodArgs {
+    /// How to move: by `replication`, or by `pg_dump`: one dump and restore, and what is written to the source after its
+    /// start is not carried [default: replication where that is possible, else pg_dump]
+    #[arg(long, value_name = "replication|pg_dump")]
+    method: Option<String>,
+}
+
+#[derive(Debug, Args)]
 struct EngineArgs {
     /// Tables copied at the same time, 1 to 32 [default: the number of cores, 2 to 8]
     #[arg(short, long, value_name = "N")]
@@ -236,11 +248,13 @@ impl Cli {
         match &self.command {
             Command::Check(args) => {
                 args.sides.put(&mut raw);
+                raw.method.clone_from(&args.method.method);
                 raw.json = args.json;
             }
             Command::Migrate(args) => {
                 args.sides.put(&mut raw);
                 args.engine.put(&mut raw);
+                raw.method.clone_from(&args.method.method);
                 raw.until.clone_from(&args.until);
                 raw.confirm_delay.clone_from(&args.confirm_delay);
                 raw.spill_dir.clone_from(&args.spill_dir);
@@ -368,7 +382,7 @@ Exit codes:
   6  an error that may pass lasted too long";
 
 async fn check(config: &Config) -> Result<Exit, Failure> {
-    let report = migrate::check(&Sides::new(config)?).await?;
+    let report = migrate::check(&Sides::new(config)?, config.method).await?;
     let text = match config.output {
         Output::Text => report.render_table(terminal_width()),
         Output::Json | Output::Avn => {
@@ -552,7 +566,7 @@ mod tests {
     #[test]
     fn everything_typed_reaches_the_configuration() {
         let line = "walferry migrate -s host=a -t host=b --name prod --jobs 3 --listen none --confirm-delay 500ms \
-                    --until synced --max-lag 1MB --on-conflict stop --log-format json --verbose";
+                    --until synced --max-lag 1MB --on-conflict stop --method replication --log-format json --verbose";
         let cli = read(line).expect("it is right");
         let config = Config::resolve(&cli.raw(Environment::default())).expect("it is right");
         assert_eq!(config.source().map(Secret::expose), Ok("host=a"));
@@ -560,6 +574,7 @@ mod tests {
         assert_eq!((config.name.as_str(), config.jobs, config.listen), ("prod", 3, None));
         assert_eq!((config.confirm_delay.as_millis(), config.lag_bytes_max), (500, 1 << 20));
         assert_eq!(config.until, Some(crate::config::Until::Synced));
+        assert_eq!(config.method, Some(crate::config::Method::Replication));
         assert_eq!((config.log_format, cli.log_format()), (LogFormat::Json, LogFormat::Json));
         assert!(config.verbose && !config.force);
 

@@ -17,6 +17,7 @@
 use tokio_postgres::types::PgLsn;
 use tokio_postgres::{Client, Row};
 
+use crate::config::Method;
 use crate::error::{Definite, Failure, Result, Side};
 use crate::pg::{EndLsn, PgTimestamp, QualifiedName, RelationId, SlotName, SourceLsn, SystemId};
 use crate::source;
@@ -80,6 +81,7 @@ CREATE TABLE IF NOT EXISTS walferry.request (
     answered_at   timestamptz,
     answer        jsonb
 );
+ALTER TABLE walferry.migration ADD COLUMN IF NOT EXISTS method_reason text NOT NULL DEFAULT '';
 ALTER TABLE walferry.relation ADD COLUMN IF NOT EXISTS source_oid oid;
 ALTER TABLE walferry.relation ADD COLUMN IF NOT EXISTS source_filenode oid;
 ALTER TABLE walferry.relation ADD COLUMN IF NOT EXISTS source_attributes int2;
@@ -96,8 +98,10 @@ pub struct MigrationRow {
     pub phase: String,
     /// How the last run ended: `failed`, `stopped`, or empty while one is at work (or was killed).
     pub ended: String,
-    /// `replication` or `pg_dump`.
-    pub method: String,
+    /// How it is moved.
+    pub method: Method,
+    /// Why it is moved by [`Method::PgDump`] though nobody asked for that; else empty.
+    pub method_reason: String,
     /// What ended the last run, if a failure did.
     pub error: String,
     /// The source cluster.
@@ -200,19 +204,30 @@ impl<'a> Store<'a> {
     /// The migration, if it was begun.
     pub async fn migration(&self) -> Result<Option<MigrationRow>> {
         let sql = "SELECT name, format, dbname, phase, ended, method, error, system_id, slot_name, publications, post_data,
-                       (extract(epoch FROM started_at) * 1000000)::bigint AS started_micros
-                   FROM walferry.migration WHERE name = $1";
+                       (extract(epoch FROM started_at) * 1000000)::bigint AS started_micros,
+                       coalesce(to_jsonb(m) ->> 'method_reason', '') AS method_reason
+                   FROM walferry.migration m WHERE name = $1";
         let row = self.client.query_opt(sql, &[&self.name]).await.map_err(failure)?;
         row.map(|row| migration(&row)).transpose()
     }
 
     /// Begins the migration.
     pub async fn begin(&self, row: &MigrationRow) -> Result<()> {
-        let sql = "INSERT INTO walferry.migration (name, format, dbname, phase, method, system_id, slot_name, publications)
-                   VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
-        let (system_id, slot) = (row.system_id.to_string(), row.slot.as_str());
-        let params: [&(dyn tokio_postgres::types::ToSql + Sync); 8] =
-            [&self.name, &FORMAT, &row.dbname, &row.phase, &row.method, &system_id, &slot, &row.publications];
+        let sql = "INSERT INTO walferry.migration
+                       (name, format, dbname, phase, method, system_id, slot_name, publications, method_reason)
+                   VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
+        let (system_id, slot, method) = (row.system_id.to_string(), row.slot.as_str(), row.method.as_str());
+        let params: [&(dyn tokio_postgres::types::ToSql + Sync); 9] = [
+            &self.name,
+            &FORMAT,
+            &row.dbname,
+            &row.phase,
+            &method,
+            &system_id,
+            &slot,
+            &row.publications,
+            &row.method_reason,
+        ];
         self.execute(sql, &params).await
     }
 
@@ -367,7 +382,8 @@ fn migration(row: &Row) -> Result<MigrationRow> {
         dbname: row.get("dbname"),
         phase: row.get("phase"),
         ended: row.get("ended"),
-        method: row.get("method"),
+        method: row.get::<_, &str>("method").parse().map_err(damaged)?,
+        method_reason: row.get("method_reason"),
         error: row.get("error"),
         system_id: system_id.map_err(|_| damaged("walferry.migration.system_id is no number".to_owned()))?,
         slot: SlotName::new(row.get("slot_name")).map_err(|error| damaged(error.to_string()))?,

@@ -33,6 +33,8 @@ pub struct RawConfig {
     pub environment: Environment,
     /// `--name`.
     pub name: Option<String>,
+    /// `--method`.
+    pub method: Option<String>,
     /// `--jobs`.
     pub jobs: Option<String>,
     /// `--listen`.
@@ -79,6 +81,8 @@ pub struct Config {
     target: Option<Conninfo>,
     /// The migration's name.
     pub name: MigrationName,
+    /// How databases are to be moved; `None`: by replication where that is possible.
+    pub method: Option<Method>,
     /// Tables copied, and indexes made, at the same time.
     pub jobs: usize,
     /// Where HTTP listens; `None`: nowhere.
@@ -110,6 +114,16 @@ pub struct Config {
 /// A migration's name: 1 to 40 of `a-z`, `0-9` and `_`, so that it fits into a replication slot's name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct MigrationName(String);
+
+/// How a database is moved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Method {
+    /// Copied on one snapshot, then kept in sync by logical replication.
+    #[default]
+    Replication,
+    /// Dumped and restored once.
+    PgDump,
+}
 
 /// Where `migrate` ends by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -200,6 +214,7 @@ impl Config {
             source,
             target,
             name: option("--name", raw.name.as_deref(), MigrationName::from_str)?.unwrap_or_default(),
+            method: option("--method", raw.method.as_deref(), Method::from_str)?,
             jobs: option("--jobs", raw.jobs.as_deref(), jobs)?.unwrap_or_else(jobs_default),
             listen: listen.unwrap_or(Some(LISTEN_DEFAULT)),
             confirm_delay,
@@ -294,6 +309,31 @@ impl FromStr for MigrationName {
         } else {
             Err(format!("{text:?} is not 1 to {MIGRATION_NAME_BYTES_MAX} of a-z, 0-9 and _"))
         }
+    }
+}
+
+impl Method {
+    /// The name on the command line, in `status` and in Aiven's API.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Replication => "replication",
+            Self::PgDump => "pg_dump",
+        }
+    }
+}
+
+impl fmt::Display for Method {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl FromStr for Method {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let known = [Self::Replication, Self::PgDump].into_iter().find(|method| method.as_str() == text);
+        known.ok_or_else(|| format!("{text:?} is neither replication nor pg_dump"))
     }
 }
 
@@ -469,6 +509,10 @@ mod tests {
         check(
             |raw| raw.on_conflict = Some("skip".into()),
             "invalid --on-conflict: \"skip\" is not known: only stop is, so far",
+        );
+        check(
+            |raw| raw.method = Some("dump".into()),
+            "invalid --method: \"dump\" is neither replication nor pg_dump",
         );
         check(|raw| raw.ddl = Some("go".into()), "invalid --ddl: \"go\" is not known: give follow or stop");
         check(

@@ -7,10 +7,10 @@ use tokio_postgres::Client;
 
 use crate::apply::TargetSession;
 use crate::apply::store::{MigrationRow, Origin, RelationRow, RelationState, Store};
-use crate::config::Until;
+use crate::config::{Method, Until};
 use crate::engine::{Monitor, MonitorInput};
-use crate::error::{Definite, Result, Side};
-use crate::pg::{EndLsn, QualifiedName, RelationId, SlotName, SystemId};
+use crate::error::{Definite, Result, Side, Transient};
+use crate::pg::{EndLsn, QualifiedName, RelationId, SlotName, SourceLsn, SystemId};
 use crate::source::Dialect;
 use crate::source::catalog::{self, Table, TableKind};
 use crate::source::replication::ReplicationSession;
@@ -27,17 +27,25 @@ use super::{Migration, Phase, objects, phase, sequences, unknown_phase};
 /// How an attempt ended without a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ended {
+    /// There is nothing left to do, now or since an earlier run.
+    Done,
     /// On request, or at what `--until` names.
     Stopped,
     /// Before it began: the preflight failed.
     CheckFailed,
 }
 
+/// How the database is moved, and why so if nobody asked for it.
+struct Chosen {
+    method: Method,
+    reason: String,
+}
+
 /// The connections and the knowledge of one attempt.
 #[derive(Debug)]
 pub(super) struct Attempt<'a> {
     pub(super) migration: &'a Migration,
-    number: i64,
+    pub(super) number: i64,
     pub(super) source: Arc<Client>,
     pub(super) target: Arc<Client>,
     pub(super) row: MigrationRow,
@@ -53,22 +61,42 @@ impl Migration {
     /// Connects, reads the phase, goes on from there.
     pub(super) async fn attempt(&self, context: &mut Context) -> Result<Ended> {
         let sides = &self.sides;
-        let (source, target) = (sides.source_client().await?, sides.target_client().await?);
+        let target = sides.target_client().await?;
         let begun = begun(&Store::new(&target, &sides.name)).await?;
-        if begun.is_none() && !self.passes(&source, &target).await? {
-            return Ok(Ended::CheckFailed);
+        if let Some(row) = begun.as_ref().filter(|row| self.moved_once_already(row)) {
+            self.refuse_other(row)?;
+            return Ok(Ended::Done);
         }
+        let source = sides.source_client().await?;
+        let chosen = match &begun {
+            Some(row) => Chosen { method: row.method, reason: row.method_reason.clone() },
+            None => match self.passes(&source, &target).await? {
+                Some(chosen) => chosen,
+                None => return Ok(Ended::CheckFailed),
+            },
+        };
+        let method = chosen.method;
         // From here on nobody else works at this migration.
-        let session = TargetSession::connect(&sides.target, &sides.name, context.apply_process).await?;
+        let session = match method {
+            Method::Replication => {
+                TargetSession::connect(&sides.target, &sides.name, context.apply_process).await?
+            }
+            // Rows come before whatever could act on them.
+            Method::PgDump => TargetSession::lock(&sides.target, &sides.name, context.apply_process).await?,
+        };
         context.apply_process = Some(session.process_id());
         (context.established, context.locked) = (true, true);
         let store = Store::new(&target, &sides.name);
         store.create().await?;
         let row = match store.migration().await? {
             Some(row) => row,
-            None => self.begin(&store).await?,
+            None => self.begin(&store, &source, chosen).await?,
         };
-        self.fits(&row).await?;
+        self.fits(&row, &source).await?;
+        if row.method != method {
+            // The session is not what the method needs; next time it is known.
+            return Err(Transient::new(Side::Target, "another engine began this migration just now").into());
+        }
         let number = store.begin_attempt().await?;
         let phase = Phase::from_name(&row.phase).ok_or_else(|| unknown_phase(&row.phase))?;
         let metrics = self.metrics.database(sides.source.dbname());
@@ -76,20 +104,24 @@ impl Migration {
         let reopens = false;
         let mut attempt =
             Attempt { migration: self, number, source, target, row, phase, metrics, told, reopens };
-        attempt.go_on(session, context).await
+        match attempt.row.method {
+            Method::Replication => attempt.go_on(session, context).await,
+            Method::PgDump => attempt.move_once(session).await,
+        }
     }
 
-    async fn passes(&self, source: &Client, target: &Client) -> Result<bool> {
+    /// The method, unless something stands in the way.
+    async fn passes(&self, source: &Client, target: &Client) -> Result<Option<Chosen>> {
         self.show(Phase::Checking);
-        let report = super::preflight(&self.sides, source, target).await?;
+        let report = super::preflight(&self.sides, self.method, source, target).await?;
         for finding in &report.findings {
             finding.log();
         }
-        Ok(!report.failed())
+        Ok((!report.failed()).then_some(Chosen { method: report.method, reason: report.method_reason }))
     }
 
     /// Gives the migration its row, with names of its own for what it will make on the source.
-    async fn begin(&self, store: &Store<'_>) -> Result<MigrationRow> {
+    async fn begin(&self, store: &Store<'_>, source: &Client, chosen: Chosen) -> Result<MigrationRow> {
         let unique = format!("walferry_{}_{:08x}", self.sides.name, rand::random::<u32>());
         let slot = SlotName::new(&unique).map_err(|error| Definite::usage(error.to_string()))?;
         let row = MigrationRow {
@@ -97,11 +129,15 @@ impl Migration {
             dbname: self.sides.source.dbname().to_owned(),
             phase: Phase::Schema.as_str().to_owned(),
             ended: String::new(),
-            method: "replication".to_owned(),
+            method: chosen.method,
+            method_reason: chosen.reason,
             error: String::new(),
-            system_id: self.source_system().await?,
+            system_id: self.source_system(chosen.method, source).await?,
             slot,
-            publications: vec![unique.clone(), format!("{unique}_ins")],
+            publications: match chosen.method {
+                Method::Replication => vec![unique.clone(), format!("{unique}_ins")],
+                Method::PgDump => Vec::new(),
+            },
             post_data: Vec::new(),
             started_at: None,
         };
@@ -109,26 +145,43 @@ impl Migration {
         Ok(row)
     }
 
-    /// Refuses to go on with another database, or another cluster, than the migration was begun with.
-    async fn fits(&self, row: &MigrationRow) -> Result<()> {
-        let hint = "give the same source as when it was begun, or another --name";
-        let dbname = self.sides.source.dbname();
-        if row.dbname != dbname {
-            let cause =
-                format!("migration {:?} is one of database {:?}, not of {dbname:?}", row.name, row.dbname);
-            return Err(Definite::usage(cause).hint(hint).into());
-        }
-        let system_id = self.source_system().await?;
-        if row.system_id == system_id {
+    /// Refuses to go on with another database, another cluster or another method than the migration was begun with.
+    async fn fits(&self, row: &MigrationRow, source: &Client) -> Result<()> {
+        self.refuse_other(row)?;
+        let system_id = self.source_system(row.method, source).await?;
+        if row.system_id == system_id || [row.system_id, system_id].contains(&SYSTEM_UNKNOWN) {
             return Ok(());
         }
         Err(Definite::new("the source is another cluster than the migration was begun on")
             .detail(format!("begun on system {}, this is system {system_id}", row.system_id))
-            .hint(hint)
+            .hint(HINT_SAME)
             .into())
     }
 
-    async fn source_system(&self) -> Result<SystemId> {
+    /// The part of it that needs no server.
+    fn refuse_other(&self, row: &MigrationRow) -> Result<()> {
+        if let Some(method) = self.method.filter(|method| *method != row.method) {
+            let cause =
+                format!("migration {:?} was begun with method {}, not {method}", row.name, row.method);
+            let hint = "leave --method out, or start afresh: `walferry remove`, empty the target's database, then \
+                        `walferry migrate`";
+            return Err(Definite::usage(cause).hint(hint).into());
+        }
+        let dbname = self.sides.source.dbname();
+        if row.dbname == dbname {
+            return Ok(());
+        }
+        let cause =
+            format!("migration {:?} is one of database {:?}, not of {dbname:?}", row.name, row.dbname);
+        Err(Definite::usage(cause).hint(HINT_SAME).into())
+    }
+
+    /// A role without REPLICATION asks a plain session, which may not know.
+    async fn source_system(&self, method: Method, source: &Client) -> Result<SystemId> {
+        if method == Method::PgDump {
+            let known = catalog::system_id(source).await.map_err(|error| error.into_failure(Side::Source))?;
+            return Ok(known.unwrap_or(SYSTEM_UNKNOWN));
+        }
         let connected = ReplicationSession::connect(&self.sides.source, "walferry").await;
         let mut session = connected.map_err(|error| error.into_failure(Side::Source))?;
         let identity = session.identify().await.map_err(|error| error.into_failure(Side::Source))?;
@@ -245,6 +298,10 @@ impl Attempt<'_> {
 
     /// What copies on `snapshot`; `as_replica` where the target is complete already.
     pub(super) async fn copy(&self, snapshot: &Snapshot, as_replica: bool) -> Result<Copy> {
+        self.copy_on(&snapshot.id, snapshot.consistent_point, as_replica).await
+    }
+
+    pub(super) async fn copy_on(&self, snapshot: &str, at: SourceLsn, as_replica: bool) -> Result<Copy> {
         Ok(Copy {
             source: self.migration.sides.source.clone(),
             target: self.migration.sides.target.clone(),
@@ -252,8 +309,8 @@ impl Attempt<'_> {
             migration: self.row.name.clone(),
             attempt: self.number,
             dbname: self.row.dbname.clone(),
-            snapshot: snapshot.id.clone(),
-            copy_lsn: snapshot.consistent_point,
+            snapshot: snapshot.to_owned(),
+            copy_lsn: at,
             ranges: Dialect::new(self.source_version().await?).scans_page_ranges(),
             as_replica,
             jobs: self.migration.jobs,
@@ -287,7 +344,7 @@ impl Attempt<'_> {
         Ok(snapshot)
     }
 
-    async fn index(&self, archive: &Arc<Archive>) -> Result<()> {
+    pub(super) async fn index(&self, archive: &Arc<Archive>) -> Result<()> {
         for wave in [Wave::Indexes, Wave::Rest] {
             self.post_data(archive).make(wave).await?;
         }
@@ -316,7 +373,7 @@ impl Attempt<'_> {
         Ok(())
     }
 
-    async fn tools(&self) -> Result<ClientTools> {
+    pub(super) async fn tools(&self) -> Result<ClientTools> {
         ClientTools::find(self.source_version().await?).await
     }
 
@@ -345,6 +402,11 @@ impl Attempt<'_> {
     }
 }
 
+/// What stands for the system identifier of a source that does not tell it: no cluster has it.
+const SYSTEM_UNKNOWN: SystemId = SystemId::new(0);
+
+const HINT_SAME: &str = "give the same source as when it was begun, or another --name";
+
 async fn begun(store: &Store<'_>) -> Result<Option<MigrationRow>> {
     if store.exists().await? { store.migration().await } else { Ok(None) }
 }
@@ -368,7 +430,7 @@ pub(super) fn origin(table: &Table) -> Origin {
     Origin { id: RelationId::new(table.oid.get()), filenode: table.filenode, attributes: table.attributes }
 }
 
-fn gone(row: &RelationRow) -> Definite {
+pub(super) fn gone(row: &RelationRow) -> Definite {
     Definite::new(format!("table {} is gone from the source before it was copied", row.name))
         .hint("start afresh: `walferry remove --force`, empty the target's database, then `walferry migrate`")
 }

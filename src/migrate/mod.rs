@@ -8,6 +8,7 @@
 //! | [`dump`], [`objects`] | schema, indexes, constraints |
 //! | [`copy`], [`late`], [`sequences`] | rows, and what replication does not carry |
 //! | [`follow`], [`drift`] | the pipeline, and what goes on beside it |
+//! | [`once`] | the other method: one dump and restore, nothing to follow |
 //! | [`mod@tail`] | the changes themselves, to look at |
 //! | [`report`], [`mod@remove`] | what is shown of a migration that need not run, and its end |
 //!
@@ -21,6 +22,7 @@ mod dump;
 mod follow;
 mod late;
 mod objects;
+mod once;
 pub mod phase;
 pub mod preflight;
 mod publications;
@@ -39,7 +41,7 @@ use tokio::task::JoinSet;
 use tokio_postgres::Client;
 
 use crate::apply::store::Store;
-use crate::config::{Config, Ddl, Until};
+use crate::config::{Config, Ddl, Method, Until};
 use crate::error::{Definite, Exit, Failure, Result, Side};
 use crate::pg::SlotName;
 use crate::status::{MetricsRegistry, StatusHandle};
@@ -72,6 +74,8 @@ pub struct Sides {
 pub struct Migration {
     /// Between what.
     pub sides: Sides,
+    /// How it is to be moved; `None`: by replication where that is possible.
+    pub method: Option<Method>,
     /// Tables and indexes at the same time.
     pub jobs: usize,
     /// How long a durable position waits before it is confirmed.
@@ -137,6 +141,7 @@ impl Migration {
     ) -> Result<Self, Definite> {
         Ok(Self {
             sides: Sides::new(config)?,
+            method: config.method,
             jobs: config.jobs,
             confirm_delay: config.confirm_delay,
             spill_dir: config.spill_dir.clone(),
@@ -168,7 +173,7 @@ fn parse(text: &str, side: Side) -> Result<ConnInfo, Definite> {
 ///
 /// # Errors
 /// A usage error when a connection string is missing or wrong. What cannot be reached is a finding.
-pub async fn check(sides: &Sides) -> Result<Report> {
+pub async fn check(sides: &Sides, method: Option<Method>) -> Result<Report> {
     let (source, target) = tokio::join!(sides.source_client(), sides.target_client());
     let (source, target) = match (source, target) {
         (Ok(source), Ok(target)) => (source, target),
@@ -182,10 +187,15 @@ pub async fn check(sides: &Sides) -> Result<Report> {
             return Ok(report);
         }
     };
-    preflight(sides, &source, &target).await
+    preflight(sides, method, &source, &target).await
 }
 
-async fn preflight(sides: &Sides, source: &Client, target: &Client) -> Result<Report> {
+async fn preflight(
+    sides: &Sides,
+    method: Option<Method>,
+    source: &Client,
+    target: &Client,
+) -> Result<Report> {
     let store = Store::new(target, &sides.name);
     let row = if store.exists().await? { store.migration().await? } else { None };
     let input = PreflightInput {
@@ -193,6 +203,8 @@ async fn preflight(sides: &Sides, source: &Client, target: &Client) -> Result<Re
         slots: row.iter().map(|row| row.slot.clone()).collect::<Vec<SlotName>>(),
         application_name: STREAM_NAME.to_owned(),
         resuming: row.is_some(),
+        // What was begun stays as it is.
+        method: row.map_or(method, |row| Some(row.method)),
         pg_dump: pg_dump_found(source).await,
         ..PreflightInput::default()
     };

@@ -20,7 +20,9 @@ pub async fn status(sides: &Sides) -> Result<StatusSnapshot> {
             .hint("`walferry migrate` begins one")
     })?;
     let mut database = database(&store, &row).await?;
-    if let Err(failure) = ask(sides, &row, &mut database).await {
+    if row.method == Method::Replication
+        && let Err(failure) = ask(sides, &row, &mut database).await
+    {
         tracing::warn!(%failure, "the source cannot be asked");
     }
     Ok(StatusSnapshot { migration: sides.name.clone(), databases: vec![database] })
@@ -30,15 +32,17 @@ async fn database(store: &Store<'_>, row: &MigrationRow) -> Result<DatabaseStatu
     let mut database = DatabaseStatus::new(row.dbname.clone());
     let shown = if row.ended.is_empty() { &row.phase } else { &row.ended };
     database.phase = Phase::from_name(shown).ok_or_else(|| unknown_phase(shown))?;
-    database.method =
-        if row.method == Method::PgDump.as_str() { Method::PgDump } else { Method::Replication };
+    database.method = row.method;
+    database.method_reason.clone_from(&row.method_reason);
     database.error.clone_from(&row.error);
     database.started_at = row.started_at;
     if let Some((end, _)) = store.progress().await? {
         (database.applied, database.durable) = (Some(end.position()), Some(end.position()));
     }
-    database.objects_on_source = vec![format!("replication slot {}", row.slot)];
-    database.objects_on_source.extend(row.publications.iter().map(|name| format!("publication {name}")));
+    if row.method == Method::Replication {
+        database.objects_on_source = vec![format!("replication slot {}", row.slot)];
+        database.objects_on_source.extend(row.publications.iter().map(|name| format!("publication {name}")));
+    }
     for relation in store.relations().await? {
         database.tables.push(TableStatus {
             state: match relation.state {

@@ -47,6 +47,7 @@ pub(super) async fn run(migration: &Migration) -> Result<Exit> {
         let began = Instant::now();
         let failure = match migration.attempt(&mut context).await {
             Ok(Ended::Stopped) => return Ok(ended(migration, &context, Phase::Stopped, "").await),
+            Ok(Ended::Done) => return Ok(Exit::Fine),
             Ok(Ended::CheckFailed) => return Ok(Exit::Check),
             Err(failure) => failure,
         };

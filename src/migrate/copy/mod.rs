@@ -140,7 +140,11 @@ impl Copy {
         Ok(())
     }
 
-    async fn reading_session(&self) -> Result<Session> {
+    /// A session on the source that sees the snapshot.
+    ///
+    /// # Errors
+    /// When the source fails, or the snapshot is gone.
+    pub async fn reading_session(&self) -> Result<Session> {
         let options = SessionOptions::new("walferry copy");
         let connected = Session::connect(&self.source, &options).await;
         let mut session = connected.map_err(|error| error.into_failure(Side::Source))?;

@@ -8,6 +8,7 @@
 //! databases, [`run_database`] looks at each further one.
 
 mod hints;
+mod method;
 mod report;
 mod server;
 mod source_database;
@@ -16,6 +17,7 @@ mod target;
 
 use tokio_postgres::Client;
 
+use crate::config::Method;
 use crate::error::Side;
 use crate::pg::{ServerVersion, SlotName};
 use crate::source::Error;
@@ -40,6 +42,8 @@ pub struct PreflightInput {
     /// The target session is in the database that will be written to; otherwise that one is yet to be created, and
     /// the session only serves to look at the server.
     pub target_database_exists: bool,
+    /// How it is to be moved; `None`: by replication where that is possible.
+    pub method: Option<Method>,
     /// Tables without replica identity are to get REPLICA IDENTITY FULL.
     pub replica_identity_full: bool,
     /// Extensions to be left out.
@@ -68,6 +72,7 @@ impl Default for PreflightInput {
             application_name: "walferry".to_owned(),
             resuming: false,
             target_database_exists: true,
+            method: Some(Method::Replication),
             replica_identity_full: false,
             excluded_extensions: Vec::new(),
             pg_dump: PgDump::NotLooked,
@@ -81,6 +86,7 @@ pub async fn run(source: &Client, target: &Client, input: &PreflightInput) -> Re
     let Some(sides) = Sides::reach(&mut report, source, target).await else { return report };
     server::check(&mut report, &sides, input).await;
     databases(&mut report, &sides, input).await;
+    method::settle(&mut report, input.method);
     report
 }
 
