@@ -10,7 +10,7 @@
 //! | [`follow`], [`drift`] | the pipeline, and what goes on beside it |
 //! | [`once`] | the other method: one dump and restore, nothing to follow |
 //! | [`mod@tail`] | the changes themselves, to look at |
-//! | [`report`], [`mod@remove`] | what is shown of a migration that need not run, and its end |
+//! | [`report`], [`mod@remove`], [`leftovers`] | what is shown of a migration that need not run, and its end |
 //!
 //! All that is remembered is on the target ([`crate::apply::store`]), so that there is one way to start: read the
 //! phase and go on.
@@ -21,6 +21,7 @@ mod drift;
 mod dump;
 mod follow;
 mod late;
+mod leftovers;
 mod objects;
 mod once;
 pub mod phase;

@@ -13,12 +13,13 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing_subscriber::fmt::MakeWriter;
 
-use super::snapshot::{DatabaseStatus, PhaseName, StatusHandle, StatusSnapshot, TableState};
+use super::snapshot::{DatabaseStatus, PhaseName, StatusHandle, StatusSnapshot, TableState, TableStatus};
 use super::table::{lag, plain};
 use super::{page, units};
 use crate::limits::{
     PROGRESS_LOG_EVERY, RATE_WINDOW, TERMINAL_DATABASES_MAX, TERMINAL_REFRESH, TERMINAL_TABLES_MAX,
 };
+use crate::pg::QualifiedName;
 
 /// Standard error, shared by the bars and the log.
 #[derive(Debug, Clone)]
@@ -98,8 +99,11 @@ enum Line {
 
 /// Makes lines of snapshots; remembers what it needs for rates.
 struct Progress {
-    rates: Vec<(String, Rate)>,
+    rates: Vec<(Measured, Rate)>,
 }
+
+/// What grows: a database, or one of its tables.
+type Measured = (String, Option<QualifiedName>);
 
 /// How fast something has grown within the last moments.
 #[derive(Debug, Default)]
@@ -138,7 +142,33 @@ impl Progress {
         let rows: u64 = database.tables.iter().map(|table| table.rows_copied).sum();
         let bytes: u64 = database.tables.iter().map(|table| table.bytes_copied).sum();
         let (done, of) = copied_share(database);
-        let rate = self.rate(&database.dbname);
+        let text = self.copied((database.dbname.clone(), None), now, (rows, bytes), (done, of));
+        lines.push(Line::Bar { label: plain(&database.dbname), done, of, text });
+        let running = database.tables.iter().filter(|table| table.state == TableState::Copying);
+        let running: Vec<&TableStatus> = running.take(TERMINAL_TABLES_MAX).collect();
+        // A table that is done has no rate.
+        self.rates.retain(|((dbname, table), _)| {
+            *dbname != database.dbname
+                || table.as_ref().is_none_or(|name| running.iter().any(|table| table.name == *name))
+        });
+        for table in running {
+            let (done, of) = page::progress(table);
+            let measured = (database.dbname.clone(), Some(table.name.clone()));
+            let text = self.copied(measured, now, (table.rows_copied, table.bytes_copied), (done, of));
+            let label = format!("  {}", plain(&table.name.to_string()));
+            lines.push(Line::Bar { label, done, of, text });
+        }
+    }
+
+    /// Rows, bytes, how fast, and how long it will take at that speed.
+    fn copied(
+        &mut self,
+        measured: Measured,
+        now: Duration,
+        (rows, bytes): (u64, u64),
+        (done, of): (u64, u64),
+    ) -> String {
+        let rate = self.rate(measured);
         rate.add(now, bytes);
         let per_second = rate.per_second();
         let mut text =
@@ -146,20 +176,13 @@ impl Progress {
         if let Some(left) = time_left(bytes, done, of, per_second) {
             text.push_str(&format!(", {} left", units::seconds(left)));
         }
-        lines.push(Line::Bar { label: plain(&database.dbname), done, of, text });
-        let running = database.tables.iter().filter(|table| table.state == TableState::Copying);
-        for table in running.take(TERMINAL_TABLES_MAX) {
-            let (done, of) = page::progress(table);
-            let (rows, bytes) = (units::count(table.rows_copied), units::bytes(table.bytes_copied));
-            let label = format!("  {}", plain(&table.name.to_string()));
-            lines.push(Line::Bar { label, done, of, text: format!("{rows} rows, {bytes}") });
-        }
+        text
     }
 
-    fn rate(&mut self, dbname: &str) -> &mut Rate {
-        let found = self.rates.iter().position(|(name, _)| name == dbname);
+    fn rate(&mut self, measured: Measured) -> &mut Rate {
+        let found = self.rates.iter().position(|(known, _)| *known == measured);
         let index = found.unwrap_or_else(|| {
-            self.rates.push((dbname.to_owned(), Rate::default()));
+            self.rates.push((measured, Rate::default()));
             self.rates.len() - 1
         });
         &mut self.rates[index].1
@@ -279,8 +302,6 @@ fn log(database: &DatabaseStatus) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pg::QualifiedName;
-    use crate::status::snapshot::TableStatus;
 
     fn copying(tables: &[(TableState, u64, u64)]) -> StatusSnapshot {
         let mut snapshot = StatusSnapshot::new("default");
@@ -320,7 +341,7 @@ mod tests {
                 label: "  public.t1".to_owned(),
                 done: 50,
                 of: 100,
-                text: "50 rows, 512.0 kB".to_owned(),
+                text: "50 rows, 512.0 kB, 256.0 kB/s, 2.0 s left".to_owned(),
             },
         ];
         assert_eq!(lines, expected);

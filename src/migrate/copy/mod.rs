@@ -65,6 +65,8 @@ struct Ongoing {
     row: RelationRow,
     pieces_left: usize,
     begun: bool,
+    /// Rows of pieces that have not ended: to be shown, no more.
+    rows_under_way: u64,
 }
 
 /// What the workers share.
@@ -97,7 +99,7 @@ impl Copy {
         let mut ongoing = HashMap::new();
         for (index, row) in rows.into_iter().enumerate() {
             let pieces_left = pieces.iter().filter(|piece| piece.table == index).count();
-            ongoing.insert(row.name.clone(), Ongoing { row, pieces_left, begun: false });
+            ongoing.insert(row.name.clone(), Ongoing { row, pieces_left, begun: false, rows_under_way: 0 });
         }
         let workers = self.jobs.min(pieces.len());
         let ongoing = Mutex::new(ongoing);
@@ -173,7 +175,8 @@ impl Copy {
         tracing::debug!(table = %table.name, pages = ?piece.pages, binary, freeze, "copying");
         let to = target.copy_in(&to).await.map_err(failed(Side::Target))?;
         let from = source.copy_out(&from).await.map_err(failed(Side::Source))?;
-        let relayed = relay(from, to, |bytes| self.progressed(shared, &table.name, bytes)).await;
+        let progressed = |rows, bytes| self.progressed(shared, &table.name, rows, bytes);
+        let relayed = relay(from, to, progressed).await;
         let relayed = relayed.map_err(|error| match error {
             RelayError::Source(error) => failed(Side::Source)(error),
             RelayError::Target(error) => failed(Side::Target)(error),
@@ -215,7 +218,7 @@ impl Copy {
         });
         if let Some(row) = row {
             Store::new(&self.control, &self.migration).set_relation(&row).await?;
-            self.show(&row, TableState::Copying);
+            self.show(&row, 0, TableState::Copying);
         }
         Ok(())
     }
@@ -223,38 +226,41 @@ impl Copy {
     async fn end(&self, shared: &Shared, piece: &Piece, rows: u64) -> Result<()> {
         let name = &shared.tables[piece.table].name;
         self.metrics.copied(rows, 0);
-        let (row, finished) = shared.with(name, |table| {
+        let (row, under_way, finished) = shared.with(name, |table| {
             table.pieces_left -= 1;
             table.row.rows_copied = table.row.rows_copied.saturating_add_unsigned(rows);
+            table.rows_under_way = table.rows_under_way.saturating_sub(rows);
             let finished = table.pieces_left == 0;
             if finished {
                 table.row.state = RelationState::Copied;
                 table.row.copy_lsn = Some(self.copy_lsn);
+                table.rows_under_way = 0;
             }
-            (table.row.clone(), finished)
+            (table.row.clone(), table.rows_under_way, finished)
         });
         if finished {
             Store::new(&self.control, &self.migration).set_relation(&row).await?;
             tracing::info!(table = %row.name, rows = row.rows_copied, bytes = row.bytes_copied, "table copied");
         }
-        self.show(&row, if finished { TableState::Copied } else { TableState::Copying });
+        self.show(&row, under_way, if finished { TableState::Copied } else { TableState::Copying });
         Ok(())
     }
 
-    fn progressed(&self, shared: &Shared, name: &QualifiedName, bytes: u64) {
+    fn progressed(&self, shared: &Shared, name: &QualifiedName, rows: u64, bytes: u64) {
         self.metrics.copied(0, bytes);
-        let row = shared.with(name, |table| {
+        let (row, under_way) = shared.with(name, |table| {
+            table.rows_under_way += rows;
             table.row.bytes_copied = table.row.bytes_copied.saturating_add_unsigned(bytes);
-            table.row.clone()
+            (table.row.clone(), table.rows_under_way)
         });
-        self.show(&row, TableState::Copying);
+        self.show(&row, under_way, TableState::Copying);
     }
 
-    fn show(&self, row: &RelationRow, state: TableState) {
+    fn show(&self, row: &RelationRow, rows_under_way: u64, state: TableState) {
         self.status.update_database(&self.dbname, |database| {
             if let Some(table) = database.table_mut(&row.name) {
                 table.state = state;
-                table.rows_copied = row.rows_copied.unsigned_abs();
+                table.rows_copied = row.rows_copied.unsigned_abs() + rows_under_way;
                 table.bytes_copied = row.bytes_copied.unsigned_abs();
             }
         });
