@@ -110,6 +110,10 @@ pub const TABLES_LOCK_TRIES_MAX: usize = 10;
 /// has finished the statement that it is at.
 pub const ENGINE_LOCK_WAIT: Duration = Duration::from_secs(15);
 
+/// How long a removal that goes by names waits for the sessions of an engine that was just killed. One whose machine is
+/// gone may last for hours: that is for somebody to decide.
+pub const SESSIONS_GONE_WAIT: Duration = Duration::from_secs(3);
+
 /// How often that lock is tried.
 pub const ENGINE_LOCK_POLL: Duration = Duration::from_millis(100);
 

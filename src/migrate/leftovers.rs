@@ -8,7 +8,7 @@
 use tokio_postgres::Client;
 
 use crate::error::{Definite, Failure, Result, Side};
-use crate::limits::{ENGINE_LOCK_POLL, ENGINE_LOCK_WAIT};
+use crate::limits::{ENGINE_LOCK_POLL, SESSIONS_GONE_WAIT};
 use crate::pg::{SlotName, Sql};
 use crate::source;
 
@@ -134,7 +134,7 @@ async fn refuse_at_work(client: &Client) -> Result<()> {
     let began = tokio::time::Instant::now();
     loop {
         let Some(row) = client.query_opt(sql, &[]).await.map_err(failure)? else { return Ok(()) };
-        if began.elapsed() >= ENGINE_LOCK_WAIT {
+        if began.elapsed() >= SESSIONS_GONE_WAIT {
             return Err(Definite::new(
                 "a Walferry is at work in this database of the source: nothing is dropped",
             )

@@ -104,7 +104,7 @@ async fn a_source_without_logical_decoding() {
     assert!(comparison.equal(), "{comparison}\n{log}");
     assert_eq!(comparison.table("public.husband").unwrap().rows_target, Some(500));
     let constraints =
-        "SELECT string_agg(conrelid::regclass || ' ' || conname || ' ' || convalidated, ', ' ORDER BY 1)
+        "SELECT string_agg(conrelid::regclass || ' ' || conname || ' ' || convalidated, ', ' ORDER BY conname)
         FROM pg_constraint WHERE contype = 'f' AND connamespace = 'public'::regnamespace";
     assert_eq!(pair.source_value(constraints).await, pair.target_value(constraints).await);
     assert_eq!(

@@ -1,8 +1,6 @@
 //! The end of a migration when one side is dead, or knows nothing.
 
-use walferry::demo::load_shop;
-
-use super::harness::{DATABASE, Pair};
+use super::harness::Pair;
 
 /// A connection string behind which nobody listens.
 const DEAD: &str = "postgres://avnadmin@127.0.0.1:1/defaultdb";
@@ -12,7 +10,7 @@ const LEFT: &str = "SELECT (SELECT count(*) FROM pg_replication_slots) || ' slot
 
 const SCHEMAS: &str = "SELECT count(*) FROM pg_namespace WHERE nspname = 'walferry'";
 
-/// Empties the target's database, and moves the shop into it once more.
+/// Empties the target's database, and moves the source's into it once more.
 async fn moved(pair: &Pair, until: &str) {
     pair.target("DROP SCHEMA public CASCADE; DROP SCHEMA IF EXISTS walferry CASCADE; CREATE SCHEMA public")
         .await;
@@ -23,7 +21,11 @@ async fn moved(pair: &Pair, until: &str) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn with_one_side_dead() {
     let pair = Pair::start().await;
-    load_shop(&pair.cluster.source, DATABASE).await.unwrap();
+    pair.owner()
+        .await
+        .batch_execute("CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE b (id int)")
+        .await
+        .unwrap();
     let remove = |arguments: &[&str]| pair.command("remove").arguments(arguments);
 
     // Not finished: refused.
