@@ -90,6 +90,9 @@ impl Attempt<'_> {
             moved = self.dump_and_restore() => moved.map(|()| Ended::Done),
             _ = stop.wait_for(|stop| *stop) => Ok(Ended::Stopped),
         };
+        if matches!(ended, Ok(Ended::Stopped)) && self.phase != Phase::Indexing {
+            tracing::warn!("stopped before all rows were there: the next run copies all of them afresh");
+        }
         drop(session);
         ended
     }
@@ -123,7 +126,12 @@ impl Attempt<'_> {
         let sides = &self.migration.sides;
         let snapshot = Exported::open(sides).await?;
         let taken_at = snapshot.taken_at.clone();
-        tracing::info!(taken_at, tables = snapshot.tables.len(), "snapshot of the source taken");
+        let tables = snapshot.tables.len();
+        tracing::info!(
+            taken_at,
+            tables,
+            "snapshot taken; until it ends, the source's TRUNCATE, DROP and ALTER TABLE wait"
+        );
         let archive = Arc::new(self.tools().await?.dump(&sides.source, Some(&snapshot.id)).await?);
         if self.phase == Phase::Schema {
             objects::make_schema(&sides.target, &self.row.name, &archive).await?;

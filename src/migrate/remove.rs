@@ -7,9 +7,10 @@
 use tokio_postgres::Client;
 
 use crate::apply::TargetSession;
-use crate::apply::store::{MigrationRow, Store};
+use crate::apply::store::{MigrationRow, RelationState, Store};
 use crate::config::Method;
 use crate::error::{Definite, Failure, Result, Side};
+use crate::limits::FINDING_NAMES_MAX;
 use crate::pg::Sql;
 use crate::source::catalog;
 
@@ -56,7 +57,7 @@ async fn known(sides: &Sides, force: bool, store: &Store<'_>, row: &MigrationRow
     let phase = Phase::from_name(&row.phase).ok_or_else(|| unknown_phase(&row.phase));
     if !force && !safe_to_remove(phase?) {
         return Err(Definite::new(format!("the migration is not finished: its phase is {}", row.phase))
-            .detail("tables that are not copied completely would stay on the target as they are")
+            .detail(half_done(store).await?)
             .hint("to give it up all the same: `walferry remove --force`")
             .into());
     }
@@ -75,6 +76,27 @@ async fn known(sides: &Sides, force: bool, store: &Store<'_>, row: &MigrationRow
     }
     dropped.push(forget(sides, store).await?);
     Ok(dropped)
+}
+
+/// What would stay on the target, and not be what it seems.
+async fn half_done(store: &Store<'_>) -> Result<String> {
+    let rows = store.relations().await?;
+    let left: Vec<String> = rows
+        .iter()
+        .filter(|row| row.state != RelationState::Copied)
+        .map(|row| row.name.to_string())
+        .collect();
+    if left.is_empty() {
+        return Ok(
+            "every table was copied; what comes after that (indexes, constraints, later changes) would be \
+                   missing on the target"
+                .to_owned(),
+        );
+    }
+    let more = left.len().saturating_sub(FINDING_NAMES_MAX);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    let shown = left.iter().take(FINDING_NAMES_MAX).map(String::as_str).collect::<Vec<_>>().join(", ");
+    Ok(format!("these tables are not copied completely and would stay so on the target: {shown}{more}"))
 }
 
 async fn drop_on_source(source: &Client, row: &MigrationRow) -> Result<Vec<String>> {

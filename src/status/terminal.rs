@@ -100,6 +100,8 @@ enum Line {
 /// Makes lines of snapshots; remembers what it needs for rates.
 struct Progress {
     rates: Vec<(Measured, Rate)>,
+    /// Each database's phase, and since when it is in it.
+    phases: Vec<(String, PhaseName, Duration)>,
 }
 
 /// What grows: a database, or one of its tables.
@@ -118,15 +120,31 @@ struct Drawn {
 
 impl Progress {
     fn new() -> Self {
-        Self { rates: Vec::new() }
+        Self { rates: Vec::new(), phases: Vec::new() }
+    }
+
+    /// How long the database has been in its phase, as far as we have seen.
+    fn in_phase(&mut self, database: &DatabaseStatus, now: Duration) -> Duration {
+        match self.phases.iter_mut().find(|(dbname, ..)| *dbname == database.dbname) {
+            Some((_, phase, since)) if *phase == database.phase => now.saturating_sub(*since),
+            Some((_, phase, since)) => {
+                (*phase, *since) = (database.phase, now);
+                Duration::ZERO
+            }
+            None => {
+                self.phases.push((database.dbname.clone(), database.phase, now));
+                Duration::ZERO
+            }
+        }
     }
 
     fn lines(&mut self, snapshot: &StatusSnapshot, now: Duration) -> Vec<Line> {
         let mut lines = Vec::new();
         for database in snapshot.databases.iter().take(TERMINAL_DATABASES_MAX) {
+            let in_phase = self.in_phase(database, now);
             match database.phase {
                 PhaseName::Copying => self.copy_lines(&mut lines, database, now),
-                _ => lines.push(Line::Text(phase_line(database))),
+                _ => lines.push(Line::Text(phase_line(database, in_phase))),
             }
             if !database.error.is_empty() {
                 lines.push(Line::Text(format!("  {}", plain(&database.error))));
@@ -160,7 +178,7 @@ impl Progress {
         }
     }
 
-    /// Rows, bytes, how fast, and how long it will take at that speed.
+    /// How long it will take at this speed, how fast, bytes, rows: a narrow terminal cuts off what matters least.
     fn copied(
         &mut self,
         measured: Measured,
@@ -171,12 +189,11 @@ impl Progress {
         let rate = self.rate(measured);
         rate.add(now, bytes);
         let per_second = rate.per_second();
-        let mut text =
-            format!("{} rows, {}, {}/s", units::count(rows), units::bytes(bytes), units::bytes(per_second));
-        if let Some(left) = time_left(bytes, done, of, per_second) {
-            text.push_str(&format!(", {} left", units::seconds(left)));
-        }
-        text
+        let left =
+            time_left(bytes, done, of, per_second).map(|left| format!("{} left", units::seconds(left)));
+        let speed = (per_second > 0).then(|| format!("{}/s", units::bytes(per_second)));
+        let copied = [units::bytes(bytes), format!("{} rows", units::count(rows))];
+        left.into_iter().chain(speed).chain(copied).collect::<Vec<_>>().join(", ")
     }
 
     fn rate(&mut self, measured: Measured) -> &mut Rate {
@@ -212,11 +229,13 @@ impl Rate {
 
 impl Drawn {
     fn draw(&mut self, lines: Vec<Line>) {
-        for gone in self.bars.drain(lines.len().min(self.bars.len())..) {
+        let shown = lines.len();
+        let wanted = if shown > 0 { shown + 1 } else { 0 };
+        for gone in self.bars.drain(wanted.min(self.bars.len())..) {
             gone.finish_and_clear();
             self.screen.bars.remove(&gone);
         }
-        while self.bars.len() < lines.len() {
+        while self.bars.len() < wanted {
             self.bars.push(self.screen.bars.add(ProgressBar::no_length()));
         }
         for (bar, line) in self.bars.iter().zip(lines) {
@@ -226,7 +245,7 @@ impl Drawn {
                     bar.set_message(text);
                 }
                 Line::Bar { label, done, of, text } => {
-                    bar.set_style(style("{prefix:24!} [{bar:24}] {percent:>3}% {wide_msg}"));
+                    bar.set_style(style(BAR));
                     bar.set_prefix(label);
                     bar.set_length(of);
                     bar.set_position(done);
@@ -235,8 +254,16 @@ impl Drawn {
             }
             bar.tick();
         }
+        // The cursor rests on an empty line: what the terminal echoes there (^C) moves no other.
+        if let (Some(last), false) = (self.bars.last(), self.bars.len() == shown) {
+            last.set_style(style("{msg}"));
+            last.set_message("");
+            last.tick();
+        }
     }
 }
+
+const BAR: &str = "{prefix:24!} [{bar:16}] {percent:>3}% {wide_msg}";
 
 fn style(template: &'static str) -> ProgressStyle {
     let style = ProgressStyle::with_template(template);
@@ -244,13 +271,18 @@ fn style(template: &'static str) -> ProgressStyle {
     style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> ")
 }
 
-fn phase_line(database: &DatabaseStatus) -> String {
+fn phase_line(database: &DatabaseStatus, in_phase: Duration) -> String {
     let name = plain(&database.dbname);
     let phase = database.phase;
     match phase {
         PhaseName::CatchingUp | PhaseName::Syncing | PhaseName::CuttingOver => {
             let applied = units::count(database.transactions_applied);
-            format!("{name}: {phase}, lag {}, {applied} transactions applied", lag(database))
+            let transactions =
+                if database.transactions_applied == 1 { "transaction" } else { "transactions" };
+            format!("{name}: {phase}, lag {}, {applied} {transactions} applied", lag(database))
+        }
+        PhaseName::Schema | PhaseName::Indexing => {
+            format!("{name}: {phase}, for {}", units::seconds(in_phase.as_secs_f64()))
         }
         _ => format!("{name}: {phase}"),
     }
@@ -335,13 +367,13 @@ mod tests {
                 label: "shop".to_owned(),
                 done: (1 << 20) + (1 << 19),
                 of: 3 << 20,
-                text: "150 rows, 1.5 MB, 256.0 kB/s, 6.0 s left".to_owned(),
+                text: "6.0 s left, 256.0 kB/s, 1.5 MB, 150 rows".to_owned(),
             },
             Line::Bar {
                 label: "  public.t1".to_owned(),
                 done: 50,
                 of: 100,
-                text: "50 rows, 512.0 kB, 256.0 kB/s, 2.0 s left".to_owned(),
+                text: "2.0 s left, 256.0 kB/s, 512.0 kB, 50 rows".to_owned(),
             },
         ];
         assert_eq!(lines, expected);
@@ -374,6 +406,22 @@ mod tests {
         check(PhaseName::Checking, "sh\\nop: checking");
         check(PhaseName::Syncing, "sh\\nop: syncing, lag 1.0 kB, 0.5 s, 1,234 transactions applied");
         check(PhaseName::Done, "sh\\nop: done");
+        check(PhaseName::Indexing, "sh\\nop: indexing, for 0.0 s");
+    }
+
+    #[test]
+    fn a_phase_has_its_time() {
+        let mut progress = Progress::new();
+        let mut check = |phase, at: u64, expected: &str| {
+            let mut snapshot = StatusSnapshot::new("default");
+            snapshot.database_mut("shop").phase = phase;
+            let lines = progress.lines(&snapshot, Duration::from_secs(at));
+            assert_eq!(lines, [Line::Text(expected.to_owned())]);
+        };
+        check(PhaseName::Schema, 5, "shop: schema, for 0.0 s");
+        check(PhaseName::Schema, 7, "shop: schema, for 2.0 s");
+        check(PhaseName::Indexing, 8, "shop: indexing, for 0.0 s");
+        check(PhaseName::Indexing, 208, "shop: indexing, for 3m 20s");
     }
 
     #[test]
@@ -393,7 +441,7 @@ mod tests {
 
     #[test]
     fn templates_are_valid() {
-        for template in ["{wide_msg}", "{prefix:24!} [{bar:24}] {percent:>3}% {wide_msg}"] {
+        for template in ["{wide_msg}", "{msg}", BAR] {
             assert!(ProgressStyle::with_template(template).is_ok(), "{template}");
         }
     }

@@ -1,5 +1,7 @@
 //! Aiven's own client against the path of Aiven's API: what it prints is what it would print of Aiven.
 
+#![allow(clippy::print_stderr, reason = "a test that cannot be run says so")]
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
