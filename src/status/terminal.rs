@@ -228,14 +228,16 @@ impl Rate {
 }
 
 impl Drawn {
-    fn draw(&mut self, lines: Vec<Line>) {
-        let shown = lines.len();
-        let wanted = if shown > 0 { shown + 1 } else { 0 };
-        for gone in self.bars.drain(wanted.min(self.bars.len())..) {
+    fn draw(&mut self, mut lines: Vec<Line>) {
+        // What the terminal echoes (^C) comes a line below, and as much of the top is not cleared then: an empty line.
+        if !lines.is_empty() {
+            lines.insert(0, Line::Text(String::new()));
+        }
+        for gone in self.bars.drain(lines.len().min(self.bars.len())..) {
             gone.finish_and_clear();
             self.screen.bars.remove(&gone);
         }
-        while self.bars.len() < wanted {
+        while self.bars.len() < lines.len() {
             self.bars.push(self.screen.bars.add(ProgressBar::no_length()));
         }
         for (bar, line) in self.bars.iter().zip(lines) {
@@ -253,12 +255,6 @@ impl Drawn {
                 }
             }
             bar.tick();
-        }
-        // The cursor rests on an empty line: what the terminal echoes there (^C) moves no other.
-        if let (Some(last), false) = (self.bars.last(), self.bars.len() == shown) {
-            last.set_style(style("{msg}"));
-            last.set_message("");
-            last.tick();
         }
     }
 }
@@ -441,7 +437,7 @@ mod tests {
 
     #[test]
     fn templates_are_valid() {
-        for template in ["{wide_msg}", "{msg}", BAR] {
+        for template in ["{wide_msg}", BAR] {
             assert!(ProgressStyle::with_template(template).is_ok(), "{template}");
         }
     }

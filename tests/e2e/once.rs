@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 use tokio_postgres::error::SqlState;
-use walferry::demo::{ClusterOptions, TriggerControl};
+use walferry::demo::{ClusterOptions, PgBinaries, TriggerControl};
 
 use super::harness::{Ended, Engine, Pair};
 
@@ -194,7 +194,10 @@ async fn one_moment_or_nothing() {
 /// Without the privilege to replicate on the source, and without one to switch triggers off on the target.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_role_that_may_do_nothing_special() {
-    let pair = Pair::with(|options| options.triggers = TriggerControl::None).await;
+    // An older source, for once.
+    let target = PgBinaries::find(None).await.unwrap();
+    let source = PgBinaries::find_old(13, &target).await.unwrap();
+    let pair = Pair::of(source, target, |options| options.triggers = TriggerControl::None).await;
     pair.owner().await.batch_execute(AWKWARD).await.unwrap();
     pair.source("ALTER ROLE app_owner NOREPLICATION").await;
     pair.command("migrate").arguments(&["--method", "replication"]).run().await.assert(3, &["app_owner"]);

@@ -90,11 +90,13 @@ pub async fn run(source: &Client, target: &Client, input: &PreflightInput) -> Re
     report
 }
 
-/// Looks at the databases that the two sessions are in, and not at the servers.
+/// Looks at the databases that the two sessions are in, and not at the servers: the method is to be given, as a look at
+/// the servers has found it.
 pub async fn run_database(source: &Client, target: &Client, input: &PreflightInput) -> Report {
     let mut report = Report::default();
     let Some(sides) = Sides::reach(&mut report, source, target).await else { return report };
     databases(&mut report, &sides, input).await;
+    method::settle(&mut report, input.method);
     report
 }
 
