@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::task::JoinSet;
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 
 use crate::apply::TargetSession;
 use crate::apply::store::{MigrationRow, RelationRow, RelationState};
@@ -30,6 +31,7 @@ use crate::wire::{ConnInfo, Session, SessionOptions};
 use super::attempt::{Attempt, Ended, gone, relation_row};
 use super::copy::Copy;
 use super::dump::{Archive, Wave};
+use super::preflight::listed;
 use super::{Migration, Phase, Sides, joined, objects};
 
 /// A snapshot of the source, exported, with all its tables locked against being emptied, rewritten or dropped.
@@ -238,7 +240,7 @@ impl Attempt<'_> {
         if changed.is_empty() {
             tracing::info!(taken_at, "the source's statistics show no change since the snapshot");
         } else {
-            let tables = changed.join(", ");
+            let tables = listed(&changed);
             tracing::warn!(taken_at, tables, "changed on the source since about the snapshot: NOT carried");
         }
     }
@@ -260,7 +262,7 @@ impl Exported {
                     .list(&before, ", ", |sql, table| sql.text("ONLY ").name(&table.name))
                     .text(" IN ACCESS SHARE MODE");
                 match client.batch_execute(lock.as_str()).await {
-                    Err(error) if error.code() == Some(&UNDEFINED_TABLE) => continue,
+                    Err(error) if error.code() == Some(&SqlState::UNDEFINED_TABLE) => continue,
                     locked => locked.map_err(refused)?,
                 }
             }
@@ -320,8 +322,6 @@ impl Counting {
     }
 }
 
-const UNDEFINED_TABLE: tokio_postgres::error::SqlState = tokio_postgres::error::SqlState::UNDEFINED_TABLE;
-
 const NOT_CARRIED: &str = "changes made on the source after its start are NOT carried";
 
 async fn leaves(client: &Client) -> Result<Vec<Table>> {
@@ -347,5 +347,13 @@ fn shape(column: &TableColumn) -> (&str, &str, i32, bool) {
 }
 
 fn refused(error: tokio_postgres::Error) -> Failure {
+    if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) {
+        let cause = "a table of the source cannot be locked: somebody changes or empties it in a transaction that is open";
+        return Transient::new(Side::Source, cause)
+            .detail(
+                "SELECT pid, relation::regclass FROM pg_locks WHERE mode = 'AccessExclusiveLock' tells who",
+            )
+            .into();
+    }
     source::Error::new("a snapshot of the source", error).into_failure(Side::Source)
 }

@@ -10,12 +10,12 @@ use crate::apply::TargetSession;
 use crate::apply::store::{MigrationRow, RelationState, Store};
 use crate::config::Method;
 use crate::error::{Definite, Failure, Result, Side};
-use crate::limits::FINDING_NAMES_MAX;
 use crate::pg::Sql;
 use crate::source::catalog;
 
 use super::leftovers::{Leftovers, unseen_by_hand};
 use super::phase::safe_to_remove;
+use super::preflight::listed;
 use super::{Phase, Sides, publications, snapshot, unknown_phase};
 
 /// Drops slot, publications and the migration's rows; says what was dropped.
@@ -93,10 +93,7 @@ async fn half_done(store: &Store<'_>) -> Result<String> {
                 .to_owned(),
         );
     }
-    let more = left.len().saturating_sub(FINDING_NAMES_MAX);
-    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-    let shown = left.iter().take(FINDING_NAMES_MAX).map(String::as_str).collect::<Vec<_>>().join(", ");
-    Ok(format!("these tables are not copied completely and would stay so on the target: {shown}{more}"))
+    Ok(format!("these tables are not copied completely and would stay so on the target: {}", listed(&left)))
 }
 
 async fn drop_on_source(source: &Client, row: &MigrationRow) -> Result<Vec<String>> {

@@ -146,6 +146,12 @@ async fn over_and_over(pair: &Pair) {
 async fn one_moment_or_nothing() {
     let pair = Pair::with(without_logical).await;
     pair.owner().await.batch_execute(LARGE).await.unwrap();
+    // What ends waiting sessions would end the snapshot.
+    pair.source(
+        "ALTER ROLE app_owner SET idle_in_transaction_session_timeout = '100ms';
+         ALTER ROLE app_owner SET statement_timeout = '100ms'; ALTER ROLE app_owner SET lock_timeout = '1ms'",
+    )
+    .await;
     let migrate = pair.migrate().arguments(&["--jobs", "1"]);
 
     let mut engine = migrate.start();
@@ -233,7 +239,7 @@ async fn an_idle_source_is_synced_when_all_is_copied() {
     caught_copying(&mut engine).await;
     engine.signal("CONT");
     if let Some((code, body)) = engine.get("/readyz").await {
-        assert_eq!(code, 503, "{body}");
+        assert!(code == 503 || engine.log().contains("phase=syncing"), "{code} {body}");
     }
     engine.wait_exit(0, super::harness::PATIENCE).await;
     let comparison = pair.compare().await;

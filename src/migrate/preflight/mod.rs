@@ -23,6 +23,7 @@ use crate::pg::{ServerVersion, SlotName};
 use crate::source::Error;
 use crate::source::catalog::{self, ServerFacts, Table};
 
+pub(super) use report::listed;
 pub use report::{Finding, Report, Severity};
 pub use server::pg_dump;
 

@@ -247,7 +247,7 @@ impl Serialize for Report {
 }
 
 /// The names, as many as a text can bear.
-pub(super) fn listed<T: fmt::Display>(names: &[T]) -> String {
+pub(in crate::migrate) fn listed<T: fmt::Display>(names: &[T]) -> String {
     let shown: Vec<String> = names.iter().take(FINDING_NAMES_MAX).map(T::to_string).collect();
     let more = names.len().saturating_sub(FINDING_NAMES_MAX);
     if more == 0 { shown.join(", ") } else { format!("{} and {more} more", shown.join(", ")) }
