@@ -176,6 +176,14 @@ async fn one_moment_or_nothing() {
 
     let mut engine = migrate.start();
     caught_copying(&mut engine).await;
+    engine.signal("TERM");
+    engine.signal("CONT");
+    let log = engine.wait_exit(0, super::harness::PATIENCE).await;
+    assert!(log.contains("stopped before all rows were there"), "{log}");
+    assert_eq!(status(&pair).await.0["status"], "waiting");
+
+    let mut engine = migrate.start();
+    caught_copying(&mut engine).await;
     let late = pair.owner().await;
     late.batch_execute("INSERT INTO small VALUES (-1)").await.unwrap();
     // The server counts it when the session ends.

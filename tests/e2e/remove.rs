@@ -12,10 +12,14 @@ const SCHEMAS: &str = "SELECT count(*) FROM pg_namespace WHERE nspname = 'walfer
 
 /// Empties the target's database, and moves the source's into it once more.
 async fn moved(pair: &Pair, until: &str) {
+    emptied(pair).await;
+    pair.migrate().arguments(&["--until", until]).run().await.assert(0, &["table copied"]);
+}
+
+async fn emptied(pair: &Pair) {
     pair.target("DROP SCHEMA public CASCADE; DROP SCHEMA IF EXISTS walferry CASCADE; CREATE SCHEMA public")
         .await;
     pair.target("ALTER SCHEMA public OWNER TO avnadmin").await;
-    pair.migrate().arguments(&["--until", until]).run().await.assert(0, &["table copied"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -110,4 +114,12 @@ async fn the_source_is_dead(pair: &Pair) {
     pair.source(hint.split_once(';').unwrap().0).await;
     pair.source(hint.split_once(';').unwrap().1.trim_end_matches(';')).await;
     assert_eq!(pair.source_value(LEFT).await, "0 slots, 0 publications");
+
+    // A dump that was asked for leaves nothing there, so nobody has to be asked.
+    emptied(pair).await;
+    let dumped = pair.migrate().arguments(&["--method", "pg_dump"]).run().await;
+    dumped.assert(0, &["asked for", "NOT carried", "phase=done"]);
+    assert_eq!(pair.source_value(LEFT).await, "0 slots, 0 publications");
+    remove(&[]).source(DEAD).run().await.assert(0, &["dropped migration"]);
+    assert_eq!(pair.target_value(SCHEMAS).await, "0");
 }
