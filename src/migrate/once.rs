@@ -347,6 +347,14 @@ fn shape(column: &TableColumn) -> (&str, &str, i32, bool) {
 }
 
 fn refused(error: tokio_postgres::Error) -> Failure {
+    // As a class it passes, but here it will not.
+    if error.code() == Some(&SqlState::OUT_OF_MEMORY) {
+        let said = error.as_db_error().map(|error| error.message().to_owned());
+        return Definite::new("the source cannot lock all its tables at once")
+            .detail(said.unwrap_or_default())
+            .hint("raise max_locks_per_transaction on the source, which restarts it; pg_dump needs that, too")
+            .into();
+    }
     if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) {
         let cause = "a table of the source cannot be locked: somebody changes or empties it in a transaction that is open";
         return Transient::new(Side::Source, cause)
