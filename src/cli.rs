@@ -7,6 +7,7 @@
 use std::env::{self, VarError};
 use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
+use std::sync::Arc;
 
 use clap::{Args, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
@@ -15,7 +16,7 @@ use tokio::sync::watch;
 use crate::config::{Config, Environment, LogFormat, Output, RawConfig, Secret, has_password};
 use crate::demo::{self, ShowOptions, Stage};
 use crate::error::{Definite, Exit, Failure};
-use crate::migrate::{self, Migration, Sides};
+use crate::migrate::{self, Cluster, DoneStep, Sides, Wanted};
 use crate::status::{self, HttpServer, MetricsRegistry, Observed, Screen, StatusHandle, StatusSnapshot};
 
 /// Moves live PostgreSQL databases to Aiven for PostgreSQL, and keeps them in sync until you cut over.
@@ -48,6 +49,11 @@ pub enum Command {
     #[command(after_help = "Examples:\n  walferry status\n  walferry status --json\n\n\
         It reads the target, so it works while no migration is running, too.")]
     Status(StatusArgs),
+    /// Have the running migration end the source's writes, apply the last of them, and end as done
+    #[command(after_help = "Examples:\n  walferry cutover\n  walferry cutover --fence none --timeout 2m\n\n\
+        The engine (walferry migrate) does the work. Whatever goes wrong before it is done, and Ctrl-C, takes the fence\n\
+        down again, and the migration goes on following: exit code 5, with the reason.")]
+    Cutover(CutoverArgs),
     /// Drop everything that a migration made on both sides: slots, publications, bookkeeping. Never your data
     #[command(after_help = "Examples:\n  walferry remove\n  walferry remove --name prod --force\n\n\
         Run it when you give a migration up, too: a slot left on the source keeps its WAL until the disk is full.")]
@@ -75,6 +81,12 @@ pub struct CheckArgs {
     sides: SideArgs,
     #[command(flatten)]
     method: MethodArgs,
+    #[command(flatten)]
+    selection: SelectionArgs,
+    #[command(flatten)]
+    roles: RoleArgs,
+    #[command(flatten)]
+    contents: ContentArgs,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -88,7 +100,17 @@ pub struct MigrateArgs {
     #[command(flatten)]
     method: MethodArgs,
     #[command(flatten)]
+    selection: SelectionArgs,
+    #[command(flatten)]
     engine: EngineArgs,
+    #[command(flatten)]
+    roles: RoleArgs,
+    /// Where the passwords go that roles get whose old ones the source does not show; readable by you alone [default:
+    /// ~/walferry-passwords-NAME.jsonl]
+    #[arg(long, value_name = "FILE")]
+    passwords_file: Option<String>,
+    #[command(flatten)]
+    contents: ContentArgs,
     /// End by itself: `copied` when all is copied, `synced` when it follows within --max-lag [default: go on]
     #[arg(long, value_name = "copied|synced")]
     until: Option<String>,
@@ -109,6 +131,32 @@ pub struct MigrateArgs {
     /// ends with an error that has the statement [default: stop]
     #[arg(long, value_name = "follow|stop")]
     ddl: Option<String>,
+    /// A shell command that keeps the source from being written to, for `walferry cutover --fence command`
+    #[arg(long, value_name = "COMMAND")]
+    fence_command: Option<String>,
+    /// A shell command that takes that fence down again; it may run more than once
+    #[arg(long, value_name = "COMMAND")]
+    unfence_command: Option<String>,
+}
+
+/// Options of `cutover`.
+#[derive(Debug, Args)]
+pub struct CutoverArgs {
+    #[command(flatten)]
+    sides: SideArgs,
+    /// What keeps the source from being written to: `read-only` makes its database so and ends all its sessions,
+    /// `command` is what the engine was given, `none`: you have stopped all writers [default: read-only]
+    #[arg(long, value_name = "none|read-only|command")]
+    fence: Option<String>,
+    /// Refuse when the target is further behind (512kB, 16MB) [default: 16MB]
+    #[arg(long, value_name = "BYTES")]
+    max_lag: Option<String>,
+    /// Give it up when it takes longer (30s, 5m; 1 h at most) [default: 60s]
+    #[arg(long, value_name = "DURATION")]
+    timeout: Option<String>,
+    /// Print one JSON object at the end
+    #[arg(long)]
+    json: bool,
 }
 
 /// Options of `status`.
@@ -137,6 +185,8 @@ pub struct RemoveArgs {
 /// Options of `tail`.
 #[derive(Debug, Args)]
 pub struct TailArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
     /// The cluster whose changes are printed: a libpq URI or keyword string [env: SOURCE_SERVICE_URI]
     ///
     /// A password given here can be seen by everybody on this machine with ps. Put it into SOURCE_SERVICE_URI or into
@@ -169,7 +219,19 @@ pub struct DemoArgs {
 }
 
 #[derive(Debug, Args)]
+struct ConfigArgs {
+    /// A configuration file: TOML, whose keys are called as the options are
+    #[arg(long, value_name = "FILE")]
+    config: Option<String>,
+    /// One key of it, or one of Aiven's: migration.host, .port, .dbname, .username, .password, .ssl, .ignore_dbs
+    #[arg(short = 'c', value_name = "KEY=VALUE", value_parser = secret)]
+    setting: Vec<Secret>,
+}
+
+#[derive(Debug, Args)]
 struct SideArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
     /// The cluster that data leaves: a libpq URI or keyword string [env: SOURCE_SERVICE_URI]
     ///
     /// A password given here can be seen by everybody on this machine with ps. Put it into SOURCE_SERVICE_URI or into
@@ -185,6 +247,27 @@ struct SideArgs {
     /// The migration's name: 1 to 40 of a-z, 0-9 and _ [default: default]
     #[arg(long)]
     name: Option<String>,
+    /// Just this database; several with commas, or given several times; quoted where a name has a comma: '"a,b"'
+    /// [default: all]
+    #[arg(long, value_name = "DB,…")]
+    database: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+struct SelectionArgs {
+    /// Not these databases of the source, with commas; can be given several times
+    #[arg(long, value_name = "DB,…")]
+    ignore_dbs: Vec<String>,
+    /// Just tables that match, and just databases that have some: [db.]schema.table with * and ?, a quoted name stands for
+    /// itself; case counts; can be given several times [default: all]
+    #[arg(long, value_name = "PATTERN")]
+    with_table: Vec<String>,
+    /// Make tables that match, and leave them empty: neither rows nor changes; can be given several times
+    #[arg(long, value_name = "PATTERN")]
+    skip_table: Vec<String>,
+    /// Do not create databases that the target lacks: a check fails, with the command that creates them
+    #[arg(long)]
+    no_createdb: bool,
 }
 
 #[derive(Debug, Args)]
@@ -206,6 +289,33 @@ struct EngineArgs {
     /// Up to so many bytes behind (512kB, 16MB), a database counts as synced and ready [default: 16MB]
     #[arg(long, value_name = "BYTES")]
     max_lag: Option<String>,
+}
+
+#[derive(Debug, Args)]
+struct RoleArgs {
+    /// Roles of the source to leave out, with commas, and nothing of theirs is carried but their objects; can be given
+    /// several times
+    #[arg(long, value_name = "ROLE,…")]
+    ignore_roles: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+struct ContentArgs {
+    /// Give tables without replica identity REPLICA IDENTITY FULL on the source, until `remove` puts back what they had
+    #[arg(long)]
+    replica_identity_full: bool,
+    /// Of tables without replica identity, be content with inserts and truncates: do not copy them again at cutover
+    #[arg(long)]
+    ignore_keyless: bool,
+    /// Do not make these extensions on the target, with commas; can be given several times
+    #[arg(long, value_name = "EXTENSION,…")]
+    excluded_extensions: Vec<String>,
+    /// Move the rows that users have in tables of extensions [default]
+    #[arg(long, overrides_with = "no_replicate_extension_tables")]
+    replicate_extension_tables: bool,
+    /// Leave the tables of extensions as the target's extensions make them
+    #[arg(long, overrides_with = "replicate_extension_tables")]
+    no_replicate_extension_tables: bool,
 }
 
 #[derive(Debug, Args)]
@@ -249,18 +359,34 @@ impl Cli {
             Command::Check(args) => {
                 args.sides.put(&mut raw);
                 raw.method.clone_from(&args.method.method);
+                args.selection.put(&mut raw);
+                raw.ignore_roles.clone_from(&args.roles.ignore_roles);
+                args.contents.put(&mut raw);
                 raw.json = args.json;
             }
             Command::Migrate(args) => {
                 args.sides.put(&mut raw);
+                args.selection.put(&mut raw);
                 args.engine.put(&mut raw);
                 raw.method.clone_from(&args.method.method);
+                args.contents.put(&mut raw);
                 raw.until.clone_from(&args.until);
                 raw.confirm_delay.clone_from(&args.confirm_delay);
                 raw.spill_dir.clone_from(&args.spill_dir);
                 raw.spill_max.clone_from(&args.spill_max);
                 raw.on_conflict.clone_from(&args.on_conflict);
                 raw.ddl.clone_from(&args.ddl);
+                raw.fence_command.clone_from(&args.fence_command);
+                raw.unfence_command.clone_from(&args.unfence_command);
+                raw.ignore_roles.clone_from(&args.roles.ignore_roles);
+                raw.passwords_file.clone_from(&args.passwords_file);
+            }
+            Command::Cutover(args) => {
+                args.sides.put(&mut raw);
+                raw.fence.clone_from(&args.fence);
+                raw.max_lag.clone_from(&args.max_lag);
+                raw.timeout.clone_from(&args.timeout);
+                raw.json = args.json;
             }
             Command::Status(args) => {
                 args.sides.put(&mut raw);
@@ -271,6 +397,7 @@ impl Cli {
                 raw.force = args.force;
             }
             Command::Tail(args) => {
+                args.config.put(&mut raw);
                 raw.source.clone_from(&args.source);
                 raw.name.clone_from(&args.name);
             }
@@ -289,11 +416,39 @@ impl Cli {
     }
 }
 
+impl ConfigArgs {
+    fn put(&self, raw: &mut RawConfig) {
+        raw.settings.clone_from(&self.setting);
+        // Read by `with_file`.
+        raw.file = self.config.clone().map(|path| (path, Secret::new(String::new())));
+    }
+}
+
 impl SideArgs {
     fn put(&self, raw: &mut RawConfig) {
+        self.config.put(raw);
         raw.source.clone_from(&self.source);
         raw.target.clone_from(&self.target);
         raw.name.clone_from(&self.name);
+        raw.databases.clone_from(&self.database);
+    }
+}
+
+impl SelectionArgs {
+    fn put(&self, raw: &mut RawConfig) {
+        raw.ignore_dbs.clone_from(&self.ignore_dbs);
+        raw.with_tables.clone_from(&self.with_table);
+        raw.skip_tables.clone_from(&self.skip_table);
+        raw.no_createdb = self.no_createdb;
+    }
+}
+
+impl ContentArgs {
+    fn put(&self, raw: &mut RawConfig) {
+        raw.replica_identity_full = self.replica_identity_full;
+        raw.ignore_keyless = self.ignore_keyless;
+        raw.excluded_extensions.clone_from(&self.excluded_extensions);
+        raw.no_replicate_extension_tables = self.no_replicate_extension_tables;
     }
 }
 
@@ -303,6 +458,21 @@ impl EngineArgs {
         raw.listen.clone_from(&self.listen);
         raw.max_lag.clone_from(&self.max_lag);
     }
+}
+
+/// `raw` with what is in the configuration file that it names.
+///
+/// # Errors
+/// A usage error where the file cannot be read.
+pub fn with_file(mut raw: RawConfig) -> Result<RawConfig, Definite> {
+    if let Some((path, text)) = &mut raw.file {
+        let read = std::fs::read_to_string(&*path);
+        let read = read.map_err(|error| {
+            Definite::usage(format!("cannot read the configuration file {path}")).detail(error.to_string())
+        })?;
+        *text = Secret::new(read);
+    }
+    Ok(raw)
 }
 
 /// What the environment says of the two sides.
@@ -327,6 +497,7 @@ pub async fn run(command: &Command, config: &Config, screen: &Screen) -> Result<
         Command::Check(_) => check(config).await,
         Command::Migrate(_) => migrate(config, screen).await,
         Command::Status(_) => show_status(config).await,
+        Command::Cutover(_) => cutover(config).await,
         Command::Remove(_) => remove(config).await,
         Command::Tail(args) => tail(args, config).await,
         Command::Demo(args) => show_demo(args, config).await,
@@ -382,7 +553,7 @@ Exit codes:
   6  an error that may pass lasted too long";
 
 async fn check(config: &Config) -> Result<Exit, Failure> {
-    let report = migrate::check(&Sides::new(config)?, config.method).await?;
+    let report = migrate::check(&Sides::new(config)?, config).await?;
     let text = match config.output {
         Output::Text => report.render_table(terminal_width()),
         Output::Json | Output::Avn => {
@@ -398,15 +569,13 @@ async fn migrate(config: &Config, screen: &Screen) -> Result<Exit, Failure> {
     // A mistake in it is told before anything is begun.
     Sides::new(config)?;
     let stop = stop_on_signals("stopping after the batch at hand; once more to stop at once")?;
-    observed(config, screen, async |status, metrics| {
-        Migration::new(config, status, metrics, stop)?.run().await
-    })
-    .await
+    observed(config, screen, async |status, metrics| Cluster::new(config, status, metrics, stop)?.run().await)
+        .await
 }
 
 async fn show_status(config: &Config) -> Result<Exit, Failure> {
     config.target()?;
-    let snapshot = migrate::status(&Sides::new(config)?).await?;
+    let snapshot = migrate::status(&Sides::new(config)?, &config.selection.databases).await?;
     let text = match config.output {
         Output::Text => status::text(&snapshot),
         Output::Json => format!("{:#}\n", status::json::full(&snapshot)),
@@ -416,11 +585,64 @@ async fn show_status(config: &Config) -> Result<Exit, Failure> {
     Ok(Exit::Fine)
 }
 
+async fn cutover(config: &Config) -> Result<Exit, Failure> {
+    let sides = Sides::new(config)?;
+    let stop = stop_on_signals("giving up; once more to leave the engine to it")?;
+    let json = config.output != Output::Text;
+    let told = move |database: &str, step: &DoneStep| {
+        // Who closes the pipe early still waits for the end.
+        let line = format!("{database}: {} ({:.2} s)\n", step.step.as_str(), step.seconds);
+        let _ = if json { Ok(()) } else { print(&line) };
+    };
+    let only = &config.selection.databases;
+    let ended = migrate::cutover(&sides, only, &Wanted::new(config), stop, Arc::new(told)).await?;
+    if json {
+        let databases = ended.iter().map(|(name, status)| status.shown(name)).collect::<Vec<_>>();
+        print(&format!("{:#}\n", serde_json::json!({ "databases": databases })))?;
+    }
+    for (database, warning) in ended.iter().flat_map(|(name, it)| it.warnings.iter().map(move |w| (name, w)))
+    {
+        tracing::warn!(database, "{warning}");
+    }
+    let several = ended.len() > 1;
+    let mut failed = Vec::new();
+    for (name, status) in ended {
+        match status.error {
+            Some(error) => failed.push((name, Definite::from(error))),
+            None if json => {}
+            None => {
+                let lsn = status.source_lsn.unwrap_or_default();
+                let fenced = status.fenced_seconds;
+                let fenced = fenced.map(|s| format!(", {s:.2} s after it was fenced")).unwrap_or_default();
+                print(&format!(
+                    "{name}: done: the target has all that was written to the source up to {lsn}{fenced}\n"
+                ))?;
+            }
+        }
+    }
+    match failed.len() {
+        0 if json => Ok(Exit::Fine),
+        0 => {
+            print(
+                "point the application at the target; when the old cluster is not needed any more: walferry remove\n",
+            )?;
+            Ok(Exit::Fine)
+        }
+        1 if !several => Err(failed.remove(0).1.into()),
+        count => {
+            let texts: Vec<_> =
+                failed.iter().map(|(name, error)| format!("database {name:?}: {error}")).collect();
+            let cause = format!("{count} databases were not cut over");
+            Err(Definite::new(cause).detail(texts.join("\n  ")).exit(failed[0].1.exit).into())
+        }
+    }
+}
+
 async fn remove(config: &Config) -> Result<Exit, Failure> {
-    let dropped = migrate::remove(&Sides::new(config)?, config.force).await?;
-    let lines: String = dropped.iter().map(|object| format!("dropped {object}\n")).collect();
-    print(if lines.is_empty() { "nothing to drop\n" } else { &lines })?;
-    Ok(Exit::Fine)
+    let removed = migrate::remove(&Sides::new(config)?, &config.selection.databases, config.force).await?;
+    let lines: String = removed.dropped.iter().map(|object| format!("dropped {object}\n")).collect();
+    print(if lines.is_empty() && removed.ended.is_ok() { "nothing to drop\n" } else { &lines })?;
+    removed.ended
 }
 
 async fn tail(args: &TailArgs, config: &Config) -> Result<Exit, Failure> {
@@ -566,7 +788,8 @@ mod tests {
     #[test]
     fn everything_typed_reaches_the_configuration() {
         let line = "walferry migrate -s host=a -t host=b --name prod --jobs 3 --listen none --confirm-delay 500ms \
-                    --until synced --max-lag 1MB --on-conflict stop --method replication --log-format json --verbose";
+                    --until synced --max-lag 1MB --on-conflict stop --method replication --log-format json --verbose \
+                    --ignore-roles a,B --passwords-file p";
         let cli = read(line).expect("it is right");
         let config = Config::resolve(&cli.raw(Environment::default())).expect("it is right");
         assert_eq!(config.source().map(Secret::expose), Ok("host=a"));
@@ -577,6 +800,16 @@ mod tests {
         assert_eq!(config.method, Some(crate::config::Method::Replication));
         assert_eq!((config.log_format, cli.log_format()), (LogFormat::Json, LogFormat::Json));
         assert!(config.verbose && !config.force);
+        assert_eq!(
+            (config.ignored_roles, config.passwords_file),
+            (vec!["a".into(), "B".into()], Some("p".into()))
+        );
+
+        let line = "walferry cutover --fence none --max-lag 1kB --timeout 2m --json";
+        let config = Config::resolve(&read(line).expect("it is right").raw(Environment::default()));
+        let config = config.expect("it is right");
+        assert_eq!((config.fence, config.lag_bytes_max), (crate::config::FenceKind::None, 1 << 10));
+        assert_eq!((config.cutover_timeout.as_secs(), config.output), (120, Output::Json));
 
         let cli = read("walferry remove --force").expect("it is right");
         assert!(cli.raw(Environment::default()).force);

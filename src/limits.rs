@@ -80,6 +80,10 @@ pub const IDLE_STORE_INTERVAL: Duration = Duration::from_secs(10);
 /// Rows of a table below which they are inserted one by one: a COPY is parsed and planned anew each time.
 pub const COPY_ROWS_MIN: usize = 6;
 
+/// Updated or deleted rows of a table from which on they are put in the order of their keys: an eighth less time for
+/// 400,000 changes of pgbench (measured). Few rows lie on pages of their own in any order.
+pub const SORT_ROWS_MIN: usize = 256;
+
 /// Bytes of a row above which it is applied by itself: arrays and COPY would hold it several times.
 pub const SET_ROW_BYTES_MAX: usize = 1 << 20;
 
@@ -245,6 +249,17 @@ pub const PAGE_TABLES_MAX: usize = 200;
 /// Bytes of a migration's name. The server allows 63 for a slot's name; the rest is for what is put around it.
 pub const MIGRATION_NAME_BYTES_MAX: usize = 40;
 
+/// Databases that are copied at the same time, with `--jobs` connections on either side each: while one makes its indexes,
+/// the other keeps the network busy. More would only divide the same, and each has a slot that keeps the source's WAL.
+pub const DATABASES_COPIED_MAX: usize = 2;
+
+/// Databases that are looked into at the same time, each on one connection: enough to hide the way to a far server.
+pub const DATABASES_LOOKED_AT: usize = 8;
+
+/// Connections to a target's database besides those of the jobs: to ask, to apply, to look at what goes on; and one to
+/// spare.
+pub const CONNECTIONS_BESIDE_JOBS: usize = 4;
+
 /// Jobs where none are asked for, on the smallest machine: even there the network is the bottleneck, not the CPU.
 pub const JOBS_DEFAULT_MIN: usize = 2;
 
@@ -361,6 +376,10 @@ pub const SPILL_BYTES_MAX_DEFAULT: u64 = 8 << 30;
 /// seconds of one core.
 pub const REOPEN_WAL_BYTES_MAX: u64 = 1 << 30;
 
+/// How long a stream has to be in sync before it is opened anew for that. The last part of a backlog is within the bound
+/// of being in sync, too, and would be decoded twice.
+pub const REOPEN_AFTER: Duration = Duration::from_secs(5);
+
 /// Subtransactions of unfinished transactions that are remembered as rolled back: some 10 MB.
 pub const SPILL_ROLLED_BACK_MAX: usize = 1 << 20;
 
@@ -370,3 +389,83 @@ pub const SPILL_LEFT_OUT_BYTES_MAX: usize = 64 << 20;
 /// How long what the target said of all its tables is taken for what they are now: one question instead of thousands
 /// when a backlog begins, and nothing old when somebody changes them later.
 pub const TARGET_TABLES_RECENT: Duration = Duration::from_secs(30);
+
+/// How long a cutover may take before it is given up and the source can be written to again, where nothing else is asked
+/// for: what people call a short interruption ends somewhere.
+pub const CUTOVER_TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
+
+/// The most of it: large materialised views may have to be filled again.
+pub const CUTOVER_TIMEOUT_MAX: Duration = Duration::from_secs(3_600);
+
+const _: () = assert!(CUTOVER_TIMEOUT_DEFAULT.as_secs() <= CUTOVER_TIMEOUT_MAX.as_secs());
+
+/// How long a command waits for a running engine to take its request: an engine that follows hears of it at once, and
+/// needs longer only while it reconnects.
+pub const REQUEST_TAKEN_WAIT: Duration = Duration::from_secs(10);
+
+/// Age of a request that nobody has taken beyond which nobody waits for it any more.
+pub const REQUEST_STALE_AFTER: Duration = Duration::from_secs(15);
+
+const _: () = assert!(REQUEST_TAKEN_WAIT.as_secs() < REQUEST_STALE_AFTER.as_secs());
+
+/// Between two looks at what became of a request, or at who is left on the source.
+pub const REQUEST_POLL: Duration = Duration::from_millis(50);
+
+/// How long the engine of a request may be away before it is given up for ended: longer than it takes to connect again.
+pub const REQUEST_ENGINE_WAIT: Duration = Duration::from_secs(5);
+
+/// How much longer than its timeout a cutover is waited for: the fence has to be taken down.
+pub const CUTOVER_ANSWER_WAIT: Duration = Duration::from_secs(60);
+
+/// How long the source's sessions have to be gone when they are ended: an ended one finishes what it is at within
+/// milliseconds, and the source cannot be written to meanwhile. Before the fence, one that cannot be ended has as long to
+/// go by itself.
+pub const FENCE_SESSIONS_WAIT: Duration = Duration::from_secs(5);
+
+/// How long the setting that fences a source waits for others that hold the database's entry.
+pub const FENCE_LOCK_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a fence may take to come down, tries of all kinds together, before that is reported as a failure of its own.
+pub const UNFENCE_TIMEOUT: Duration = Duration::from_secs(30);
+
+const _: () = assert!(UNFENCE_TIMEOUT.as_secs() < CUTOVER_ANSWER_WAIT.as_secs());
+
+/// How long a source without a fence has to stay unwritten: who has stopped its writers loses that time, and a writer
+/// that was forgotten is likely to write in it.
+pub const UNFENCED_WATCH: Duration = Duration::from_secs(2);
+
+/// Names of sessions that one failure of a cutover lists.
+pub const CUTOVER_NAMES_MAX: usize = 10;
+/// Statements about roles and privileges that go to the target in one query: a way to it costs as much as many of them.
+/// One that is refused has all of its query run again one by one.
+pub const STATEMENTS_PER_QUERY: usize = 100;
+
+/// Statements that the target refuses and that are logged one by one: more would bury the rest of the log.
+pub const REFUSALS_LOGGED_MAX: usize = 50;
+/// Large objects that one transaction of the target takes over, or drops: each is locked, and a server has locks for some
+/// thousands of objects.
+pub const LARGE_OBJECTS_PER_STEP: usize = 256;
+
+/// Large objects whose first bytes are moved at once, so that small ones do not cost a round trip each.
+pub const LARGE_OBJECTS_AT_ONCE: usize = 16;
+
+/// First bytes of a large object that are moved together with those of others: of all of them as much as one chunk.
+pub const LARGE_OBJECT_FIRST_BYTES: usize = 64 << 10;
+
+/// Bytes of a large object that are read, compared and written in one go: each job holds a few copies of that, and so
+/// does either server.
+pub const LARGE_OBJECT_CHUNK_BYTES: usize = 1 << 20;
+
+const _: () = assert!(LARGE_OBJECTS_AT_ONCE * LARGE_OBJECT_FIRST_BYTES <= LARGE_OBJECT_CHUNK_BYTES);
+
+/// Chunks of a large object whose hashes are compared at once: they take 100 kB a side.
+pub const LARGE_OBJECT_CHUNKS_COMPARED: i64 = 1_000;
+
+/// How long a change of a table's replica identity waits for those who use the table: all others queue up behind it.
+pub const IDENTITY_LOCK_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The pause before that is tried again, in which the queue empties.
+pub const IDENTITY_RETRY_PAUSE: Duration = Duration::from_secs(3);
+
+/// How often it is tried: within two minutes most reports end.
+pub const IDENTITY_TRIES_MAX: usize = 24;

@@ -36,7 +36,8 @@ fn main() -> ExitCode {
 
 fn start(cli: &Cli) -> anyhow::Result<Exit> {
     let environment = cli::environment().map_err(Failure::from)?;
-    let config = Config::resolve(&cli.raw(environment)).map_err(Failure::from)?;
+    let raw = cli::with_file(cli.raw(environment)).map_err(Failure::from)?;
+    let config = Config::resolve(&raw).map_err(Failure::from)?;
     let screen = Screen::stderr(config.log_format == LogFormat::Text);
     start_logging(&config, &screen)?;
     for warning in config.warnings() {

@@ -6,6 +6,7 @@ use crate::common::cpu::{Cpu, peak_memory};
 use crate::common::figures::Series;
 use crate::common::peers::{self, PUBLICATIONS, Pgcopydb, Subscription, Superuser};
 use crate::common::{Bench, DB, PATIENCE, Result, arrived, say, setting};
+use crate::reading::{self, READING};
 
 /// One of them, and what it has needed.
 pub struct Contender {
@@ -33,6 +34,8 @@ pub enum Kind {
     Subscription(Subscription),
     /// The source alone: nobody can be faster than it decodes.
     Decoding,
+    /// A client that only reads: nobody can be faster than the source sends.
+    Reading,
     /// pgcopydb; none where it is not installed.
     Pgcopydb(Option<Box<Pgcopydb>>),
 }
@@ -63,10 +66,15 @@ impl Contender {
     /// All contenders for a backlog, ready to begin; walferry's database is in sync.
     pub async fn all(bench: &Bench, backlog: &str) -> Result<Vec<Self>> {
         let (source, target) = (&bench.sides.source, &bench.sides.target);
-        let mut all =
-            vec![Self::new("walferry", Kind::Walferry), Self::new("decoding alone", Kind::Decoding)];
-        let slot = format!("SELECT pg_create_logical_replication_slot('{DECODING}', 'pgoutput')");
-        source.sql(DB, &slot).await?;
+        let mut all = vec![
+            Self::new("walferry", Kind::Walferry),
+            Self::new("decoding alone", Kind::Decoding),
+            Self::new("sending alone", Kind::Reading),
+        ];
+        for slot in [DECODING, READING] {
+            let slot = format!("SELECT pg_create_logical_replication_slot('{slot}', 'pgoutput')");
+            source.sql(DB, &slot).await?;
+        }
         let variants: &[(bool, bool)] = match backlog {
             "b" => &[(false, false), (true, false), (false, true), (true, true)],
             _ => &[(false, false), (true, false)],
@@ -97,7 +105,7 @@ impl Contender {
         match &self.kind {
             Kind::Walferry => Some(DB),
             Kind::Subscription(subscription) => Some(&subscription.name),
-            Kind::Decoding => None,
+            Kind::Decoding | Kind::Reading => None,
             Kind::Pgcopydb(_) => Some("pgcopydb"),
         }
     }
@@ -121,6 +129,7 @@ impl Contender {
             Kind::Walferry => walferry(bench, &reached).await,
             Kind::Subscription(subscription) => apply_worker(bench, subscription, &reached).await,
             Kind::Decoding => decoding(bench).await,
+            Kind::Reading => sending(bench).await,
             Kind::Pgcopydb(Some(it)) => pgcopydb(bench, it, &reached).await,
             Kind::Pgcopydb(None) => Err("there is no pgcopydb".into()),
         }
@@ -148,8 +157,9 @@ impl Contender {
         let (source, target) = (&bench.sides.source, &bench.sides.target);
         match &self.kind {
             Kind::Subscription(subscription) => subscription.remove(source, target).await,
-            Kind::Decoding => {
-                source.sql(DB, &format!("SELECT pg_drop_replication_slot('{DECODING}')")).await?;
+            Kind::Decoding | Kind::Reading => {
+                let slot = if matches!(self.kind, Kind::Reading) { READING } else { DECODING };
+                source.sql(DB, &format!("SELECT pg_drop_replication_slot('{slot}')")).await?;
                 Ok(())
             }
             Kind::Walferry | Kind::Pgcopydb(_) => Ok(()),
@@ -209,6 +219,15 @@ async fn decoding(bench: &Bench) -> Result<Measured> {
     Ok(Measured { seconds, cpu: Some(cpu), peak_bytes: None })
 }
 
+async fn sending(bench: &Bench) -> Result<Measured> {
+    let (source, target) = (&bench.sides.source, &bench.sides.target);
+    let before = Cpu::now(source, target, None)?;
+    let seconds = reading::read(bench).await?;
+    let cpu = Cpu::now(source, target, None)? - before;
+    settle(bench, READING).await?;
+    Ok(Measured { seconds, cpu: Some(cpu), peak_bytes: None })
+}
+
 async fn pgcopydb(bench: &Bench, pgcopydb: &Pgcopydb, reached: &str) -> Result<Measured> {
     let (source, target) = (&bench.sides.source, &bench.sides.target);
     pgcopydb.prepare(source).await?;
@@ -248,7 +267,7 @@ async fn settle(bench: &Bench, slot: &str) -> Result<()> {
             return Err(format!("the slot {slot} does not move on").into());
         }
         bench.sides.source.sql(DB, "CHECKPOINT").await?;
-        if slot == DECODING {
+        if slot == DECODING || slot == READING {
             let advance =
                 format!("SELECT pg_replication_slot_advance('{slot}', pg_current_wal_insert_lsn())");
             bench.sides.source.sql(DB, &advance).await?;

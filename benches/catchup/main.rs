@@ -15,6 +15,7 @@
 //! | walferry | from the start of its process |
 //! | subscription | from `ALTER SUBSCRIPTION … ENABLE`; values as text or binary, transactions whole or streamed |
 //! | decoding alone | the source decodes all of it and sends nothing |
+//! | sending alone | from the connection of a client that reads as walferry does, and throws all of it away |
 //! | pgcopydb follow | from the start of its process |
 //!
 //! pgcopydb 0.10 stalls in backlog b: its one transaction spans several files of WAL.
@@ -37,6 +38,7 @@ mod common;
 
 mod backlog;
 mod contenders;
+mod reading;
 mod report;
 mod round_trip;
 

@@ -14,6 +14,7 @@ pub struct Report {
     pub bench: Option<Bench>,
     figures: Vec<String>,
     goals: Vec<Goal>,
+    limits: Vec<String>,
     text: String,
 }
 
@@ -43,7 +44,12 @@ impl Report {
             "|---|---|---|---|---|---|---|---|---|---|",
         ];
         let figures = figures.map(str::to_owned).to_vec();
-        Ok(Self { bench: None, figures, goals: Vec::new(), text })
+        let limits = [
+            "| backlog | walferry | the source sends all of it | all processor time, shared by the cores | times faster than the subscription at most |",
+            "|---|---|---|---|---|",
+        ];
+        let limits = limits.map(str::to_owned).to_vec();
+        Ok(Self { bench: None, figures, goals: Vec::new(), limits, text })
     }
 
     /// Adds a backlog's.
@@ -88,6 +94,7 @@ impl Report {
             ));
             let times = ratio(own, of(|kind| matches!(kind, Kind::Decoding)));
             self.goals.push(Goal::at_most(format!("{name}: times decoding alone"), *decoding, "", times));
+            self.limits.push(limits(name, walferry, of(|kind| matches!(kind, Kind::Reading)), best));
         }
         let source = |one: &Contender| one.cpu[0].median();
         let times = ratio(source(walferry), best.and_then(source));
@@ -117,9 +124,34 @@ impl Report {
         let mut lines = self.figures;
         lines.extend([String::new(), self.text]);
         lines.extend(goals(&self.goals));
+        lines.push(String::new());
+        lines.extend(self.limits);
+        lines.extend([String::new(), LIMITS.to_owned()]);
         bench.record("catchup", "cargo bench --bench catchup", &lines)
     }
 }
+
+/// What no client can undercut here.
+fn limits(backlog: &str, walferry: &Contender, sending: Option<f64>, best: Option<&Contender>) -> String {
+    let cores = std::thread::available_parallelism().map_or(1.0, |cores| cores.get() as f64);
+    let processors: Option<f64> = walferry.cpu.iter().map(Series::median).sum();
+    let shared = processors.map(|seconds| seconds / cores);
+    let times = ratio(best.and_then(|best| best.seconds.median()), sending);
+    let shown = |value: Option<f64>, unit: &str| {
+        value.map_or_else(|| NONE.to_owned(), |value| format!("{value:.2}{unit}"))
+    };
+    format!(
+        "| {backlog} | {} | {} | {} | {} |",
+        walferry.seconds.seconds(),
+        shown(sending, " s"),
+        shown(shared, " s"),
+        shown(times, "")
+    )
+}
+
+const LIMITS: &str = "What bounds them here. A walsender makes system calls for each message (a send) and for each record of \
+                      WAL (a recv), whoever reads: that is what sending takes beyond decoding. Source, target and engine \
+                      share this machine's cores: none of them can be done before their processor time is spent.";
 
 fn row(backlog: &Backlog, changes: u64, contender: &Contender) -> String {
     let head = format!("| {} | {changes} | {}", backlog.name, contender.name);
@@ -138,7 +170,7 @@ fn row(backlog: &Backlog, changes: u64, contender: &Contender) -> String {
         contender.seconds.seconds(),
         contender.seconds.spread(),
         source.seconds(),
-        shown(target, !matches!(contender.kind, Kind::Decoding)),
+        shown(target, !matches!(contender.kind, Kind::Decoding | Kind::Reading)),
         shown(own, walferry),
     )
 }

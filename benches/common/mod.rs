@@ -171,7 +171,8 @@ impl Bench {
     /// Starts `migrate`, by this way to the target.
     pub fn engine_to(&self, target_uri: &str, arguments: &[&str]) -> Result<Engine> {
         let child = Command::new(env!("CARGO_BIN_EXE_walferry"))
-            .args(["migrate", "--listen", "none", "--confirm-delay", "0"])
+            .args(["migrate", "--listen", "none", "--confirm-delay", "0", "--passwords-file"])
+            .arg(self.sides.target.socket_dir().join("passwords"))
             .args(arguments)
             .env("SOURCE_SERVICE_URI", self.source_uri())
             .env("TARGET_SERVICE_URI", target_uri)

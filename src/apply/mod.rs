@@ -26,6 +26,7 @@ mod conflict;
 mod ddl;
 mod failure;
 mod planning;
+mod requests;
 mod session;
 pub mod store;
 mod tables;
@@ -45,6 +46,7 @@ use unit::Own;
 
 pub use conflict::Conflict;
 pub use failure::ApplyError;
+pub use requests::Request;
 pub use session::{TargetSession, become_replica};
 pub use tables::Tables;
 

@@ -73,7 +73,7 @@ impl TargetSession {
     }
 
     async fn take_lock(&mut self, mut lost: Option<i32>) -> Result<()> {
-        let key = Sql::new("hashtextextended(").literal(&format!("walferry {}", self.migration)).text(", 0)");
+        let key = Sql::new("hashtextextended(").literal(&lock_name(&self.migration)).text(", 0)");
         let lock = Sql::new("SELECT pg_try_advisory_lock(").sql(&key).text(")");
         let began = tokio::time::Instant::now();
         loop {
@@ -115,6 +115,11 @@ impl TargetSession {
     async fn query(&mut self, sql: &Sql) -> Result<Option<String>> {
         query(&mut self.session, sql).await
     }
+}
+
+/// What the advisory lock's key is the hash of.
+pub(super) fn lock_name(migration: &str) -> String {
+    format!("walferry {migration}")
 }
 
 /// Switches triggers and foreign keys off for the session: directly where that is granted (superuser, or GRANT SET ON

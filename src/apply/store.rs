@@ -6,6 +6,8 @@
 //! | `relation` | a table of it | the copy; then constant |
 //! | `progress` | a migration | each apply transaction, and rarely a keepalive |
 //! | `conflict` | a change that did not fit | apply |
+//! | `replica_identity` | a table of the source whose replica identity was changed | `migrate`, before it is |
+//! | `large_object` | a large object that it made | the transaction that made it |
 //! | `request` | something asked of the running engine | commands |
 //!
 //! `relation` also says which table of the source a name means: its identifier, which a new name does not change, and
@@ -17,9 +19,9 @@
 use tokio_postgres::types::PgLsn;
 use tokio_postgres::{Client, Row};
 
-use crate::config::Method;
+use crate::config::{Method, Selection};
 use crate::error::{Definite, Failure, Result, Side};
-use crate::pg::{EndLsn, PgTimestamp, QualifiedName, RelationId, SlotName, SourceLsn, SystemId};
+use crate::pg::{EndLsn, PgTimestamp, QualifiedName, RelationId, SlotName, SourceLsn, Sql, SystemId};
 use crate::source;
 
 /// Bumped when the tables below change in a way that an older Walferry cannot live with.
@@ -72,6 +74,19 @@ CREATE TABLE IF NOT EXISTS walferry.conflict (
     parameters    text[] NOT NULL,
     statement     text NOT NULL
 );
+CREATE TABLE IF NOT EXISTS walferry.replica_identity (
+    migration     text NOT NULL REFERENCES walferry.migration ON DELETE CASCADE,
+    source_oid    oid NOT NULL,
+    schema_name   text NOT NULL,
+    table_name    text NOT NULL,
+    previous      text NOT NULL,
+    PRIMARY KEY (migration, source_oid)
+);
+CREATE TABLE IF NOT EXISTS walferry.large_object (
+    migration     text NOT NULL REFERENCES walferry.migration ON DELETE CASCADE,
+    id            oid NOT NULL,
+    PRIMARY KEY (migration, id)
+);
 CREATE TABLE IF NOT EXISTS walferry.request (
     id            bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     migration     text NOT NULL REFERENCES walferry.migration ON DELETE CASCADE,
@@ -82,6 +97,7 @@ CREATE TABLE IF NOT EXISTS walferry.request (
     answer        jsonb
 );
 ALTER TABLE walferry.migration ADD COLUMN IF NOT EXISTS method_reason text NOT NULL DEFAULT '';
+ALTER TABLE walferry.migration ADD COLUMN IF NOT EXISTS selection jsonb NOT NULL DEFAULT '{}';
 ALTER TABLE walferry.relation ADD COLUMN IF NOT EXISTS source_oid oid;
 ALTER TABLE walferry.relation ADD COLUMN IF NOT EXISTS source_filenode oid;
 ALTER TABLE walferry.relation ADD COLUMN IF NOT EXISTS source_attributes int2;
@@ -112,6 +128,8 @@ pub struct MigrationRow {
     pub publications: Vec<String>,
     /// The entries of the dump's post-data section that are already made.
     pub post_data: Vec<String>,
+    /// What was chosen to be moved when it was begun.
+    pub selection: Selection,
     /// When it was begun, by the target's clock; `None` before.
     pub started_at: Option<PgTimestamp>,
 }
@@ -146,6 +164,17 @@ pub struct Origin {
     pub filenode: u32,
     /// `pg_class.relnatts`: columns with greater numbers were added since.
     pub attributes: i16,
+}
+
+/// A table of the source that has REPLICA IDENTITY FULL for the migration's sake.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChangedIdentity {
+    /// `pg_class.oid`.
+    pub id: RelationId,
+    /// Its name when that was done.
+    pub name: QualifiedName,
+    /// Whether it had REPLICA IDENTITY NOTHING before, or what amounts to it; else DEFAULT.
+    pub was_nothing: bool,
 }
 
 /// Where one table is.
@@ -203,9 +232,11 @@ impl<'a> Store<'a> {
 
     /// The migration, if it was begun.
     pub async fn migration(&self) -> Result<Option<MigrationRow>> {
+        // `status` may look at what an older Walferry made, where a column is missing.
         let sql = "SELECT name, format, dbname, phase, ended, method, error, system_id, slot_name, publications, post_data,
-                       (extract(epoch FROM started_at) * 1000000)::bigint AS started_micros,
-                       coalesce(to_jsonb(m) ->> 'method_reason', '') AS method_reason
+                       coalesce(to_jsonb(m) ->> 'method_reason', '') AS method_reason,
+                       coalesce(to_jsonb(m) ->> 'selection', '{}') AS selection,
+                       (extract(epoch FROM started_at) * 1000000)::bigint AS started_micros
                    FROM walferry.migration m WHERE name = $1";
         let row = self.client.query_opt(sql, &[&self.name]).await.map_err(failure)?;
         row.map(|row| migration(&row)).transpose()
@@ -214,10 +245,13 @@ impl<'a> Store<'a> {
     /// Begins the migration.
     pub async fn begin(&self, row: &MigrationRow) -> Result<()> {
         let sql = "INSERT INTO walferry.migration
-                       (name, format, dbname, phase, method, system_id, slot_name, publications, method_reason)
-                   VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
+                       (name, format, dbname, phase, method, system_id, slot_name, publications, method_reason, selection)
+                   VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10::text::jsonb)";
         let (system_id, slot, method) = (row.system_id.to_string(), row.slot.as_str(), row.method.as_str());
-        let params: [&(dyn tokio_postgres::types::ToSql + Sync); 9] = [
+        let selection = serde_json::to_string(&row.selection);
+        let selection =
+            selection.map_err(|error| damaged(format!("walferry.migration.selection: {error}")))?;
+        let params: [&(dyn tokio_postgres::types::ToSql + Sync); 10] = [
             &self.name,
             &FORMAT,
             &row.dbname,
@@ -227,6 +261,7 @@ impl<'a> Store<'a> {
             &slot,
             &row.publications,
             &row.method_reason,
+            &selection,
         ];
         self.execute(sql, &params).await
     }
@@ -337,16 +372,48 @@ impl<'a> Store<'a> {
         self.execute(sql, &[&self.name, &name.schema, &name.name]).await
     }
 
+    /// Records that the tables that were copied again are as they should be.
+    pub async fn keep_copied_again(&self) -> Result<()> {
+        let sql = "UPDATE walferry.relation SET state = 'copied'
+                   WHERE migration = $1 AND state = 'copying' AND copy_lsn IS NOT NULL";
+        self.execute(sql, &[&self.name]).await
+    }
+
     /// Records what became of a table's copy.
     pub async fn set_relation(&self, row: &RelationRow) -> Result<()> {
+        self.client.batch_execute(set_relation(self.name, row).as_str()).await.map_err(failure)
+    }
+
+    /// Records tables whose replica identity is about to be changed; those that are recorded already stay as they are.
+    pub async fn begin_identities(&self, changed: &[ChangedIdentity]) -> Result<()> {
         let sql =
-            "UPDATE walferry.relation SET state = $4, copy_lsn = $5, rows_copied = $6, bytes_copied = $7
-                   WHERE migration = $1 AND schema_name = $2 AND table_name = $3";
-        let (schema, table, state) = (&row.name.schema, &row.name.name, row.state.as_str());
-        let copy_lsn = row.copy_lsn.map(|lsn| PgLsn::from(lsn.get()));
-        let params: [&(dyn tokio_postgres::types::ToSql + Sync); 7] =
-            [&self.name, schema, table, &state, &copy_lsn, &row.rows_copied, &row.bytes_copied];
-        self.execute(sql, &params).await
+            "INSERT INTO walferry.replica_identity (migration, source_oid, schema_name, table_name, previous)
+                   VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING";
+        for ChangedIdentity { id, name, was_nothing } in changed {
+            let previous = if *was_nothing { "nothing" } else { "default" };
+            self.execute(sql, &[&self.name, &id.get(), &name.schema, &name.name, &previous]).await?;
+        }
+        Ok(())
+    }
+
+    /// The tables whose replica identity was changed.
+    pub async fn identities(&self) -> Result<Vec<ChangedIdentity>> {
+        // What an older Walferry made has no such table.
+        let there =
+            self.one("SELECT pg_catalog.to_regclass('walferry.replica_identity') IS NOT NULL", &[]).await?;
+        if !there.get::<_, bool>(0) {
+            return Ok(Vec::new());
+        }
+        let sql =
+            "SELECT source_oid, schema_name, table_name, previous = 'nothing' FROM walferry.replica_identity
+                   WHERE migration = $1 ORDER BY schema_name, table_name";
+        let rows = self.client.query(sql, &[&self.name]).await.map_err(failure)?;
+        let changed = |row: &Row| ChangedIdentity {
+            id: RelationId::new(row.get(0)),
+            name: QualifiedName::new(row.get::<_, String>(1), row.get::<_, String>(2)),
+            was_nothing: row.get(3),
+        };
+        Ok(rows.iter().map(changed).collect())
     }
 
     /// Forgets the migration, and drops the schema when no other is left in it.
@@ -359,13 +426,48 @@ impl<'a> Store<'a> {
         Ok(())
     }
 
-    async fn one(&self, sql: &str, params: &[&(dyn tokio_postgres::types::ToSql + Sync)]) -> Result<Row> {
+    pub(super) fn client(&self) -> &'a Client {
+        self.client
+    }
+
+    pub(super) fn name(&self) -> &'a str {
+        self.name
+    }
+
+    pub(super) async fn one(
+        &self,
+        sql: &str,
+        params: &[&(dyn tokio_postgres::types::ToSql + Sync)],
+    ) -> Result<Row> {
         self.client.query_one(sql, params).await.map_err(failure)
     }
 
-    async fn execute(&self, sql: &str, params: &[&(dyn tokio_postgres::types::ToSql + Sync)]) -> Result<()> {
+    pub(super) async fn execute(
+        &self,
+        sql: &str,
+        params: &[&(dyn tokio_postgres::types::ToSql + Sync)],
+    ) -> Result<()> {
         self.client.execute(sql, params).await.map(|_| ()).map_err(failure)
     }
+}
+
+/// The statement that records what became of a table's copy, for the transaction that copies it.
+pub fn set_relation(migration: &str, row: &RelationRow) -> Sql {
+    let sql = Sql::new("UPDATE walferry.relation SET state = ").literal(row.state.as_str());
+    let sql = match row.copy_lsn {
+        Some(lsn) => sql.text(", copy_lsn = ").literal(&lsn.to_string()),
+        None => sql.text(", copy_lsn = NULL"),
+    };
+    sql.text(", rows_copied = ")
+        .number(row.rows_copied)
+        .text(", bytes_copied = ")
+        .number(row.bytes_copied)
+        .text(" WHERE migration = ")
+        .literal(migration)
+        .text(" AND schema_name = ")
+        .literal(&row.name.schema)
+        .text(" AND table_name = ")
+        .literal(&row.name.name)
 }
 
 fn migration(row: &Row) -> Result<MigrationRow> {
@@ -377,6 +479,7 @@ fn migration(row: &Row) -> Result<MigrationRow> {
             .into());
     }
     let system_id = row.get::<_, &str>("system_id").parse().map(SystemId::new);
+    let selection = serde_json::from_str(row.get("selection"));
     Ok(MigrationRow {
         name: row.get("name"),
         dbname: row.get("dbname"),
@@ -389,6 +492,7 @@ fn migration(row: &Row) -> Result<MigrationRow> {
         slot: SlotName::new(row.get("slot_name")).map_err(|error| damaged(error.to_string()))?,
         publications: row.get("publications"),
         post_data: row.get("post_data"),
+        selection: selection.map_err(|error| damaged(format!("walferry.migration.selection: {error}")))?,
         started_at: Some(PgTimestamp::from_unix_micros(row.get("started_micros"))),
     })
 }
@@ -426,6 +530,6 @@ fn damaged(detail: String) -> Failure {
         .into()
 }
 
-fn failure(error: tokio_postgres::Error) -> Failure {
+pub(super) fn failure(error: tokio_postgres::Error) -> Failure {
     source::Error::new("the schema walferry", error).into_failure(Side::Target)
 }

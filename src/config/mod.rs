@@ -1,10 +1,13 @@
 //! What the user wants, as typed ([`RawConfig`]) and as checked ([`Config`]).
 //!
-//! Everything is checked here, once, before anything is done. A flag beats the environment. Connection strings stay
-//! text: who makes the connection parses them. Not here: reading the command line and the environment, which only
-//! `cli` does.
+//! Everything is checked here, once, before anything is done. A flag beats the environment, which beats the configuration
+//! file. Connection strings stay text: who makes the connection parses them. Not here: reading the command line, the
+//! environment and the file, which only `cli` does.
 
+mod file;
 mod secret;
+mod selection;
+mod tables;
 mod units;
 
 use std::fmt;
@@ -14,12 +17,16 @@ use std::str::FromStr;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
+use file::Merged;
 pub use secret::{Secret, has_password};
+pub use selection::Selection;
+use serde::{Deserialize, Serialize};
+pub use tables::{TableFilter, TablePattern};
 
 use crate::error::Definite;
 use crate::limits::{
-    CONFIRM_DELAY_DEFAULT, CONFIRM_DELAY_MAX, JOBS_DEFAULT_MAX, JOBS_DEFAULT_MIN, JOBS_MAX,
-    LAG_BYTES_MAX_DEFAULT, MIGRATION_NAME_BYTES_MAX, SPILL_BYTES_MAX_DEFAULT,
+    CONFIRM_DELAY_DEFAULT, CONFIRM_DELAY_MAX, CUTOVER_TIMEOUT_DEFAULT, CUTOVER_TIMEOUT_MAX, JOBS_DEFAULT_MAX,
+    JOBS_DEFAULT_MIN, JOBS_MAX, LAG_BYTES_MAX_DEFAULT, MIGRATION_NAME_BYTES_MAX, SPILL_BYTES_MAX_DEFAULT,
 };
 
 /// What the user typed, unchecked. `None` is what was not given.
@@ -29,10 +36,24 @@ pub struct RawConfig {
     pub source: Option<Secret>,
     /// `--target`.
     pub target: Option<Secret>,
+    /// `-c`, each time.
+    pub settings: Vec<Secret>,
+    /// `--config`: the file's path, and what is in it.
+    pub file: Option<(String, Secret)>,
     /// What the environment has.
     pub environment: Environment,
     /// `--name`.
     pub name: Option<String>,
+    /// `--database`, each time.
+    pub databases: Vec<String>,
+    /// `--ignore-dbs`, each time.
+    pub ignore_dbs: Vec<String>,
+    /// `--with-table`, each time.
+    pub with_tables: Vec<String>,
+    /// `--skip-table`, each time.
+    pub skip_tables: Vec<String>,
+    /// `--no-createdb`.
+    pub no_createdb: bool,
     /// `--method`.
     pub method: Option<String>,
     /// `--jobs`.
@@ -53,6 +74,26 @@ pub struct RawConfig {
     pub on_conflict: Option<String>,
     /// `--ddl`.
     pub ddl: Option<String>,
+    /// `--fence`.
+    pub fence: Option<String>,
+    /// `--fence-command`.
+    pub fence_command: Option<String>,
+    /// `--unfence-command`.
+    pub unfence_command: Option<String>,
+    /// `--timeout`.
+    pub timeout: Option<String>,
+    /// `--ignore-roles`.
+    pub ignore_roles: Vec<String>,
+    /// `--passwords-file`.
+    pub passwords_file: Option<String>,
+    /// `--replica-identity-full`.
+    pub replica_identity_full: bool,
+    /// `--ignore-keyless`.
+    pub ignore_keyless: bool,
+    /// `--excluded-extensions`.
+    pub excluded_extensions: Vec<String>,
+    /// `--no-replicate-extension-tables`.
+    pub no_replicate_extension_tables: bool,
     /// `--log-format`.
     pub log_format: Option<String>,
     /// `--verbose`.
@@ -81,6 +122,10 @@ pub struct Config {
     target: Option<Conninfo>,
     /// The migration's name.
     pub name: MigrationName,
+    /// Which databases and tables are meant.
+    pub selection: Selection,
+    /// Whether databases that the target lacks are made there.
+    pub creates_databases: bool,
     /// How databases are to be moved; `None`: by replication where that is possible.
     pub method: Option<Method>,
     /// Tables copied, and indexes made, at the same time.
@@ -101,6 +146,18 @@ pub struct Config {
     pub on_conflict: OnConflict,
     /// What to do about a column that the source added.
     pub ddl: Ddl,
+    /// What keeps the source from being written to at cutover.
+    pub fence: FenceKind,
+    /// What puts up the fence of kind `command`, and takes it down.
+    pub fence_commands: Option<FenceCommands>,
+    /// How long a cutover may take.
+    pub cutover_timeout: Duration,
+    /// Roles of the source that are left out.
+    pub ignored_roles: Vec<String>,
+    /// Where passwords go that had to be made; `None`: a file of the migration's name in the user's home.
+    pub passwords_file: Option<PathBuf>,
+    /// What is moved, beside what always is.
+    pub contents: Contents,
     /// How logs and errors are written.
     pub log_format: LogFormat,
     /// Whether logs tell more.
@@ -151,6 +208,51 @@ pub enum Ddl {
     Stop,
 }
 
+/// What keeps the source from being written to while the last changes are applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FenceKind {
+    /// Nothing: whoever cuts over has stopped the writers.
+    None,
+    /// `default_transaction_read_only` of the database, and the end of all sessions that began before.
+    #[default]
+    ReadOnly,
+    /// Commands of the operator's.
+    Command,
+}
+
+/// Shell commands that put a fence up and take it down.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FenceCommands {
+    /// `--fence-command`.
+    pub up: String,
+    /// `--unfence-command`.
+    pub down: String,
+}
+
+/// What is moved, beside what always is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Contents {
+    /// What to do about tables without replica identity.
+    pub keyless: Keyless,
+    /// Extensions that are not made on the target.
+    pub excluded_extensions: Vec<String>,
+    /// The rows of users in tables of extensions are moved.
+    pub extension_tables: bool,
+}
+
+/// What to do about tables whose updates and deletes cannot be in the stream, since nothing identifies their rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Keyless {
+    /// Copy them again at cutover.
+    #[default]
+    CopyAgain,
+    /// Give them REPLICA IDENTITY FULL on the source until the migration is removed.
+    Full,
+    /// Be content with their inserts and truncates.
+    Ignore,
+}
+
 /// How logs and errors are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum LogFormat {
@@ -175,7 +277,8 @@ pub enum Output {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Conninfo {
     text: Secret,
-    on_command_line: bool,
+    /// The option that it was given by, where others can see it.
+    typed_as: Option<&'static str>,
 }
 
 impl Config {
@@ -184,9 +287,8 @@ impl Config {
     /// # Errors
     /// A usage error for the first thing that is wrong.
     pub fn resolve(raw: &RawConfig) -> Result<Self, Definite> {
-        let source = conninfo("--source", raw.source.as_ref(), raw.environment.source.as_ref())?;
-        let target = conninfo("--target", raw.target.as_ref(), raw.environment.target.as_ref())?;
-        if let (Some(source), Some(target)) = (&source, &target)
+        let Merged { raw, source, target } = &file::merged(raw)?;
+        if let (Some(source), Some(target)) = (source, target)
             && source.text == target.text
         {
             return Err(Definite::usage("source and target are the same")
@@ -210,10 +312,22 @@ impl Config {
             "stop" => Ok(Ddl::Stop),
             _ => Err(format!("{text:?} is not known: give follow or stop")),
         })?;
+        let timeout = option("--timeout", raw.timeout.as_deref(), units::duration)?;
+        let cutover_timeout = timeout.unwrap_or(CUTOVER_TIMEOUT_DEFAULT);
+        if cutover_timeout.is_zero() || cutover_timeout > CUTOVER_TIMEOUT_MAX {
+            return Err(Definite::usage("invalid --timeout: it is either zero or longer than one hour"));
+        }
         Ok(Self {
-            source,
-            target,
+            source: source.clone(),
+            target: target.clone(),
             name: option("--name", raw.name.as_deref(), MigrationName::from_str)?.unwrap_or_default(),
+            selection: Selection {
+                databases: names("--database", &raw.databases)?,
+                ignored_databases: names("--ignore-dbs", &raw.ignore_dbs)?,
+                with_tables: patterns("--with-table", &raw.with_tables)?,
+                skip_tables: patterns("--skip-table", &raw.skip_tables)?,
+            },
+            creates_databases: !raw.no_createdb,
             method: option("--method", raw.method.as_deref(), Method::from_str)?,
             jobs: option("--jobs", raw.jobs.as_deref(), jobs)?.unwrap_or_else(jobs_default),
             listen: listen.unwrap_or(Some(LISTEN_DEFAULT)),
@@ -224,6 +338,12 @@ impl Config {
             lag_bytes_max: max_lag.unwrap_or(LAG_BYTES_MAX_DEFAULT),
             on_conflict: on_conflict.unwrap_or(OnConflict::Stop),
             ddl: ddl.unwrap_or_default(),
+            fence: option("--fence", raw.fence.as_deref(), FenceKind::from_str)?.unwrap_or_default(),
+            fence_commands: fence_commands(raw)?,
+            cutover_timeout,
+            ignored_roles: names("--ignore-roles", &raw.ignore_roles)?,
+            passwords_file: option("--passwords-file", raw.passwords_file.as_deref(), file)?,
+            contents: contents(raw)?,
             log_format: option("--log-format", raw.log_format.as_deref(), LogFormat::from_str)?
                 .unwrap_or_default(),
             verbose: raw.verbose,
@@ -259,23 +379,37 @@ impl Config {
     /// What is allowed and yet unwise, as lines for the log.
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
-        for (option, variable, conninfo) in [
-            ("--source", "SOURCE_SERVICE_URI", &self.source),
-            ("--target", "TARGET_SERVICE_URI", &self.target),
-        ] {
-            let typed = conninfo.as_ref().filter(|conninfo| conninfo.on_command_line);
-            if typed.is_some_and(|conninfo| has_password(conninfo.text.expose())) {
+        for (variable, conninfo) in
+            [("SOURCE_SERVICE_URI", &self.source), ("TARGET_SERVICE_URI", &self.target)]
+        {
+            let seen = conninfo.as_ref().filter(|conninfo| has_password(conninfo.text.expose()));
+            if let Some(option) = seen.and_then(|conninfo| conninfo.typed_as) {
                 warnings.push(format!(
                     "the password in {option} can be seen by everybody on this machine with ps: \
                      use {variable} or PGPASSFILE instead"
                 ));
             }
         }
+        if let Some(FenceCommands { up, down }) = &self.fence_commands
+            && (has_password(up) || has_password(down))
+        {
+            warnings.push(
+                "the password in a fence command can be seen by everybody on this machine with ps: put it into a file \
+                 that the command reads"
+                    .to_owned(),
+            );
+        }
         if let Some(address) = self.listen.filter(|address| !address.ip().is_loopback()) {
             warnings
                 .push(format!("whoever reaches {address} can read the status: there is no authentication"));
         }
         warnings
+    }
+}
+
+impl Default for Contents {
+    fn default() -> Self {
+        Self { keyless: Keyless::default(), excluded_extensions: Vec::new(), extension_tables: true }
     }
 }
 
@@ -349,6 +483,19 @@ impl FromStr for Until {
     }
 }
 
+impl FromStr for FenceKind {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "none" => Ok(Self::None),
+            "read-only" => Ok(Self::ReadOnly),
+            "command" => Ok(Self::Command),
+            _ => Err(format!("{text:?} is not known: give none, read-only or command")),
+        }
+    }
+}
+
 impl FromStr for LogFormat {
     type Err = String;
 
@@ -364,22 +511,6 @@ impl FromStr for LogFormat {
 /// Loopback: the status has no authentication.
 const LISTEN_DEFAULT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9464);
 
-fn conninfo(
-    option: &str,
-    typed: Option<&Secret>,
-    environment: Option<&Secret>,
-) -> Result<Option<Conninfo>, Definite> {
-    if let Some(text) = typed {
-        if text.expose().trim().is_empty() {
-            return Err(Definite::usage(format!("invalid {option}: it is empty")));
-        }
-        return Ok(Some(Conninfo { text: text.clone(), on_command_line: true }));
-    }
-    // A variable that is set to nothing is one that is not set.
-    let given = environment.filter(|text| !text.expose().trim().is_empty());
-    Ok(given.map(|text| Conninfo { text: text.clone(), on_command_line: false }))
-}
-
 fn option<T>(
     name: &str,
     text: Option<&str>,
@@ -394,11 +525,62 @@ fn option<T>(
     text.map(parse).transpose().map_err(wrong)
 }
 
+/// What all lists of an option name, each once.
+fn names(option_name: &str, lists: &[String]) -> Result<Vec<String>, Definite> {
+    let mut names = Vec::new();
+    for list in lists {
+        names.extend(option(option_name, Some(list), selection::names)?.unwrap_or_default());
+    }
+    names.sort();
+    names.dedup();
+    Ok(names)
+}
+
+fn fence_commands(raw: &RawConfig) -> Result<Option<FenceCommands>, Definite> {
+    match (&raw.fence_command, &raw.unfence_command) {
+        (None, None) => Ok(None),
+        (Some(up), Some(down)) => Ok(Some(FenceCommands { up: up.clone(), down: down.clone() })),
+        _ => Err(Definite::usage("--fence-command and --unfence-command go together")
+            .detail("a fence that cannot be taken down again would keep the source from being used")),
+    }
+}
+
+/// The patterns of an option, each once.
+fn patterns(option_name: &str, texts: &[String]) -> Result<Vec<String>, Definite> {
+    for text in texts {
+        option(option_name, Some(text), TablePattern::parse)?;
+    }
+    let mut texts = texts.to_vec();
+    texts.sort();
+    texts.dedup();
+    Ok(texts)
+}
+
+fn contents(raw: &RawConfig) -> Result<Contents, Definite> {
+    let keyless = match (raw.replica_identity_full, raw.ignore_keyless) {
+        (false, false) => Keyless::CopyAgain,
+        (true, false) => Keyless::Full,
+        (false, true) => Keyless::Ignore,
+        (true, true) => {
+            return Err(Definite::usage("--replica-identity-full and --ignore-keyless exclude each other"));
+        }
+    };
+    Ok(Contents {
+        keyless,
+        excluded_extensions: names("--excluded-extensions", &raw.excluded_extensions)?,
+        extension_tables: !raw.no_replicate_extension_tables,
+    })
+}
+
 fn listen(text: &str) -> Result<Option<SocketAddr>, String> {
     if text == "none" {
         return Ok(None);
     }
     text.parse().map(Some).map_err(|_| format!("{text:?} is neither IP:PORT nor none"))
+}
+
+fn file(text: &str) -> Result<PathBuf, String> {
+    if text.is_empty() { Err("it is empty".to_owned()) } else { Ok(text.into()) }
 }
 
 fn jobs(text: &str) -> Result<usize, String> {
@@ -516,10 +698,35 @@ mod tests {
         );
         check(|raw| raw.ddl = Some("go".into()), "invalid --ddl: \"go\" is not known: give follow or stop");
         check(
+            |raw| raw.fence = Some("wall".into()),
+            "invalid --fence: \"wall\" is not known: give none, read-only or command",
+        );
+        check(
+            |raw| raw.timeout = Some("2h".into()),
+            "invalid --timeout: it is either zero or longer than one hour",
+        );
+        check(
+            |raw| raw.fence_command = Some("true".into()),
+            "--fence-command and --unfence-command go together",
+        );
+        check(
+            |raw| raw.ignore_roles = vec!["a,,b".into()],
+            "invalid --ignore-roles: \"a,,b\" has an empty name",
+        );
+        check(|raw| raw.passwords_file = Some(String::new()), "invalid --passwords-file: it is empty");
+        check(
             |raw| raw.log_format = Some("xml".into()),
             "invalid --log-format: \"xml\" is neither text nor json",
         );
         check(|raw| (raw.json, raw.avn) = (true, true), "--json and --avn exclude each other");
+        check(
+            |raw| (raw.replica_identity_full, raw.ignore_keyless) = (true, true),
+            "--replica-identity-full and --ignore-keyless exclude each other",
+        );
+        check(
+            |raw| raw.excluded_extensions = vec!["a,,b".into()],
+            "invalid --excluded-extensions: \"a,,b\" has an empty name",
+        );
         check(
             |raw| {
                 raw.source = Some(Secret::new("host=a"));
@@ -543,6 +750,11 @@ mod tests {
         check(&|raw| raw.target = secret(), &["TARGET_SERVICE_URI or PGPASSFILE"]);
         check(&|raw| raw.environment.source = secret(), &[]);
         check(&|raw| raw.source = Some(Secret::new("host=h user=u")), &[]);
+        let command = "psql postgres://u:hunter2@h/db -c 'SELECT 1'";
+        check(
+            &|raw| (raw.fence_command, raw.unfence_command) = (Some("true".into()), Some(command.into())),
+            &["the password in a fence command"],
+        );
         check(&|raw| raw.listen = Some("0.0.0.0:9464".into()), &["0.0.0.0:9464"]);
         check(&|raw| raw.listen = Some("[::1]:9464".into()), &[]);
         check(&|raw| raw.listen = Some("none".into()), &[]);

@@ -24,6 +24,7 @@ use bytes::BytesMut;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
+use tracing::Instrument;
 
 use crate::apply::{Applied, Applier, ApplyError, Done, Written};
 use crate::assemble::Assembler;
@@ -101,11 +102,13 @@ pub async fn run(
         Some(spill) => assembler.streaming(spill.clone()),
         None => assembler,
     };
-    readers.spawn(reader::read(reader, assembler, Arc::clone(&memory), sender, run.metrics.clone()));
+    let reading = reader::read(reader, assembler, Arc::clone(&memory), sender, run.metrics.clone());
+    readers.spawn(reading.in_current_span());
     let shell = Shell {
         state: State::new(run.stored, run.confirm_delay, run.run_to),
         began: Instant::now(),
         heard: Instant::now(),
+        shown: SourceLsn::ZERO,
         worker: Worker::start(applier),
         writer,
         memory,
@@ -123,6 +126,8 @@ struct Shell {
     began: Instant,
     /// When the source last said something.
     heard: Instant,
+    /// The applied position that is shown.
+    shown: SourceLsn,
     worker: Worker,
     writer: CopyBothWriter,
     memory: Arc<Semaphore>,
@@ -160,7 +165,7 @@ impl Shell {
                 None => self.on_received(&mut received).await,
             };
             match ended {
-                Ok(None) => {}
+                Ok(None) => self.show_caught_up(),
                 Ok(Some(finish)) => {
                     self.show();
                     return Ended::Finished(finish, Box::new(self.worker.end().await));
@@ -240,13 +245,23 @@ impl Shell {
         });
     }
 
-    fn show(&self) {
+    /// Whoever waits for a position hears of it at once when nothing else is to be done, not with the next tick.
+    fn show_caught_up(&mut self) {
+        let applied = self.state.positions().applied;
+        if applied > self.shown && self.state.oldest_unapplied().is_none() {
+            self.show();
+        }
+    }
+
+    fn show(&mut self) {
         let Positions { received, applied, durable, confirmed } = self.state.positions();
+        self.shown = applied;
         self.run.clocks.set_oldest_unapplied(self.state.oldest_unapplied());
         self.run.status.update_database(&self.run.dbname, |database| {
             database.received = Some(received);
             database.applied = Some(applied);
             database.durable = Some(durable);
+            database.last_change = self.state.last_change();
             database.confirmed = Some(confirmed).filter(|confirmed| *confirmed > SourceLsn::ZERO);
             database.spill_bytes = self.run.spill.as_ref().map_or(0, SpillDir::used);
         });

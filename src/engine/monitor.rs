@@ -6,6 +6,7 @@
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_postgres::Client;
+use tracing::Instrument;
 
 use crate::error::{Result, Side};
 use crate::limits::{MONITOR_INTERVAL, SLOT_INTERVAL};
@@ -67,7 +68,7 @@ impl Default for Clocks {
 impl Monitor {
     /// Starts watching.
     pub fn start(input: MonitorInput, clocks: Clocks) -> Self {
-        Self { task: tokio::spawn(watch_source(input, clocks)) }
+        Self { task: tokio::spawn(watch_source(input, clocks).in_current_span()) }
     }
 }
 

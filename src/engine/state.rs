@@ -97,6 +97,8 @@ pub struct Positions {
 #[derive(Debug)]
 pub struct State {
     positions: Positions,
+    /// Where the last transaction that changes rows commits, of those received.
+    last_change: Option<SourceLsn>,
     queue: VecDeque<Segment>,
     /// What the queue costs, and how many changes it has.
     queued: (usize, usize),
@@ -162,6 +164,7 @@ impl State {
         let at = stored.position();
         Self {
             positions: Positions { received: at, applied: at, durable: at, confirmed: SourceLsn::ZERO },
+            last_change: None,
             queue: VecDeque::new(),
             queued: (0, 0),
             under_way: VecDeque::new(),
@@ -187,6 +190,11 @@ impl State {
     /// How far each stage is.
     pub fn positions(&self) -> Positions {
         self.positions
+    }
+
+    /// Where the last transaction that changes rows commits, of those received, applied or not.
+    pub fn last_change(&self) -> Option<SourceLsn> {
+        self.last_change
     }
 
     /// When the oldest transaction that was received and is not applied committed on the source.
@@ -235,6 +243,9 @@ impl State {
         if let Some(end) = segment.end {
             assert!(end > self.asked, "a transaction came that is already applied, or being applied");
             self.positions.received = self.positions.received.max(end.position());
+        }
+        if !segment.changes.is_empty() {
+            self.last_change = Some(segment.commit_lsn.position());
         }
         self.queued.0 += segment.cost;
         self.queued.1 += segment.changes.len();

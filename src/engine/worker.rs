@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tracing::Instrument;
 
 use crate::apply::{Applier, ApplyError, Done};
 use crate::pg::EndLsn;
@@ -32,7 +33,7 @@ impl Worker {
         let (asked, asks) = mpsc::unbounded_channel();
         let (results, done) = mpsc::unbounded_channel();
         let mut task = JoinSet::new();
-        task.spawn(work(applier, asks, results));
+        task.spawn(work(applier, asks, results).in_current_span());
         Self { task, asked, done }
     }
 

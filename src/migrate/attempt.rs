@@ -3,13 +3,14 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use tokio_postgres::Client;
+use tokio::sync::mpsc;
+use tokio_postgres::{Client, Notification};
 
 use crate::apply::TargetSession;
 use crate::apply::store::{MigrationRow, Origin, RelationRow, RelationState, Store};
 use crate::config::{Method, Until};
 use crate::engine::{Monitor, MonitorInput};
-use crate::error::{Definite, Result, Side, Transient};
+use crate::error::{Definite, Failure, Result, Side, Transient};
 use crate::pg::{EndLsn, QualifiedName, RelationId, SlotName, SourceLsn, SystemId};
 use crate::source::Dialect;
 use crate::source::catalog::{self, Table, TableKind};
@@ -17,28 +18,49 @@ use crate::source::replication::ReplicationSession;
 use crate::status::{Metrics, TableState, TableStatus};
 
 use super::copy::Copy;
+use super::cutover::Cutover;
 use super::dump::{Archive, ClientTools, Wave};
+use super::filter::{broken, moved};
 use super::objects::PostData;
 use super::publications::Publications;
+use super::report::objects_on_source;
 use super::retry::Context;
+use super::roles::{RolesOptions, carry_database, carry_objects, carry_roles};
 use super::snapshot::{self, Snapshot};
+use super::uncarried::{Which, views, with_extensions};
 use super::{Migration, Phase, objects, phase, sequences, unknown_phase};
+
+/// `pg_constraint`, as an archive's table of contents has it.
+const FOREIGN_KEYS_OF: &str = "2606";
 
 /// How an attempt ended without a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ended {
-    /// There is nothing left to do, now or since an earlier run.
-    Done,
     /// On request, or at what `--until` names.
     Stopped,
+    /// The migration is cut over, or dumped and restored, now or since an earlier run.
+    Done,
     /// Before it began: the preflight failed.
     CheckFailed,
 }
 
 /// How the database is moved, and why so if nobody asked for it.
-struct Chosen {
+#[derive(Debug, Clone)]
+pub(super) struct Chosen {
     method: Method,
     reason: String,
+}
+
+/// What an attempt begins with.
+enum Reached {
+    Both {
+        source: Client,
+        target: Client,
+        requests: mpsc::Receiver<Notification>,
+        chosen: Chosen,
+    },
+    /// It goes no further.
+    Ended(Ended),
 }
 
 /// The connections and the knowledge of one attempt.
@@ -55,25 +77,19 @@ pub(super) struct Attempt<'a> {
     pub(super) told: HashSet<QualifiedName>,
     /// The stream was ended to be opened anew.
     pub(super) reopens: bool,
+    /// Says that somebody asks for something.
+    pub(super) requests: mpsc::Receiver<Notification>,
+    /// The cutover under way.
+    pub(super) cutover: Option<Cutover>,
 }
 
 impl Migration {
     /// Connects, reads the phase, goes on from there.
     pub(super) async fn attempt(&self, context: &mut Context) -> Result<Ended> {
         let sides = &self.sides;
-        let target = sides.target_client().await?;
-        let begun = begun(&Store::new(&target, &sides.name)).await?;
-        if let Some(row) = begun.as_ref().filter(|row| self.moved_once_already(row)) {
-            self.refuse_other(row)?;
-            return Ok(Ended::Done);
-        }
-        let source = sides.source_client().await?;
-        let chosen = match &begun {
-            Some(row) => Chosen { method: row.method, reason: row.method_reason.clone() },
-            None => match self.passes(&source, &target).await? {
-                Some(chosen) => chosen,
-                None => return Ok(Ended::CheckFailed),
-            },
+        let (source, target, requests, chosen) = match self.reach(context).await? {
+            Reached::Both { source, target, requests, chosen } => (source, target, requests, chosen),
+            Reached::Ended(ended) => return Ok(ended),
         };
         let method = chosen.method;
         // From here on nobody else works at this migration.
@@ -101,22 +117,98 @@ impl Migration {
         let phase = Phase::from_name(&row.phase).ok_or_else(|| unknown_phase(&row.phase))?;
         let metrics = self.metrics.database(sides.source.dbname());
         let (source, target, told) = (Arc::new(source), Arc::new(target), HashSet::new());
-        let reopens = false;
-        let mut attempt =
-            Attempt { migration: self, number, source, target, row, phase, metrics, told, reopens };
-        match attempt.row.method {
-            Method::Replication => attempt.go_on(session, context).await,
-            Method::PgDump => attempt.move_once(session).await,
+        let (reopens, cutover) = (false, None);
+        let mut attempt = Attempt {
+            migration: self,
+            number,
+            source,
+            target,
+            row,
+            phase,
+            metrics,
+            told,
+            reopens,
+            requests,
+            cutover,
+        };
+        if method == Method::PgDump {
+            return attempt.move_once(session).await;
+        }
+        let ended = match attempt.settle_cutover(context.cutover.take()).await {
+            Ok(()) => match attempt.go_on(session, context).await {
+                Err(failure) => Err(attempt.broken_off(failure).await),
+                ended => ended,
+            },
+            Err(failure) => Err(failure),
+        };
+        context.cutover = attempt.cutover.take().filter(|cutover| !cutover.is_concluding());
+        ended
+    }
+
+    /// Connects, checks what is not begun, and waits for its turn where there are rows to copy.
+    async fn reach(&self, context: &mut Context) -> Result<Reached> {
+        if let Some(ended) = self.make_database(context).await? {
+            return Ok(Reached::Ended(ended));
+        }
+        loop {
+            let sides = &self.sides;
+            let (target, requests) = sides.listening_client().await?;
+            let begun = begun(&Store::new(&target, &sides.name)).await?;
+            if let Some(row) = begun.as_ref().filter(|row| row.phase == Phase::Done.as_str()) {
+                self.refuse_other(row)?;
+                self.show_moved_once(row);
+                return Ok(Reached::Ended(Ended::Done));
+            }
+            let source = sides.source_client().await?;
+            let chosen = match (&begun, context.passed.take()) {
+                (Some(row), _) => Some(Chosen { method: row.method, reason: row.method_reason.clone() }),
+                (None, Some(chosen)) => Some(chosen),
+                (None, None) => self.passes(&source, &target, true).await?,
+            };
+            let Some(chosen) = chosen else { return Ok(Reached::Ended(Ended::CheckFailed)) };
+            let copies = begun.is_none_or(|row| Phase::from_name(&row.phase).is_some_and(phase::copies));
+            if copies && context.turn.is_none() {
+                context.turn = self.turns.now();
+            }
+            if !copies || context.turn.is_some() {
+                return Ok(Reached::Both { source, target, requests, chosen });
+            }
+            // It may take hours.
+            drop((source, target, requests));
+            self.show(Phase::Waiting);
+            tracing::info!("waiting until other databases are copied");
+            let mut stop = self.stop.clone();
+            tokio::select! {
+                turn = self.turns.wait() => context.turn = Some(turn),
+                _ = stop.wait_for(|stop| *stop) => return Ok(Reached::Ended(Ended::Stopped)),
+            }
         }
     }
 
-    /// The method, unless something stands in the way.
-    async fn passes(&self, source: &Client, target: &Client) -> Result<Option<Chosen>> {
+    /// The method, unless something stands in the way. `in_place`: the target's session is in the database to be written
+    /// to.
+    pub(super) async fn passes(
+        &self,
+        source: &Client,
+        target: &Client,
+        in_place: bool,
+    ) -> Result<Option<Chosen>> {
         self.show(Phase::Checking);
-        let report = super::preflight(&self.sides, self.method, source, target).await?;
+        let report = super::check::preflight(self, source, target, in_place).await?;
         for finding in &report.findings {
             finding.log();
         }
+        if let Some(failed) = report.first_failure() {
+            self.status.update_database(self.sides.source.dbname(), |database| {
+                database.phase = Phase::Failed;
+                database.error = format!("a check failed: {}: {}", failed.subject, failed.cause);
+                database.hint.clone_from(&failed.hint);
+            });
+        }
+        self.status.update_database(self.sides.source.dbname(), |database| {
+            database.method = report.method;
+            database.method_reason.clone_from(&report.method_reason);
+        });
         Ok((!report.failed()).then_some(Chosen { method: report.method, reason: report.method_reason }))
     }
 
@@ -139,6 +231,7 @@ impl Migration {
                 Method::PgDump => Vec::new(),
             },
             post_data: Vec::new(),
+            selection: self.selection.clone(),
             started_at: None,
         };
         store.begin(&row).await?;
@@ -199,19 +292,19 @@ impl Attempt<'_> {
     }
 
     async fn go_on(&mut self, mut session: TargetSession, context: &mut Context) -> Result<Ended> {
+        let objects = objects_on_source(&self.store(), &self.row).await?;
         self.migration.status.update_database(&self.row.dbname, |database| {
-            database.objects_on_source = vec![format!("replication slot {}", self.row.slot)];
-            database
-                .objects_on_source
-                .extend(self.row.publications.iter().map(|name| format!("publication {name}")));
+            database.objects_on_source = objects;
             database.started_at = self.row.started_at;
             database.clear_error();
         });
+        self.store().listen().await?;
         let mut stop = self.migration.stop.clone();
         let archive = tokio::select! {
             prepared = self.prepare(&mut session) => prepared?,
             _ = stop.wait_for(|stop| *stop) => return Ok(Ended::Stopped),
         };
+        context.turn = None;
         if self.migration.until == Some(Until::Copied) {
             return Ok(Ended::Stopped);
         }
@@ -227,12 +320,25 @@ impl Attempt<'_> {
         self.follow(session, archive, context).await
     }
 
+    /// A failure ends a cutover that is under way, too. Gives the failure that matters more.
+    async fn broken_off(&mut self, failure: Failure) -> Failure {
+        if self.cutover.as_ref().is_none_or(Cutover::is_concluding) {
+            return failure;
+        }
+        match self.give_up(&failure).await {
+            // As long as the fence stands, that is to be tried again, whatever else there is.
+            Err(fenced) if self.cutover.as_ref().is_some_and(Cutover::is_fenced) => fenced,
+            _ => failure,
+        }
+    }
+
     /// Everything before the stream. Gives the archive where foreign keys may still have to be made.
     async fn prepare(&mut self, session: &mut TargetSession) -> Result<Option<Arc<Archive>>> {
         if matches!(self.phase, Phase::CatchingUp | Phase::Syncing) {
             self.refuse_gap().await?;
             // Read before any snapshot is made: a table that is rewritten in between then counts as rewritten.
             let tables = self.look_at_source_tables().await?;
+            self.tell_of_keyless(&tables);
             self.copy_late(session, &tables).await?;
         }
         self.prepare_target().await
@@ -240,6 +346,9 @@ impl Attempt<'_> {
 
     async fn prepare_target(&mut self) -> Result<Option<Arc<Archive>>> {
         let mut archive = None;
+        if matches!(self.phase, Phase::Schema | Phase::Copying | Phase::Indexing) {
+            self.carry_roles().await?;
+        }
         if matches!(self.phase, Phase::Schema | Phase::Copying) {
             archive = self.copy_all().await?;
             self.enter(Phase::Indexing).await?;
@@ -270,6 +379,7 @@ impl Attempt<'_> {
         if self.phase == Phase::Schema {
             let tools = self.tools().await?;
             let dumped = tools.dump(&self.migration.sides.source, Some(&snapshot.id)).await?;
+            let dumped = dumped.without(&self.migration.contents.excluded_extensions);
             objects::make_schema(&self.migration.sides.target, &self.row.name, &dumped).await?;
             self.phase = Phase::Copying;
             self.migration.show(self.phase);
@@ -279,7 +389,7 @@ impl Attempt<'_> {
         let rows = self.store().relations().await?;
         let left: Vec<RelationRow> =
             rows.into_iter().filter(|row| row.state != RelationState::Copied).collect();
-        let all = catalog::tables(&self.source).await.map_err(|error| error.into_failure(Side::Source))?;
+        let all = self.source_tables().await?;
         let mut tables = Vec::with_capacity(left.len());
         for row in &left {
             let table = all.iter().find(|table| table.name == row.name).cloned().ok_or_else(|| gone(row))?;
@@ -290,18 +400,29 @@ impl Attempt<'_> {
             }
             tables.push(table);
         }
-        let copy = self.copy(&snapshot, false).await?;
+        let copy = self.copy(&snapshot.id, snapshot.consistent_point, false).await?;
         copy.run(tables, left).await?;
+        self.carry_large_objects(&snapshot.id).await?;
         drop(snapshot);
         Ok(archive)
     }
 
-    /// What copies on `snapshot`; `as_replica` where the target is complete already.
-    pub(super) async fn copy(&self, snapshot: &Snapshot, as_replica: bool) -> Result<Copy> {
-        self.copy_on(&snapshot.id, snapshot.consistent_point, as_replica).await
+    /// Roles come first: user mappings and policies of the schema name them. At each start anew, since what the target
+    /// refused the last time it may allow now.
+    pub(super) async fn carry_roles(&self) -> Result<()> {
+        // A session of its own, for its transaction.
+        let target = self.migration.sides.target_client().await?;
+        let options = RolesOptions {
+            ignored: self.migration.sides.ignored_roles.clone(),
+            passwords_file: self.migration.passwords_file.clone(),
+        };
+        carry_roles(&self.source, &target, &options).await?;
+        Ok(())
     }
 
-    pub(super) async fn copy_on(&self, snapshot: &str, at: SourceLsn, as_replica: bool) -> Result<Copy> {
+    /// What copies on the exported `snapshot`, which has all that commits before `copy_lsn`; `as_replica` where the
+    /// target is complete already.
+    pub(super) async fn copy(&self, snapshot: &str, copy_lsn: SourceLsn, as_replica: bool) -> Result<Copy> {
         Ok(Copy {
             source: self.migration.sides.source.clone(),
             target: self.migration.sides.target.clone(),
@@ -310,9 +431,10 @@ impl Attempt<'_> {
             attempt: self.number,
             dbname: self.row.dbname.clone(),
             snapshot: snapshot.to_owned(),
-            copy_lsn: at,
+            copy_lsn,
             ranges: Dialect::new(self.source_version().await?).scans_page_ranges(),
             as_replica,
+            again: false,
             jobs: self.migration.jobs,
             status: self.migration.status.clone(),
             metrics: self.metrics.clone(),
@@ -328,8 +450,9 @@ impl Attempt<'_> {
             snapshot::end_temporary(&self.source, &temporary).await?;
             return snapshot::create(source, &self.source, &temporary, true).await;
         }
-        let tables = catalog::tables(&self.source).await.map_err(|error| error.into_failure(Side::Source))?;
+        let tables = self.identified(self.source_tables().await?).await?;
         let dialect = Dialect::new(self.source_version().await?);
+        let tables = moved(&tables, &self.migration.filter, &self.row.dbname);
         Publications::of(&tables, dialect).create(&self.source, &self.row.publications).await?;
         let rows: Vec<RelationRow> =
             tables.iter().filter(|t| t.kind == TableKind::Plain).map(relation_row).collect();
@@ -344,13 +467,33 @@ impl Attempt<'_> {
         Ok(snapshot)
     }
 
+    /// Entries of the dump that would fail since the rows that they are about are not moved.
+    pub(super) async fn left_out(&self) -> Result<HashSet<String>> {
+        if self.migration.filter.takes_all() {
+            return Ok(HashSet::new());
+        }
+        let tables = catalog::tables(&self.source).await.map_err(super::source_failed)?;
+        let moved = moved(&tables, &self.migration.filter, &self.row.dbname);
+        let references = catalog::references(&self.source).await.map_err(super::source_failed)?;
+        let broken = broken(&references, &tables, &moved);
+        for reference in &broken {
+            let (table, to) = (&reference.from, &reference.to);
+            tracing::warn!(foreign_key = reference.name, %table, %to, "not made: it refers to a table that is not moved");
+        }
+        Ok(broken.iter().map(|reference| format!("{FOREIGN_KEYS_OF} {}", reference.oid)).collect())
+    }
+
     pub(super) async fn index(&self, archive: &Arc<Archive>) -> Result<()> {
         for wave in [Wave::Indexes, Wave::Rest] {
             self.post_data(archive).make(wave).await?;
         }
-        objects::refresh_materialized_views(&self.target).await?;
+        views::refresh(&self.source, &self.target, Which::Empty).await?;
         objects::analyze(&self.migration.sides.target, &self.target, self.migration.jobs).await?;
-        sequences::carry(&self.source, &self.target).await
+        sequences::carry(&self.source, &self.target).await?;
+        let ignored = &self.migration.sides.ignored_roles;
+        carry_database(&self.source, &self.target, ignored).await?;
+        carry_objects(&self.source, &self.target, ignored).await?;
+        Ok(())
     }
 
     pub(super) fn post_data<'b>(&'b self, archive: &'b Arc<Archive>) -> PostData<'b> {
@@ -373,11 +516,17 @@ impl Attempt<'_> {
         Ok(())
     }
 
+    /// The source's tables, as far as they are to be moved.
+    pub(super) async fn source_tables(&self) -> Result<Vec<Table>> {
+        let tables = catalog::tables(&self.source).await.map_err(|error| error.into_failure(Side::Source))?;
+        Ok(with_extensions(tables, &self.migration.contents))
+    }
+
     pub(super) async fn tools(&self) -> Result<ClientTools> {
         ClientTools::find(self.source_version().await?).await
     }
 
-    async fn source_version(&self) -> Result<crate::pg::ServerVersion> {
+    pub(super) async fn source_version(&self) -> Result<crate::pg::ServerVersion> {
         catalog::server_version(&self.source).await.map_err(|error| error.into_failure(Side::Source))
     }
 
@@ -407,7 +556,7 @@ const SYSTEM_UNKNOWN: SystemId = SystemId::new(0);
 
 const HINT_SAME: &str = "give the same source as when it was begun, or another --name";
 
-async fn begun(store: &Store<'_>) -> Result<Option<MigrationRow>> {
+pub(super) async fn begun(store: &Store<'_>) -> Result<Option<MigrationRow>> {
     if store.exists().await? { store.migration().await } else { Ok(None) }
 }
 

@@ -30,6 +30,8 @@ pub struct ClientTools {
 pub struct Archive {
     tools: ClientTools,
     directory: TempDir,
+    /// Extensions that are left out.
+    excluded: Vec<String>,
 }
 
 /// One entry of an archive's table of contents.
@@ -100,7 +102,7 @@ impl ClientTools {
         }
         command.arg("--file").arg(archive_file(&directory)).envs(source.libpq_environment());
         run(command).await?;
-        Ok(Archive { tools: self.clone(), directory })
+        Ok(Archive { tools: self.clone(), directory, excluded: Vec::new() })
     }
 
     fn command(&self, tool: &str) -> Command {
@@ -111,6 +113,12 @@ impl ClientTools {
 }
 
 impl Archive {
+    /// Leaves these extensions out.
+    #[must_use]
+    pub fn without(self, extensions: &[String]) -> Self {
+        Self { excluded: extensions.to_vec(), ..self }
+    }
+
     /// The SQL that makes everything but indexes, constraints, triggers and rules.
     ///
     /// # Errors
@@ -150,7 +158,8 @@ impl Archive {
     async fn entries(&self, section: &str) -> Result<Vec<Entry>> {
         let mut command = self.restore();
         command.arg(format!("--section={section}")).arg("--list").arg(archive_file(&self.directory));
-        Ok(run(command).await?.lines().filter_map(Entry::parse).filter(Entry::carried).collect())
+        let carried = |entry: &Entry| entry.carried() && !self.excluded.iter().any(|name| entry.makes(name));
+        Ok(run(command).await?.lines().filter_map(Entry::parse).filter(carried).collect())
     }
 
     fn restore(&self) -> Command {
@@ -176,6 +185,12 @@ impl Entry {
         let there_already = ["SCHEMA - public ", "COMMENT - SCHEMA public ", "COMMENT - EXTENSION "];
         let superuser = ["EVENT TRIGGER ", "EXTENSION - aiven_extras "];
         !there_already.iter().chain(&superuser).any(|prefix| self.what.starts_with(prefix))
+    }
+
+    /// Whether it is the extension itself.
+    fn makes(&self, extension: &str) -> bool {
+        let rest = self.what.strip_prefix("EXTENSION - ").and_then(|rest| rest.strip_prefix(extension));
+        rest.is_some_and(|rest| rest.starts_with(' '))
     }
 
     fn wave(&self) -> Wave {
@@ -267,6 +282,8 @@ mod tests {
         check("3353; 0 0 INDEX ATTACH public x me", "INDEX ATTACH public x me", Wave::Rest, true);
         check("3354; 0 0 COMMENT - EXTENSION hstore ", "COMMENT - EXTENSION hstore ", Wave::Rest, false);
         check("3355; 2615 2200 SCHEMA - public postgres", "2615 2200", Wave::Rest, false);
+        let extension = Entry::parse("3354; 3079 16400 EXTENSION - hstore ").expect("an entry");
+        assert!(extension.makes("hstore") && !extension.makes("hsto") && !extension.makes("hstore2"));
         assert_eq!(Entry::parse("; comment"), None);
         assert_eq!(Entry::parse(""), None);
     }

@@ -9,7 +9,7 @@ use crate::apply::{Applier, ApplyError, ApplyOptions, Tables, TargetSession};
 use crate::config::{Ddl, Until};
 use crate::engine::{self, Finish, Run};
 use crate::error::{Definite, Failure, Result, Side, Transient};
-use crate::limits::{REOPEN_WAL_BYTES_MAX, SEQUENCES_INTERVAL, TICK};
+use crate::limits::{REOPEN_AFTER, REOPEN_WAL_BYTES_MAX, SEQUENCES_INTERVAL, TICK};
 use crate::pg::{EndLsn, SourceLsn};
 use crate::source::catalog;
 use crate::source::gap::{Expected, refuse_gap};
@@ -21,7 +21,7 @@ use crate::wire::{CopyBothReader, CopyBothWriter};
 use super::attempt::{Attempt, Ended};
 use super::dump::{Archive, Wave};
 use super::retry::Context;
-use super::{Migration, Phase, STREAM_NAME, sequences, snapshot};
+use super::{Migration, Phase, STREAM_NAME, sequences, snapshot, told};
 
 /// A replication connection on which nothing has been asked for yet.
 struct Connected {
@@ -59,11 +59,16 @@ impl Attempt<'_> {
                 }
                 session = again;
             }
-            self.post_data(&archive).make(Wave::ForeignKeys).await?;
+            let left_out = self.left_out().await?;
+            self.post_data(&archive).make_but(Wave::ForeignKeys, &left_out).await?;
         }
         loop {
             (_, session) = self.stream(session, None, context).await?;
-            if !self.reopens {
+            let cutting_over = self.cutover.is_some();
+            if self.conclude().await? {
+                return Ok(Ended::Done);
+            }
+            if !self.reopens && !cutting_over {
                 break;
             }
             snapshot::wait_released(&self.source, &self.row.slot).await?;
@@ -233,23 +238,44 @@ impl Attempt<'_> {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         carry.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut synced = false;
+        let mut calm_since = None;
+        let mut asked_for = false;
         self.reopens = false;
         loop {
-            tokio::select! {
-                _ = asked.wait_for(|asked| *asked), if self.reopens || !*stop.borrow() => {
+            if asked_for && self.cutover.is_none() && !*stop.borrow() {
+                asked_for = false;
+                if self.serve_requests(synced).await? {
                     self.reopens = false;
                     stop.send_replace(true);
                 }
-                _ = carry.tick() => {
+            }
+            tokio::select! {
+                () = told(&mut asked), if self.reopens || !*stop.borrow() => {
+                    self.reopens = false;
+                    stop.send_replace(true);
+                }
+                // Nobody ends before the others are there, too: its slot would keep the source's WAL.
+                () = self.migration.arrival.of_all(),
+                    if synced && self.migration.until == Some(Until::Synced) && !*stop.borrow() =>
+                {
+                    stop.send_replace(true);
+                }
+                heard = self.requests.recv() => match heard {
+                    Some(_) => asked_for = true,
+                    None => return Err(Transient::new(Side::Target, "the control connection was lost").into()),
+                },
+                _ = carry.tick(), if self.cutover.is_none() => {
                     sequences::carry(&self.source, &self.target).await?;
                     self.look_at_source_tables().await?;
                 }
-                _ = tick.tick(), if last_run && !*stop.borrow() && (!synced || reopens) => {
+                now = tick.tick(), if last_run && !*stop.borrow() && (!synced || reopens) => {
                     if !self.is_synced() {
+                        calm_since = None;
                         continue;
                     }
+                    let calm = now.saturating_duration_since(*calm_since.get_or_insert(now));
                     if synced {
-                        self.reopens = self.decodes_anew_soon();
+                        self.reopens = calm >= REOPEN_AFTER && self.decodes_anew_soon();
                         stop.send_replace(self.reopens);
                         continue;
                     }
@@ -258,8 +284,10 @@ impl Attempt<'_> {
                         self.enter(Phase::Syncing).await?;
                     }
                     self.migration.show(Phase::Syncing);
+                    // It may have been asked for while nobody could hear it.
+                    asked_for = true;
                     if self.migration.until == Some(Until::Synced) {
-                        stop.send_replace(true);
+                        self.migration.arrival.arrive();
                     }
                 }
             }

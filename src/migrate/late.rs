@@ -12,7 +12,7 @@ use crate::apply::store::{RelationRow, RelationState};
 use crate::apply::{Tables, TargetSession};
 use crate::error::{Result, Side};
 use crate::pg::{Column, QualifiedName, Relation, RelationId, SourceLsn};
-use crate::source::catalog::{self, Generated, Persistence, Table, TableKind};
+use crate::source::catalog::{self, Generated, Table, TableKind};
 
 use super::attempt::{Attempt, origin, relation_row};
 use super::publications;
@@ -48,15 +48,19 @@ impl Attempt<'_> {
             tables.push(table);
             left.push(row);
         }
-        for row in left.iter_mut().filter(|row| row.state == RelationState::Copying) {
-            session.empty(&row.name).await?;
+        let half = left.iter_mut().zip(&tables).filter(|(row, _)| row.state == RelationState::Copying);
+        for (row, table) in half {
+            // An extension's table is emptied when it is copied, of some rows alone.
+            if table.extension.is_none() {
+                session.empty(&row.name).await?;
+            }
             row.state = RelationState::Waiting;
         }
         self.show_tables().await?;
         let names: Vec<String> = left.iter().map(|row| row.name.to_string()).collect();
         tracing::info!(tables = names.join(", "), "copying tables while the others are followed");
         let snapshot = self.snapshot().await?;
-        self.copy(&snapshot, true).await?.run(tables, left).await?;
+        self.copy(&snapshot.id, snapshot.consistent_point, true).await?.run(tables, left).await?;
         drop(snapshot);
         self.show_tables().await
     }
@@ -111,11 +115,11 @@ impl Attempt<'_> {
 
 /// Whether changes of a table are in the stream where it is published.
 fn followable(table: &Table) -> bool {
-    table.kind == TableKind::Plain && table.persistence == Persistence::Permanent
+    table.kind == TableKind::Plain && table.is_followed()
 }
 
 /// A table as the stream would announce it.
-fn announced(table: &Table) -> Arc<Relation> {
+pub(super) fn announced(table: &Table) -> Arc<Relation> {
     let sent = table.columns.iter().filter(|column| column.generated == Generated::No);
     let columns = sent.map(|column| Column {
         name: column.name.clone(),

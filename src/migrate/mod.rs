@@ -2,13 +2,19 @@
 //!
 //! | module | what it does |
 //! |---|---|
-//! | [`mod@preflight`] | what stands in the way, before anything is made |
-//! | [`attempt`] | one run from the stored phase on; a transient failure leads to the next one |
+//! | [`cluster`], [`mod@choose`] | all databases, and which they are |
+//! | [`mod@preflight`], [`mod@check`] | what stands in the way, before anything is made |
+//! | [`attempt`] | one run of one database from the stored phase on; a transient failure leads to the next one |
+//! | [`creation`] | the database itself, on the target |
+//! | [`filter`] | which tables |
 //! | [`publications`], [`snapshot`] | what is made on the source |
+//! | [`roles`] | roles, ownership, grants, the database's properties |
 //! | [`dump`], [`objects`] | schema, indexes, constraints |
-//! | [`copy`], [`late`], [`sequences`] | rows, and what replication does not carry |
+//! | [`copy`], [`late`], [`sequences`] | rows, and where sequences stand |
+//! | [`uncarried`] | what the stream does not bring |
 //! | [`follow`], [`drift`] | the pipeline, and what goes on beside it |
 //! | [`once`] | the other method: one dump and restore, nothing to follow |
+//! | [`mod@cutover`] | the end of the source's writes, and of the migration |
 //! | [`mod@tail`] | the changes themselves, to look at |
 //! | [`report`], [`mod@remove`], [`leftovers`] | what is shown of a migration that need not run, and its end |
 //!
@@ -16,9 +22,15 @@
 //! phase and go on.
 
 mod attempt;
+mod check;
+mod choose;
+mod cluster;
 mod copy;
+mod creation;
+mod cutover;
 mod drift;
 mod dump;
+mod filter;
 mod follow;
 mod late;
 mod leftovers;
@@ -30,31 +42,35 @@ mod publications;
 mod remove;
 mod report;
 mod retry;
+pub mod roles;
 mod sequences;
 mod snapshot;
 mod tail;
+mod uncarried;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio_postgres::Client;
+use tokio_postgres::{Client, Notification};
 
-use crate::apply::store::Store;
-use crate::config::{Config, Ddl, Method, Until};
+use crate::config::{Config, Contents, Ddl, FenceCommands, Method, Selection, TableFilter, Until};
 use crate::error::{Definite, Exit, Failure, Result, Side};
-use crate::pg::SlotName;
 use crate::status::{MetricsRegistry, StatusHandle};
-use crate::wire::{ConnInfo, Environment, control};
+use crate::wire::{ConnInfo, Environment, control, control_listening};
 
+pub use check::check;
+pub use cluster::Cluster;
+pub use cutover::{CutoverState, CutoverStatus, DoneStep, Step, Wanted, cutover};
 pub use phase::Phase;
 pub use preflight::Report;
-pub use remove::remove;
+pub use remove::{Removed, remove};
 pub use report::status;
 pub use tail::tail;
 
-use preflight::{Finding, PgDump, PreflightInput};
+use cluster::{Arrival, Turn, Turns};
 
 /// The `application_name` of the connection that streams.
 const STREAM_NAME: &str = "walferry stream";
@@ -62,21 +78,37 @@ const STREAM_NAME: &str = "walferry stream";
 /// The two sides, and which migration between them is meant.
 #[derive(Debug, Clone)]
 pub struct Sides {
-    /// The source.
+    /// The source; as given, its database is the one to connect to first.
     pub source: ConnInfo,
-    /// The target.
+    /// The target; as given, its database is the one to connect to first.
     pub target: ConnInfo,
     /// The migration's name.
     pub name: String,
+    /// Roles of the source that are left out.
+    pub ignored_roles: Vec<String>,
 }
 
-/// A migration to run.
-#[derive(Debug, Clone)]
-pub struct Migration {
-    /// Between what.
+/// One database of a migration, to run.
+#[derive(Debug)]
+pub(crate) struct Migration {
+    /// Between what: this database, on both sides.
     pub sides: Sides,
     /// How it is to be moved; `None`: by replication where that is possible.
     pub method: Option<Method>,
+    /// The target, by the database that is connected to first.
+    entrance: ConnInfo,
+    /// The target has the database.
+    on_target: bool,
+    /// Whether it is made there otherwise.
+    creates_databases: bool,
+    /// What was chosen, to be remembered.
+    selection: Selection,
+    /// The tables that are moved.
+    filter: TableFilter,
+    /// Who may copy.
+    turns: Turns,
+    /// Whether it is where [`Migration::until`] wants it.
+    arrival: Arc<Arrival>,
     /// Tables and indexes at the same time.
     pub jobs: usize,
     /// How long a durable position waits before it is confirmed.
@@ -89,8 +121,14 @@ pub struct Migration {
     pub until: Option<Until>,
     /// What to do about a column that the source added.
     pub ddl: Ddl,
+    /// Where passwords go that had to be made.
+    pub passwords_file: PathBuf,
+    /// What is moved, and how.
+    pub contents: Contents,
     /// Up to so many bytes behind, it counts as synced.
     pub lag_bytes_max: u64,
+    /// What puts up, and takes down, a fence of kind `command`.
+    pub fence_commands: Option<FenceCommands>,
     /// Where it is shown.
     pub status: StatusHandle,
     /// Where it is counted.
@@ -109,6 +147,7 @@ impl Sides {
             source: parse(config.source()?.expose(), Side::Source)?,
             target: parse(config.target()?.expose(), Side::Target)?,
             name: config.name.as_str().to_owned(),
+            ignored_roles: config.ignored_roles.clone(),
         })
     }
 
@@ -120,8 +159,27 @@ impl Sides {
         parse(config.source()?.expose(), Side::Source)
     }
 
+    /// Those of one database, which has the same name on both.
+    #[must_use]
+    pub fn database(&self, name: &str) -> Self {
+        let (source, target) = (self.source.with_dbname(name), self.target.with_dbname(name));
+        Self { source, target, ..self.clone() }
+    }
+
+    /// A session on the source that may write though the database is fenced: what was made there can be dropped.
     async fn source_client(&self) -> Result<Client> {
-        control(&self.source, "walferry").await.map_err(|error| error.into_failure(Side::Source))
+        let client =
+            control(&self.source, "walferry").await.map_err(|error| error.into_failure(Side::Source))?;
+        let writable = client.batch_execute("SET default_transaction_read_only = off").await;
+        let refused = |error| crate::source::Error::new("a session that may write", error);
+        writable.map_err(|error| refused(error).into_failure(Side::Source))?;
+        Ok(client)
+    }
+
+    /// A session on the target that can hear of requests.
+    async fn listening_client(&self) -> Result<(Client, mpsc::Receiver<Notification>)> {
+        let connected = control_listening(&self.target, "walferry").await;
+        connected.map_err(|error| error.into_failure(Side::Target))
     }
 
     async fn target_client(&self) -> Result<Client> {
@@ -130,39 +188,18 @@ impl Sides {
 }
 
 impl Migration {
-    /// A migration as configured.
-    ///
-    /// # Errors
-    /// A usage error when a connection string is missing or wrong.
-    pub fn new(
-        config: &Config,
-        status: StatusHandle,
-        metrics: MetricsRegistry,
-        stop: watch::Receiver<bool>,
-    ) -> Result<Self, Definite> {
-        Ok(Self {
-            sides: Sides::new(config)?,
-            method: config.method,
-            jobs: config.jobs,
-            confirm_delay: config.confirm_delay,
-            spill_dir: config.spill_dir.clone(),
-            spill_bytes_max: config.spill_bytes_max,
-            until: config.until,
-            ddl: config.ddl,
-            lag_bytes_max: config.lag_bytes_max,
-            status,
-            metrics,
-            stop,
-        })
+    async fn run(&self, turn: Option<Turn>) -> Result<Exit> {
+        retry::run(self, turn).await
     }
+}
 
-    /// Does the whole job and then keeps syncing, until told to stop; run again, it goes on.
-    ///
-    /// # Errors
-    /// What ended it: it is recorded on the target too, where that can be reached.
-    pub async fn run(&self) -> Result<Exit> {
-        retry::run(self).await
-    }
+/// In the user's home, or where there is none (an account that only runs services), where large files go.
+fn passwords_file(config: &Config, environment: &Environment) -> PathBuf {
+    let home = environment.get("HOME").map(PathBuf::from).filter(|home| home.is_dir());
+    let beside = || {
+        home.unwrap_or_else(|| "/var/tmp".into()).join(format!("walferry-passwords-{}.jsonl", config.name))
+    };
+    config.passwords_file.clone().unwrap_or_else(beside)
 }
 
 fn parse(text: &str, side: Side) -> Result<ConnInfo, Definite> {
@@ -170,54 +207,13 @@ fn parse(text: &str, side: Side) -> Result<ConnInfo, Definite> {
         .map_err(|error| Definite::usage(format!("the {side}'s connection string is wrong: {error}")))
 }
 
-/// Looks at both sides and changes nothing.
-///
-/// # Errors
-/// A usage error when a connection string is missing or wrong. What cannot be reached is a finding.
-pub async fn check(sides: &Sides, method: Option<Method>) -> Result<Report> {
-    let (source, target) = tokio::join!(sides.source_client(), sides.target_client());
-    let (source, target) = match (source, target) {
-        (Ok(source), Ok(target)) => (source, target),
-        (source, target) => {
-            let mut report = Report::default();
-            for (side, client) in [(Side::Source, source), (Side::Target, target)] {
-                if let Err(failure) = client {
-                    report.findings.push(Finding::unreachable(side, &failure));
-                }
-            }
-            return Ok(report);
-        }
-    };
-    preflight(sides, method, &source, &target).await
+fn source_failed(error: crate::source::Error) -> Failure {
+    error.into_failure(Side::Source)
 }
 
-async fn preflight(
-    sides: &Sides,
-    method: Option<Method>,
-    source: &Client,
-    target: &Client,
-) -> Result<Report> {
-    let store = Store::new(target, &sides.name);
-    let row = if store.exists().await? { store.migration().await? } else { None };
-    let input = PreflightInput {
-        databases: vec![sides.source.dbname().to_owned()],
-        slots: row.iter().map(|row| row.slot.clone()).collect::<Vec<SlotName>>(),
-        application_name: STREAM_NAME.to_owned(),
-        resuming: row.is_some(),
-        // What was begun stays as it is.
-        method: row.map_or(method, |row| Some(row.method)),
-        pg_dump: pg_dump_found(source).await,
-        ..PreflightInput::default()
-    };
-    Ok(preflight::run(source, target, &input).await)
-}
-
-async fn pg_dump_found(source: &Client) -> PgDump {
-    let Ok(version) = crate::source::catalog::server_version(source).await else { return PgDump::NotLooked };
-    match dump::ClientTools::find(version).await {
-        Ok(tools) => PgDump::Found(crate::pg::ServerVersion::new(tools.major * 10_000)),
-        Err(_) => PgDump::Missing,
-    }
+/// Completes when `signal` is true, or when nobody can make it true any more.
+async fn told(signal: &mut watch::Receiver<bool>) {
+    let _ = signal.wait_for(|told| *told).await;
 }
 
 /// Waits for all tasks; the first failure aborts the others.

@@ -1,10 +1,12 @@
 //! What is made on the target besides rows: the schema before the copy, indexes and constraints after it.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::task::JoinSet;
 use tokio_postgres::Client;
+use tracing::Instrument;
 
 use crate::apply::store::Store;
 use crate::error::{Definite, Failure, Result, Side};
@@ -66,10 +68,20 @@ impl PostData<'_> {
     /// # Errors
     /// When the target refuses a statement; what was made before stays made, and is not made again.
     pub async fn make(&self, wave: Wave) -> Result<()> {
+        self.make_but(wave, &HashSet::new()).await
+    }
+
+    /// The same without the entries of these keys.
+    ///
+    /// # Errors
+    /// As [`PostData::make`].
+    pub async fn make_but(&self, wave: Wave, left_out: &HashSet<String>) -> Result<()> {
         let row = Store::new(self.control, self.migration).migration().await?;
         let made = row.map(|row| row.post_data).unwrap_or_default();
         let entries = self.archive.post_data().await?.into_iter();
-        let entries = entries.filter(|(of, entry)| *of == wave && !made.contains(&entry.key));
+        let entries = entries.filter(|(of, entry)| {
+            *of == wave && !made.contains(&entry.key) && !left_out.contains(&entry.key)
+        });
         let mut entries: Vec<Entry> = entries.map(|(_, entry)| entry).collect();
         if wave == Wave::Indexes {
             // So that no job is left alone with the largest at the end.
@@ -89,7 +101,7 @@ impl PostData<'_> {
         let mut work = JoinSet::new();
         for _ in 0..jobs {
             let wanted = Arc::clone(&wanted);
-            work.spawn(async move { wanted.make().await });
+            work.spawn(async move { wanted.make().await }.in_current_span());
         }
         joined(work).await
     }
@@ -117,33 +129,6 @@ impl Wanted {
         }
         tracing::debug!(object = entry.what, "made");
         Ok(())
-    }
-}
-
-/// Fills the materialised views, each after those that it reads.
-///
-/// # Errors
-/// When one cannot be filled whatever the order.
-pub async fn refresh_materialized_views(target: &Client) -> Result<()> {
-    loop {
-        let sql = "SELECT schemaname::text, matviewname::text FROM pg_matviews WHERE NOT ispopulated";
-        let empty = target.query(sql, &[]).await.map_err(|error| failure("the materialised views", error))?;
-        let mut refreshed = 0;
-        let mut refusal = None;
-        for row in &empty {
-            let refresh =
-                Sql::new("REFRESH MATERIALIZED VIEW ").ident(row.get(0)).text(".").ident(row.get(1));
-            match target.batch_execute(refresh.as_str()).await {
-                Ok(()) => refreshed += 1,
-                Err(error) => refusal = Some(failure("a materialised view's rows", error)),
-            }
-        }
-        match refusal {
-            None => return Ok(()),
-            Some(failure) if refreshed == 0 => return Err(failure),
-            // One that reads another was tried too early.
-            Some(_) => {}
-        }
     }
 }
 

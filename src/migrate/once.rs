@@ -31,8 +31,10 @@ use crate::wire::{ConnInfo, Session, SessionOptions};
 use super::attempt::{Attempt, Ended, gone, relation_row};
 use super::copy::Copy;
 use super::dump::{Archive, Wave};
+use super::filter::moved;
 use super::preflight::listed;
-use super::{Migration, Phase, Sides, joined, objects};
+use super::uncarried::with_extensions;
+use super::{Migration, Phase, joined, objects};
 
 /// A snapshot of the source, exported, with all its tables locked against being emptied, rewritten or dropped.
 struct Exported {
@@ -59,10 +61,10 @@ struct Counting {
 }
 
 impl Migration {
-    /// Whether it is one of this method that is over; then that is said and shown.
-    pub(super) fn moved_once_already(&self, row: &MigrationRow) -> bool {
-        if row.method != Method::PgDump || row.phase != Phase::Done.as_str() {
-            return false;
+    /// Says of one that is done, and of this method, what that means.
+    pub(super) fn show_moved_once(&self, row: &MigrationRow) {
+        if row.method != Method::PgDump {
+            return;
         }
         tracing::warn!("done before: {NOT_CARRIED}");
         self.status.update_database(&row.dbname, |database| {
@@ -71,7 +73,6 @@ impl Migration {
             database.started_at = row.started_at;
             database.clear_error();
         });
-        true
     }
 }
 
@@ -101,10 +102,10 @@ impl Attempt<'_> {
 
     async fn dump_and_restore(&mut self) -> Result<()> {
         let written = written(&self.source).await?;
+        self.carry_roles().await?;
         let (archive, taken_at) = if self.phase == Phase::Indexing {
             tracing::info!("all rows are there; the rest of the schema is made as the source has it now");
-            let archive = self.tools().await?.dump(&self.migration.sides.source, None).await?;
-            (Arc::new(archive), None)
+            (self.archive(None).await?, None)
         } else {
             let (archive, taken_at) = self.dump_rows().await?;
             self.enter(Phase::Indexing).await?;
@@ -113,7 +114,8 @@ impl Attempt<'_> {
         self.migration.show(Phase::Indexing);
         self.show_tables().await?;
         self.index(&archive).await?;
-        self.post_data(&archive).make(Wave::ForeignKeys).await?;
+        let left_out = self.left_out().await?;
+        self.post_data(&archive).make_but(Wave::ForeignKeys, &left_out).await?;
         self.enter(Phase::Done).await?;
         if let Some(taken_at) = taken_at {
             self.tell_of_changes(&written, &taken_at).await;
@@ -122,11 +124,16 @@ impl Attempt<'_> {
         Ok(())
     }
 
+    async fn archive(&self, snapshot: Option<&str>) -> Result<Arc<Archive>> {
+        let dumped = self.tools().await?.dump(&self.migration.sides.source, snapshot).await?;
+        Ok(Arc::new(dumped.without(&self.migration.contents.excluded_extensions)))
+    }
+
     /// Schema and rows of one snapshot. Gives the archive of its schema, and when that was.
     async fn dump_rows(&mut self) -> Result<(Arc<Archive>, String)> {
         self.migration.show(self.phase);
         let sides = &self.migration.sides;
-        let snapshot = Exported::open(sides).await?;
+        let snapshot = Exported::open(self.migration).await?;
         let taken_at = snapshot.taken_at.clone();
         let tables = snapshot.tables.len();
         tracing::info!(
@@ -134,7 +141,7 @@ impl Attempt<'_> {
             tables,
             "snapshot taken; until it ends, the source's TRUNCATE, DROP and ALTER TABLE wait"
         );
-        let archive = Arc::new(self.tools().await?.dump(&sides.source, Some(&snapshot.id)).await?);
+        let archive = self.archive(Some(&snapshot.id)).await?;
         if self.phase == Phase::Schema {
             objects::make_schema(&sides.target, &self.row.name, &archive).await?;
             self.phase = Phase::Copying;
@@ -145,9 +152,10 @@ impl Attempt<'_> {
         self.refuse_another_shape(&snapshot.tables).await?;
         let rows = self.start_over(&snapshot.tables).await?;
         // No stream follows, so no position of it matters.
-        let copy = self.copy_on(&snapshot.id, SourceLsn::ZERO, false).await?;
+        let copy = self.copy(&snapshot.id, SourceLsn::ZERO, false).await?;
         copy.run(snapshot.tables.clone(), rows).await?;
-        self.prove(&copy).await?;
+        self.carry_large_objects(&snapshot.id).await?;
+        self.prove_rows(&copy, &snapshot.tables).await?;
         snapshot.end().await?;
         Ok((archive, taken_at))
     }
@@ -174,7 +182,7 @@ impl Attempt<'_> {
         let found = catalog::target_tables(&self.target).await;
         let found = found.map_err(|error| error.into_failure(Side::Target))?;
         let found: HashMap<_, _> = found.iter().map(|table| (&table.name, table)).collect();
-        for table in tables {
+        for table in tables.iter().filter(|table| table.extension.is_none()) {
             let there = found.get(&table.name);
             let same = there.is_some_and(|there| {
                 let columns = there.columns.iter().map(|column| shape(&column.column));
@@ -196,8 +204,10 @@ impl Attempt<'_> {
     }
 
     /// Compares the rows of every table on the snapshot with the target's, by number.
-    async fn prove(&self, copy: &Copy) -> Result<()> {
-        let rows = self.store().relations().await?;
+    async fn prove_rows(&self, copy: &Copy, tables: &[Table]) -> Result<()> {
+        let mut rows = self.store().relations().await?;
+        // Beside its users' rows, an extension has its own in its tables: other ones in another version.
+        rows.retain(|row| tables.iter().any(|table| table.name == row.name && table.extension.is_none()));
         let names: Arc<Vec<_>> = Arc::new(rows.iter().map(|row| row.name.clone()).collect());
         let counting = |side| Counting {
             side,
@@ -230,9 +240,12 @@ impl Attempt<'_> {
 
     /// Names the tables that were written to meanwhile, as far as the source's statistics tell. It is help, no proof.
     async fn tell_of_changes(&self, before: &HashMap<QualifiedName, i64>, taken_at: &str) {
-        let Ok(after) = written(&self.source).await else { return };
+        let (Ok(after), Ok(moved)) = (written(&self.source).await, self.store().relations().await) else {
+            return;
+        };
         let mut changed: Vec<String> = after
             .iter()
+            .filter(|(name, _)| moved.iter().any(|row| row.name == **name))
             .filter(|(name, count)| before.get(*name) != Some(*count))
             .map(|(name, _)| name.to_string())
             .collect();
@@ -248,10 +261,10 @@ impl Attempt<'_> {
 
 impl Exported {
     /// Locks, then looks: in this isolation level the first question fixes what is seen.
-    async fn open(sides: &Sides) -> Result<Self> {
+    async fn open(migration: &Migration) -> Result<Self> {
         for _ in 0..TABLES_LOCK_TRIES_MAX {
-            let client = sides.source_client().await?;
-            let before = leaves(&client).await?;
+            let client = migration.sides.source_client().await?;
+            let before = leaves(&client, migration).await?;
             let timeout = TABLES_LOCK_TIMEOUT.as_millis().try_into().unwrap_or(i64::MAX);
             let begin =
                 Sql::new("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL lock_timeout = ")
@@ -269,7 +282,7 @@ impl Exported {
             let taken = client.query_one("SELECT pg_export_snapshot(), clock_timestamp()::text", &[]).await;
             let taken = taken.map_err(refused)?;
             let (id, taken_at) = (taken.get(0), taken.get(1));
-            let tables = leaves(&client).await?;
+            let tables = leaves(&client, migration).await?;
             let locked = |table: &Table| before.iter().any(|known| known.oid == table.oid);
             if tables.iter().all(locked) {
                 return Ok(Self { client, id, taken_at, tables });
@@ -324,9 +337,14 @@ impl Counting {
 
 const NOT_CARRIED: &str = "changes made on the source after its start are NOT carried";
 
-async fn leaves(client: &Client) -> Result<Vec<Table>> {
+/// The tables to be moved that have rows of their own.
+async fn leaves(client: &Client, migration: &Migration) -> Result<Vec<Table>> {
     let tables = catalog::tables(client).await.map_err(|error| error.into_failure(Side::Source))?;
-    Ok(tables.into_iter().filter(|table| table.kind == TableKind::Plain).collect())
+    let tables = with_extensions(tables, &migration.contents);
+    Ok(moved(&tables, &migration.filter, migration.sides.source.dbname())
+        .into_iter()
+        .filter(|table| table.kind == TableKind::Plain)
+        .collect())
 }
 
 /// How often rows of each table were written, as the source counts them.

@@ -33,6 +33,11 @@ pub fn may_become(from: Phase, to: Phase) -> bool {
     }
 }
 
+/// Whether rows are still to be copied, or what comes right after them.
+pub const fn copies(phase: Phase) -> bool {
+    matches!(phase, Phase::Schema | Phase::Copying | Phase::Indexing)
+}
+
 /// Whether `remove` leaves nothing half copied behind.
 pub const fn safe_to_remove(phase: Phase) -> bool {
     matches!(phase, Phase::Syncing | Phase::Done)

@@ -6,8 +6,8 @@
 //! reject its own UPDATE and DELETE. So FOR ALL TABLES is never used.
 //!
 //! A partitioned table is published by its root, so that a partition made later is published too (its changes then
-//! stop the stream with a definite error, rather than being missed), unless one of its partitions has no identity, or
-//! the source is older than 13: then its leaves are published, and the log tells of one that is made later.
+//! stop the stream with a definite error, rather than being missed), unless one of its partitions has no identity or is
+//! skipped, or the source is older than 13: then its leaves are published, and the log tells of one that is made later.
 
 use std::collections::HashSet;
 
@@ -15,7 +15,7 @@ use tokio_postgres::Client;
 
 use crate::error::{Definite, Result, Side};
 use crate::pg::{QualifiedName, Sql};
-use crate::source::catalog::{Persistence, Table, TableKind};
+use crate::source::catalog::{Table, TableKind};
 use crate::source::{self, Dialect};
 
 /// What goes into which publication.
@@ -30,17 +30,19 @@ pub struct Publications {
 }
 
 impl Publications {
-    /// Sorts the source's tables.
+    /// Sorts the source's tables. A partitioned one that is not among them is published by its leaves.
     pub fn of(tables: &[Table], dialect: Dialect) -> Self {
         let mut publications = Self { identified: Vec::new(), inserts_only: Vec::new(), dialect };
-        let logged = || tables.iter().filter(|table| table.persistence == Persistence::Permanent);
+        let logged = || tables.iter().filter(|table| table.is_followed());
         let leaves_of = |root: &QualifiedName| {
             let root = root.clone();
             logged().filter(move |t| t.kind == TableKind::Plain && t.partition_of.as_ref() == Some(&root))
         };
         for table in logged() {
             let whole_root = |root: &QualifiedName| {
-                dialect.publishes_partitioned_tables() && leaves_of(root).all(Table::has_identity)
+                dialect.publishes_partitioned_tables()
+                    && tables.iter().any(|table| table.name == *root)
+                    && leaves_of(root).all(Table::has_identity)
             };
             match (&table.partition_of, table.kind) {
                 (None, TableKind::Partitioned) if whole_root(&table.name) => {

@@ -1,31 +1,91 @@
 //! A migration's status as its tables tell it: also when no engine runs.
 
+use tokio_postgres::Client;
+
 use crate::apply::store::{MigrationRow, RelationState, Store};
+use crate::config::Selection;
 use crate::error::{Definite, Result, Side};
 use crate::source::catalog;
 use crate::status::{DatabaseStatus, Method, SlotStatus, StatusSnapshot, TableState, TableStatus};
 
-use super::{Phase, Sides, unknown_phase};
+use super::choose::{Looked, look, remembered, selected};
+use super::{Phase, Sides, cutover, source_failed, unknown_phase};
 
-/// What is known of the migration. The source need not be reachable: then its side is left out.
+/// What is known of the migration: of the databases in `only`, or of all where there are none. The source need not be
+/// reachable: then its side is left out, and what is not begun, too.
 ///
 /// # Errors
 /// When the target cannot be reached, or knows of no such migration.
-pub async fn status(sides: &Sides) -> Result<StatusSnapshot> {
-    let client = sides.target_client().await?;
-    let store = Store::new(&client, &sides.name);
-    let row = if store.exists().await? { store.migration().await? } else { None };
-    let row = row.ok_or_else(|| {
-        Definite::new(format!("no migration {:?} has been begun on this target", sides.name))
-            .hint("`walferry migrate` begins one")
-    })?;
-    let mut database = database(&store, &row).await?;
-    if row.method == Method::Replication
-        && let Err(failure) = ask(sides, &row, &mut database).await
+pub async fn status(sides: &Sides, only: &[String]) -> Result<StatusSnapshot> {
+    let target = sides.target_client().await?;
+    let looked = look(sides, &target).await?;
+    let mut rows: Vec<(&str, &MigrationRow)> = Vec::new();
+    for Looked { name, begun } in
+        looked.iter().filter(|looked| only.is_empty() || only.contains(&looked.name))
     {
+        let row = begun.as_ref().map_err(Clone::clone)?;
+        rows.extend(row.as_ref().map(|row| (name.as_str(), row)));
+    }
+    if rows.is_empty() {
+        return Err(Definite::new(format!("no migration {:?} has been begun on this target", sides.name))
+            .hint("`walferry migrate` begins one")
+            .into());
+    }
+    let mut snapshot = StatusSnapshot::new(&sides.name);
+    for (name, row) in &rows {
+        let client = sides.database(name).target_client().await?;
+        snapshot.databases.push(database(&Store::new(&client, &sides.name), row).await?);
+    }
+    if let Err(failure) = add_source(sides, &rows, only, &mut snapshot).await {
         tracing::warn!(%failure, "the source cannot be asked");
     }
-    Ok(StatusSnapshot { migration: sides.name.clone(), databases: vec![database] })
+    Ok(snapshot)
+}
+
+/// What the source says, and the databases that wait for their turn.
+async fn add_source(
+    sides: &Sides,
+    rows: &[(&str, &MigrationRow)],
+    only: &[String],
+    snapshot: &mut StatusSnapshot,
+) -> Result<()> {
+    // Of a dump the source knows nothing, and when all are dumps, it may be gone.
+    if only.len() == rows.len() && rows.iter().all(|(_, row)| row.method == Method::PgDump) {
+        return Ok(());
+    }
+    let client = sides.source_client().await?;
+    for ((_, row), database) in rows.iter().zip(&mut snapshot.databases) {
+        if row.method == Method::Replication {
+            ask(&client, row, database).await?;
+        }
+    }
+    if only.is_empty() {
+        let selection = remembered(&Selection::default(), rows);
+        let on_source = catalog::all_databases(&client).await.map_err(source_failed)?;
+        for name in selected(sides, &on_source, &selection, rows).await? {
+            snapshot.database_mut(&name);
+        }
+        snapshot.databases.sort_by(|a, b| a.dbname.cmp(&b.dbname));
+    }
+    Ok(())
+}
+
+/// What the migration has made, or changed, on the source.
+///
+/// # Errors
+/// When the target does not answer.
+pub(super) async fn objects_on_source(store: &Store<'_>, row: &MigrationRow) -> Result<Vec<String>> {
+    if row.method == Method::PgDump {
+        return Ok(Vec::new());
+    }
+    let mut objects = vec![format!("replication slot {}", row.slot)];
+    objects.extend(row.publications.iter().map(|name| format!("publication {name}")));
+    let identities = store.identities().await?;
+    objects
+        .extend(identities.iter().map(|changed| format!("REPLICA IDENTITY FULL of table {}", changed.name)));
+    let fence = cutover::left_fence(store).await?;
+    objects.extend(fence.and_then(|fence| cutover::left_on_source(&row.dbname, &fence)));
+    Ok(objects)
 }
 
 async fn database(store: &Store<'_>, row: &MigrationRow) -> Result<DatabaseStatus> {
@@ -39,10 +99,7 @@ async fn database(store: &Store<'_>, row: &MigrationRow) -> Result<DatabaseStatu
     if let Some((end, _)) = store.progress().await? {
         (database.applied, database.durable) = (Some(end.position()), Some(end.position()));
     }
-    if row.method == Method::Replication {
-        database.objects_on_source = vec![format!("replication slot {}", row.slot)];
-        database.objects_on_source.extend(row.publications.iter().map(|name| format!("publication {name}")));
-    }
+    database.objects_on_source = objects_on_source(store, row).await?;
     for relation in store.relations().await? {
         database.tables.push(TableStatus {
             state: match relation.state {
@@ -60,11 +117,10 @@ async fn database(store: &Store<'_>, row: &MigrationRow) -> Result<DatabaseStatu
     Ok(database)
 }
 
-async fn ask(sides: &Sides, row: &MigrationRow, database: &mut DatabaseStatus) -> Result<()> {
-    let client = sides.source_client().await?;
-    let wal = catalog::current_wal(&client).await.map_err(|error| error.into_failure(Side::Source))?;
+async fn ask(client: &Client, row: &MigrationRow, database: &mut DatabaseStatus) -> Result<()> {
+    let wal = catalog::current_wal(client).await.map_err(|error| error.into_failure(Side::Source))?;
     let slot =
-        catalog::slot(&client, row.slot.as_str()).await.map_err(|error| error.into_failure(Side::Source))?;
+        catalog::slot(client, row.slot.as_str()).await.map_err(|error| error.into_failure(Side::Source))?;
     database.source_wal = Some(wal);
     database.lag_bytes = database.applied.map(|applied| wal.bytes_since(applied));
     database.confirmed = slot.as_ref().and_then(|slot| slot.confirmed_flush_lsn);

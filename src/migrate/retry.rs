@@ -14,7 +14,9 @@ use crate::engine::{Clocks, Monitor};
 use crate::error::{Exit, Failure, Result};
 use crate::limits::{RETRY_FOR, RETRY_FOR_AT_START, RETRY_PAUSE_MAX, RETRY_PAUSE_MIN, STEADY_AFTER};
 
-use super::attempt::Ended;
+use super::attempt::{Chosen, Ended};
+use super::cluster::Turn;
+use super::cutover::Cutover;
 use super::{Migration, Phase};
 
 /// What one attempt leaves to the next.
@@ -30,15 +32,23 @@ pub(super) struct Context {
     pub locked: bool,
     /// The server's process of the last session that applied.
     pub apply_process: Option<i32>,
+    /// The right to copy, from before the slot is made until everything is copied.
+    pub turn: Option<Turn>,
+    /// The target's database was made.
+    pub database_made: bool,
+    /// What the checks, passed a moment ago, have found to be the method.
+    pub passed: Option<Chosen>,
     /// Transactions in progress could not be kept here: from now on the source keeps them.
     pub spill_failed: bool,
+    /// A cutover that an attempt did not get to its end: that is still to be recorded, or its fence to be taken down.
+    pub cutover: Option<Cutover>,
 }
 
 /// Attempts, until one ends as it should or nothing helps any more.
-pub(super) async fn run(migration: &Migration) -> Result<Exit> {
+pub(super) async fn run(migration: &Migration, turn: Option<Turn>) -> Result<Exit> {
     let dbname = migration.sides.source.dbname();
     let metrics = migration.metrics.database(dbname);
-    let mut context = Context::default();
+    let mut context = Context { turn, ..Context::default() };
     let mut pause = RETRY_PAUSE_MIN;
     let mut applied = None;
     let mut fruitless_since = Instant::now();
@@ -47,7 +57,11 @@ pub(super) async fn run(migration: &Migration) -> Result<Exit> {
         let began = Instant::now();
         let failure = match migration.attempt(&mut context).await {
             Ok(Ended::Stopped) => return Ok(ended(migration, &context, Phase::Stopped, "").await),
-            Ok(Ended::Done) => return Ok(Exit::Fine),
+            Ok(Ended::Done) => {
+                migration.status.update_database(dbname, |database| database.phase = Phase::Done);
+                tracing::info!("the migration is done; `walferry remove` drops what it left");
+                return Ok(Exit::Fine);
+            }
             Ok(Ended::CheckFailed) => return Ok(Exit::Check),
             Err(failure) => failure,
         };
@@ -69,9 +83,17 @@ pub(super) async fn run(migration: &Migration) -> Result<Exit> {
         metrics.reconnect(transient.side);
         tracing::warn!(side = %transient.side, cause = transient.cause, detail = transient.detail, "trying again");
         let mut stop = migration.stop.clone();
-        tokio::select! {
-            () = tokio::time::sleep(jittered(pause)) => {}
-            _ = stop.wait_for(|stop| *stop) => return Ok(ended(migration, &context, Phase::Stopped, "").await),
+        let stopped = tokio::select! {
+            () = tokio::time::sleep(jittered(pause)) => false,
+            _ = stop.wait_for(|stop| *stop) => true,
+        };
+        if stopped {
+            // Whoever stops it has to know that the source cannot be written to.
+            if context.cutover.as_ref().is_some_and(Cutover::is_fenced) {
+                ended(migration, &context, Phase::Failed, &failure.to_string()).await;
+                return Err(failure);
+            }
+            return Ok(ended(migration, &context, Phase::Stopped, "").await);
         }
         pause = (pause * 2).min(RETRY_PAUSE_MAX);
     }
@@ -95,6 +117,6 @@ async fn ended(migration: &Migration, context: &Context, phase: Phase, error: &s
 }
 
 /// Between half and all of `pause`.
-fn jittered(pause: Duration) -> Duration {
+pub(super) fn jittered(pause: Duration) -> Duration {
     pause.mul_f64(rand::rng().random_range(0.5..=1.0))
 }

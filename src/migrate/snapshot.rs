@@ -11,7 +11,7 @@ use crate::limits::{ENGINE_LOCK_POLL, ENGINE_LOCK_WAIT, SLOT_LOCK_TIMEOUT, SLOT_
 use crate::pg::{SlotName, SourceLsn};
 use crate::source::replication::{CreatedSlot, ReplicationSession};
 use crate::source::{self, catalog};
-use crate::wire::ConnInfo;
+use crate::wire::{ConnInfo, control};
 
 /// An exported snapshot. It lives as long as this does.
 #[derive(Debug)]
@@ -64,6 +64,29 @@ pub async fn create(
         .detail(waited_for)
         .hint("end them (COMMIT, ROLLBACK, or SELECT pg_terminate_backend(pid)), then run `walferry migrate` again")
         .into())
+}
+
+/// A snapshot without a slot, for what is not in the stream: nobody is waited for. It lives as long as this does.
+#[derive(Debug)]
+pub struct Exported {
+    /// What SET TRANSACTION SNAPSHOT takes.
+    pub id: String,
+    /// Its transaction stays open.
+    _client: Client,
+}
+
+/// Exports such a snapshot.
+///
+/// # Errors
+/// When the source cannot be reached, or does not answer.
+pub async fn export(info: &ConnInfo) -> Result<Exported> {
+    let connected = control(info, "walferry snapshot").await;
+    let client = connected.map_err(|error| error.into_failure(Side::Source))?;
+    let begin = client.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await;
+    let failed = |error| source::Error::new("a snapshot", error).into_failure(Side::Source);
+    begin.map_err(failed)?;
+    let row = client.query_one("SELECT pg_export_snapshot()", &[]).await.map_err(failed)?;
+    Ok(Exported { id: row.get(0), _client: client })
 }
 
 /// Drops a slot that nobody uses; says whether there was one.

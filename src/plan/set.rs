@@ -16,7 +16,7 @@ use super::net::{DoesNotFollow, Net, Row};
 use super::statements::{self, Match};
 use super::table::{Carried, Shape, Write, names};
 use super::{Input, Kind, PlanError, Reason, Statement, Step};
-use crate::limits::{COPY_ROWS_MIN, SET_ROW_BYTES_MAX, UPDATE_FORMS_MAX};
+use crate::limits::{COPY_ROWS_MIN, SET_ROW_BYTES_MAX, SORT_ROWS_MIN, UPDATE_FORMS_MAX};
 use crate::pg::{CommitLsn, ReplicaIdentity};
 use crate::proto::{OldTuple, Tuple, TupleValue};
 
@@ -147,14 +147,25 @@ impl Shape {
             }
         }
         if !deleted.is_empty() {
+            self.sort(&mut deleted);
             let statement = self.delete_set();
             steps.push(self.by_arrays(Kind::Delete, statement, &[], &deleted));
         }
-        for (given, tuples) in &updated {
+        for (given, tuples) in &mut updated {
+            self.sort(tuples);
             let statement = self.update_set(given);
             steps.push(self.by_arrays(Kind::Update, statement, given, tuples));
         }
         self.push_inserts(&inserted, steps)
+    }
+
+    /// Orders many rows as their index most likely does, so that neighbours on a page come one after the other. Numbers
+    /// of any length are so, and texts of one length. A unique value that goes from row to row may find its new row first
+    /// then: that fails, and goes on in the source's order.
+    fn sort(&self, tuples: &mut [&Tuple]) {
+        if tuples.len() >= SORT_ROWS_MIN {
+            tuples.sort_by_cached_key(|tuple| self.key_of(tuple).map(|key| (key.len(), key)));
+        }
     }
 
     /// Puts an update to those that give the same columns.
@@ -271,10 +282,12 @@ impl Shape {
         given.iter().copied().chain(self.key.iter().map(|(index, _)| *index))
     }
 
-    /// Whether a row is known by a key that the source keeps unique and sends with each change. With REPLICA IDENTITY
-    /// FULL the target's own key finds the row, but nothing says that it is unique on the source.
+    /// Whether a row is known by a key that both sides keep unique and that comes with each change. With REPLICA IDENTITY
+    /// FULL the target's own key finds the row, but nothing says that it is unique on the source. Where it is not unique on
+    /// the target, one key too many and one too few would make the right number of rows.
     fn merges(&self) -> Result<(), Reason> {
-        if self.key.is_empty() || self.relation.identity == ReplicaIdentity::Full {
+        if self.key.is_empty() || self.relation.identity == ReplicaIdentity::Full || !self.unique_on_target()
+        {
             return Err(Reason::Identity);
         }
         let compared = self.key.iter().all(|(_, by)| matches!(by, Match::Equal { .. }));
@@ -282,6 +295,12 @@ impl Shape {
             return Err(Reason::Values);
         }
         Ok(())
+    }
+
+    fn unique_on_target(&self) -> bool {
+        let in_key =
+            |name: &str| self.key.iter().any(|(index, _)| self.relation.columns[*index].name == name);
+        !self.table.key.is_empty() && self.table.key.iter().all(|column| in_key(column))
     }
 
     fn updates_merge(&self) -> Result<(), Reason> {

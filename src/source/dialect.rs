@@ -74,6 +74,30 @@ impl Dialect {
         }
     }
 
+    /// `pg_roles`: whether the current user may SET ROLE to it, which a membership may leave out (16).
+    pub(super) const fn assumable(self) -> &'static str {
+        if self.0.major() >= 16 { "pg_has_role(oid, 'SET')" } else { "pg_has_role(oid, 'MEMBER')" }
+    }
+
+    /// `pg_auth_members m`, grouped: what memberships give (16).
+    pub(super) const fn membership_options(self) -> &'static str {
+        if self.0.major() >= 16 {
+            "bool_or(m.inherit_option) AS inherit, bool_or(m.set_option) AS set"
+        } else {
+            "NULL::bool AS inherit, NULL::bool AS set"
+        }
+    }
+
+    /// GRANT of a role to oneself, its privileges included: who made it has the right to grant it and no more (16).
+    pub const fn self_grant(self) -> &'static str {
+        if self.0.major() >= 16 { " WITH INHERIT TRUE, SET TRUE" } else { "" }
+    }
+
+    /// Whether tables have the privilege MAINTAIN (17).
+    pub const fn has_maintain(self) -> bool {
+        self.0.major() >= 17
+    }
+
     /// Whether transactions in progress can be had (14).
     pub const fn streams(self) -> bool {
         self.0.major() >= 14
@@ -97,6 +121,11 @@ impl Dialect {
     /// `pg_available_extension_versions v`: whether CREATE on the database is enough to create it (13).
     pub(super) const fn trusted(self) -> &'static str {
         if self.0.major() >= 13 { "v.trusted" } else { "false" }
+    }
+
+    /// A function that hashes bytes, and gives what can be hashed again (11; MD5 is refused where OpenSSL keeps to FIPS).
+    pub const fn digest(self) -> &'static str {
+        if self.0.major() >= 11 { "sha256" } else { "md5" }
     }
 
     /// Whether a publication can hold a partitioned table, and with it partitions that are made later (13).

@@ -363,7 +363,7 @@ async fn added_columns_are_followed() {
     }
     let definition =
         "SELECT string_agg(format('%s %s %s %s', attname, format_type(atttypid, atttypmod), attnotnull,
-            pg_get_expr(adbin, adrelid)), E'\\n' ORDER BY attnum)
+            pg_get_expr(adbin, adrelid)), E'\\n' ORDER BY attnum, attname)
         FROM pg_attribute LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
         WHERE attrelid IN ('t'::regclass, 'large'::regclass) AND attnum > 0 AND attname <> 'f'";
     assert_eq!(pair.source_value(definition).await, pair.target_value(definition).await);

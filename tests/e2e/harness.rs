@@ -1,5 +1,6 @@
 //! Servers and the engine between them.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::future::Future;
 use std::os::unix::process::ExitStatusExt;
@@ -195,6 +196,15 @@ impl Pair {
         assert!(comparison.equal(), "{comparison}\n{}", engine.log());
     }
 
+    /// Cuts over, with the source fenced; then rows and sequences must be equal.
+    pub async fn assert_cuts_over(&self, mut engine: Engine) {
+        let ended = self.command("cutover").run().await;
+        ended.assert(0, &["source fenced", "done: the target has all that was written to the source"]);
+        engine.wait_exit(0, PATIENCE).await;
+        let comparison = self.compare().await;
+        assert!(comparison.equal(), "{comparison}\n{}", engine.log());
+    }
+
     /// Removes the migration: nothing of it may be left on either side.
     pub async fn assert_removes(&self) {
         let ended = self.command("remove").run().await;
@@ -339,6 +349,28 @@ impl Engine {
         assert_eq!(code, 200, "{body}");
         let status: Value = serde_json::from_str(&body).unwrap();
         Some(status["migration_detail"][0].clone()).filter(|detail| !detail.is_null())
+    }
+
+    /// The details of all databases, by name.
+    pub async fn details(&self) -> BTreeMap<String, Value> {
+        let Some((_, body)) = self.get("/status").await else { return BTreeMap::new() };
+        let status: Value = serde_json::from_str(&body).unwrap();
+        let details = status["migration_detail"].as_array().unwrap().iter();
+        details.map(|detail| (detail["dbname"].as_str().unwrap().to_owned(), detail.clone())).collect()
+    }
+
+    /// Waits until the details of all databases are as wanted.
+    pub async fn wait_details(&mut self, what: &str, met: impl Fn(&BTreeMap<String, Value>) -> bool) {
+        let deadline = Instant::now() + PATIENCE * 3;
+        loop {
+            let details = self.details().await;
+            if met(&details) {
+                return;
+            }
+            self.assert_lives(what);
+            assert!(Instant::now() < deadline, "not in time: {what}: {details:#?}\n{}", self.log());
+            sleep(POLL).await;
+        }
     }
 
     pub async fn phase(&self) -> String {

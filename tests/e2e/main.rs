@@ -9,16 +9,18 @@
 //! | `WALFERRY_TEST_DATA` | where the sample databases are; `../shared/data` unless told otherwise; skipped where absent |
 //! | `WALFERRY_TEST_CASE` | runs the cases of `protocol::changes` and `ddl::statements_for_the_target` whose name holds this |
 //! | `WALFERRY_TEST_LARGE_ROWS` | rows of the transaction in `streaming` that is larger than memory |
-//! | `WALFERRY_TEST_VERSIONS` | what `versions` and `keepalive` run on: pairs of source and target, `13-15,17-18`, or `all` |
+//! | `WALFERRY_TEST_VERSIONS` | what `versions`, `keepalive` and `uncarried` run on: pairs of source and target, `13-15,17-18`, or `all` |
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr)]
 
 mod bad_input;
 mod copy;
 mod crash;
+mod cutover;
 mod databases;
 mod ddl;
 mod faults;
+mod filters;
 mod harness;
 mod keepalive;
 mod lag;
@@ -26,7 +28,10 @@ mod once;
 mod protocol;
 mod proxy;
 mod remove;
+mod roles;
+mod several;
 mod streaming;
 mod tail;
+mod uncarried;
 mod values;
 mod versions;

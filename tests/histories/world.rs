@@ -332,6 +332,7 @@ async fn begin(source: &Client, target: &Client) {
         slot: SlotName::new(SLOT).unwrap(),
         publications: vec!["everything".to_owned()],
         post_data: Vec::new(),
+        selection: walferry::config::Selection::default(),
         started_at: None,
     };
     store.begin(&row).await.unwrap();

@@ -86,6 +86,7 @@ impl Engine {
         let log = log.map_err(DemoError::io("open the engine's log"))?;
         let address = self.address.to_string();
         let mut command = self.command(&["migrate", "--confirm-delay", "0", "--max-lag", MAX_LAG]);
+        command.arg("--passwords-file").arg(self.workspace.directory().join("passwords"));
         command.args(["--listen", &address, "--jobs", &self.jobs]);
         command.stdout(Stdio::null()).stderr(log);
         let child = command.spawn().map_err(DemoError::io("start the engine"))?;

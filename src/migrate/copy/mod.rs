@@ -15,9 +15,10 @@ use std::sync::{Arc, Mutex};
 
 use tokio::task::JoinSet;
 use tokio_postgres::Client;
+use tracing::Instrument;
 
 use crate::apply::become_replica;
-use crate::apply::store::{RelationRow, RelationState, Store};
+use crate::apply::store::{RelationRow, RelationState, Store, set_relation};
 use crate::error::{Definite, Failure, Result, Side, Transient};
 use crate::pg::{QualifiedName, SourceLsn, Sql};
 use crate::source::catalog::{self, Table};
@@ -26,7 +27,7 @@ use crate::wire::{self, ConnInfo, RelayError, Session, SessionOptions, relay};
 
 use super::joined;
 use super::objects::unhurried;
-use pieces::{Manner, Piece};
+use pieces::{Emptied, Manner, Piece};
 
 /// What a copy needs.
 #[derive(Debug, Clone)]
@@ -51,6 +52,9 @@ pub struct Copy {
     pub ranges: bool,
     /// The target's triggers and foreign keys are there already: they must not act.
     pub as_replica: bool,
+    /// The tables are copied already, and are replaced: each is emptied and copied in one transaction, together with
+    /// what is recorded of it, which keeps its state.
+    pub again: bool,
     /// Pairs of sessions.
     pub jobs: usize,
     /// Where progress is shown.
@@ -69,6 +73,14 @@ struct Ongoing {
     rows_under_way: u64,
 }
 
+/// A piece's table, when the piece is copied.
+struct Counted {
+    row: RelationRow,
+    rows_under_way: u64,
+    /// This was its last piece.
+    finished: bool,
+}
+
 /// What the workers share.
 struct Shared {
     tables: Vec<Table>,
@@ -84,8 +96,10 @@ impl Copy {
     /// # Errors
     /// When either side fails; the tables that were finished stay finished.
     pub async fn run(&self, tables: Vec<Table>, rows: Vec<RelationRow>) -> Result<()> {
+        // An extension's table is emptied when it is copied, of some rows alone.
+        let own = rows.iter().zip(&tables).filter(|(_, table)| !self.again && table.extension.is_none());
         let half: Vec<&QualifiedName> =
-            rows.iter().filter(|row| row.state == RelationState::Copying).map(|row| &row.name).collect();
+            own.filter(|(row, _)| row.state == RelationState::Copying).map(|(row, _)| &row.name).collect();
         if !half.is_empty() {
             let truncate = Sql::new("TRUNCATE ").list(half, ", ", |sql, name| sql.text("ONLY ").name(name));
             let emptied = self.control.batch_execute(truncate.as_str()).await;
@@ -95,7 +109,7 @@ impl Copy {
             })?;
         }
         let manners = self.manners(&tables).await?;
-        let pieces = pieces::pieces(&tables, self.ranges, self.jobs);
+        let pieces = pieces::pieces(&tables, self.ranges && !self.again, self.jobs);
         let mut ongoing = HashMap::new();
         for (index, row) in rows.into_iter().enumerate() {
             let pieces_left = pieces.iter().filter(|piece| piece.table == index).count();
@@ -107,7 +121,7 @@ impl Copy {
         let mut work = JoinSet::new();
         for _ in 0..workers {
             let (copy, shared) = (self.clone(), Arc::clone(&shared));
-            work.spawn(async move { copy.work(&shared).await });
+            work.spawn(async move { copy.work(&shared).await }.in_current_span());
         }
         joined(work).await
     }
@@ -118,8 +132,10 @@ impl Copy {
         let found = found.map_err(|error| error.into_failure(Side::Target))?;
         let found: HashMap<_, _> = found.into_iter().map(|table| (table.name.clone(), table)).collect();
         let manner = |table: &Table| {
-            let manner = Manner::of(table, found.get(&table.name));
-            Manner { freeze: manner.freeze && !self.as_replica, ..manner }
+            let there = found.get(&table.name);
+            let manner = Manner::of(table, there);
+            let emptied = if self.again { Emptied::again(there) } else { manner.emptied };
+            Manner { freeze: manner.freeze && !self.as_replica, emptied, ..manner }
         };
         Ok(tables.iter().map(manner).collect())
     }
@@ -135,7 +151,13 @@ impl Copy {
         while let Some(piece) = shared.pieces.get(shared.next.fetch_add(1, Ordering::Relaxed)) {
             self.begin(shared, piece).await?;
             let rows = self.copy(&mut source, &mut target, shared, piece).await?;
-            self.end(shared, piece, rows).await?;
+            let counted = self.count(shared, piece, rows);
+            if self.again {
+                let recorded = target.execute(&set_relation(&self.migration, &counted.row)).await;
+                recorded.map_err(|error| error.into_failure(Side::Target))?;
+            }
+            self.commit(&mut target).await?;
+            self.end(&counted).await?;
         }
         source.close().await;
         target.close().await;
@@ -165,13 +187,16 @@ impl Copy {
     ) -> Result<u64> {
         let table = &shared.tables[piece.table];
         let failed = |side: Side| move |error: wire::Error| failed(&table.name, side, error);
-        let mut manner = shared.manners[piece.table];
+        let mut manner = shared.manners[piece.table].clone();
+        if manner.emptied == Emptied::NotOurs {
+            return self.leave(source, target, table).await;
+        }
         if manner.binary {
             let known = binary::is_as_known(source, table).await.map_err(failed(Side::Source))?;
             manner.binary = known && binary::converts(source) && binary::converts(target);
         }
-        let (from, to) = pieces::statements(table, piece, manner);
-        let Manner { binary, freeze } = manner;
+        let (from, to) = pieces::statements(table, piece, &manner);
+        let Manner { binary, freeze, .. } = manner;
         tracing::debug!(table = %table.name, pages = ?piece.pages, binary, freeze, "copying");
         let to = target.copy_in(&to).await.map_err(failed(Side::Target))?;
         let from = source.copy_out(&from).await.map_err(failed(Side::Source))?;
@@ -187,8 +212,29 @@ impl Copy {
                 .hint("a trigger or rule on the target drops rows: remove it, then run `walferry migrate` again")
                 .into());
         }
-        self.commit(target).await?;
         Ok(relayed.rows_written)
+    }
+
+    /// An extension's table that this role may not write to: that is well where only the extension's own rows are in it.
+    async fn leave(&self, source: &mut Session, target: &mut Session, table: &Table) -> Result<u64> {
+        let condition = table.extension.as_ref().map_or("", |of| of.condition.as_str());
+        let some =
+            Sql::new("SELECT FROM ONLY ").name(&table.name).text(" ").catalog(condition).text(" LIMIT 1");
+        let found = source.query(&some).await.map_err(|error| failed(&table.name, Side::Source, error))?;
+        if found.is_empty() {
+            target
+                .execute(&Sql::new("BEGIN"))
+                .await
+                .map_err(|error| failed(&table.name, Side::Target, error))?;
+            return Ok(0);
+        }
+        let grant = Sql::new("GRANT SELECT, INSERT, DELETE ON ").name(&table.name).text(" TO …");
+        Err(Definite::new(format!("table {} cannot be copied: the target's is not ours to write to", table.name))
+            .detail("it belongs to an extension, and the source has rows of its own in it")
+            .hint(format!(
+                "on the target, as a superuser: {grant}; or leave such tables out with --no-replicate-extension-tables"
+            ))
+            .into())
     }
 
     /// Commits, if this run is still the migration's. Another one, which took the lock over, empties half-copied tables:
@@ -210,39 +256,52 @@ impl Copy {
         let name = &shared.tables[piece.table].name;
         let row = shared.with(name, |table| {
             let first = !std::mem::replace(&mut table.begun, true);
-            table.row.state = RelationState::Copying;
+            if !self.again {
+                table.row.state = RelationState::Copying;
+            }
             if first {
                 (table.row.rows_copied, table.row.bytes_copied) = (0, 0);
             }
             first.then(|| table.row.clone())
         });
         if let Some(row) = row {
-            Store::new(&self.control, &self.migration).set_relation(&row).await?;
+            if !self.again {
+                Store::new(&self.control, &self.migration).set_relation(&row).await?;
+            }
             self.show(&row, 0, TableState::Copying);
         }
         Ok(())
     }
 
-    async fn end(&self, shared: &Shared, piece: &Piece, rows: u64) -> Result<()> {
-        let name = &shared.tables[piece.table].name;
+    /// What is to be recorded now that the piece is copied.
+    fn count(&self, shared: &Shared, piece: &Piece, rows: u64) -> Counted {
         self.metrics.copied(rows, 0);
-        let (row, under_way, finished) = shared.with(name, |table| {
+        shared.with(&shared.tables[piece.table].name, |table| {
             table.pieces_left -= 1;
             table.row.rows_copied = table.row.rows_copied.saturating_add_unsigned(rows);
             table.rows_under_way = table.rows_under_way.saturating_sub(rows);
             let finished = table.pieces_left == 0;
             if finished {
-                table.row.state = RelationState::Copied;
+                if !self.again {
+                    table.row.state = RelationState::Copied;
+                }
                 table.row.copy_lsn = Some(self.copy_lsn);
                 table.rows_under_way = 0;
             }
-            (table.row.clone(), table.rows_under_way, finished)
-        });
-        if finished {
-            Store::new(&self.control, &self.migration).set_relation(&row).await?;
+            Counted { row: table.row.clone(), rows_under_way: table.rows_under_way, finished }
+        })
+    }
+
+    async fn end(&self, counted: &Counted) -> Result<()> {
+        let Counted { row, rows_under_way, finished } = counted;
+        if *finished {
+            if !self.again {
+                Store::new(&self.control, &self.migration).set_relation(row).await?;
+            }
             tracing::info!(table = %row.name, rows = row.rows_copied, bytes = row.bytes_copied, "table copied");
         }
-        self.show(&row, under_way, if finished { TableState::Copied } else { TableState::Copying });
+        let done = if self.again { TableState::Streaming } else { TableState::Copied };
+        self.show(row, *rows_under_way, if *finished { done } else { TableState::Copying });
         Ok(())
     }
 

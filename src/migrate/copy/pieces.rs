@@ -25,12 +25,49 @@ pub struct Piece {
 }
 
 /// How a table's rows go over, as far as that is the same for all its pieces.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Manner {
     /// In binary.
     pub binary: bool,
     /// Emptied first and written frozen, where it is copied in one piece.
     pub freeze: bool,
+    /// What becomes of the rows that are there, in the transaction that copies all.
+    pub emptied: Emptied,
+}
+
+/// What becomes of the target's rows when a table is copied.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Emptied {
+    /// There are none.
+    #[default]
+    Nothing,
+    /// They go.
+    Truncated,
+    /// The same for a table that foreign keys of others refer to.
+    Deleted,
+    /// Of an extension's table those go that are not the extension's own: by its condition, `WHERE …` or empty.
+    DeletedOf(String),
+    /// They stay: it is an extension's table, and not ours to write to.
+    NotOurs,
+}
+
+impl Emptied {
+    /// Of a table that is copied already.
+    pub fn again(target: Option<&TargetTable>) -> Self {
+        match target {
+            Some(target) if target.condition.is_some() => Self::of_extension(target),
+            Some(target) if target.is_referenced => Self::Deleted,
+            Some(_) | None => Self::Truncated,
+        }
+    }
+
+    fn of_extension(target: &TargetTable) -> Self {
+        match &target.condition {
+            Some(condition) if target.writable => Self::DeletedOf(condition.clone()),
+            Some(_) => Self::NotOurs,
+            None => Self::Nothing,
+        }
+    }
 }
 
 impl Manner {
@@ -39,9 +76,12 @@ impl Manner {
     /// A table that rows may refer to, or that has triggers, is not emptied: TRUNCATE would fail, or do more than that.
     pub fn of(source: &Table, target: Option<&TargetTable>) -> Self {
         let Some(target) = target else { return Self::default() };
+        if target.condition.is_some() {
+            return Self { emptied: Emptied::of_extension(target), ..Self::default() };
+        }
         let triggers = target.has_origin_triggers || target.has_replica_triggers;
         let freeze = !triggers && source.bytes >= COPY_FREEZE_BYTES_MIN;
-        Self { binary: binary::pays(source, target), freeze }
+        Self { binary: binary::pays(source, target), freeze, emptied: Emptied::Nothing }
     }
 }
 
@@ -53,7 +93,8 @@ pub fn pieces(tables: &[Table], ranges: bool, jobs: usize) -> Vec<Piece> {
     for (index, table) in tables.iter().enumerate() {
         let wanted = table.bytes / size;
         let has_columns = table.columns.iter().any(|column| column.generated == Generated::No);
-        if !ranges || jobs < 2 || !has_columns || wanted < 2 || table.pages < wanted {
+        let whole = !ranges || table.extension.is_some();
+        if whole || jobs < 2 || !has_columns || wanted < 2 || table.pages < wanted {
             pieces.push(Piece { table: index, pages: None, bytes: table.bytes });
             continue;
         }
@@ -68,10 +109,11 @@ pub fn pieces(tables: &[Table], ranges: bool, jobs: usize) -> Vec<Piece> {
     pieces
 }
 
-/// COPY out of the source and into the target. Generated columns are left out, identity columns kept.
+/// COPY out of the source and into the target. Generated columns are left out, identity columns kept; of an extension's
+/// table come the rows that are not the extension's own.
 ///
 /// What goes into the target begins a transaction.
-pub fn statements(table: &Table, piece: &Piece, manner: Manner) -> (Sql, Sql) {
+pub fn statements(table: &Table, piece: &Piece, manner: &Manner) -> (Sql, Sql) {
     let columns = table.columns.iter().filter(|column| column.generated == Generated::No);
     let columns: Vec<&str> = columns.map(|column| column.name.as_str()).collect();
     let listed = |sql: Sql| {
@@ -80,29 +122,40 @@ pub fn statements(table: &Table, piece: &Piece, manner: Manner) -> (Sql, Sql) {
         }
         sql.text(" (").list(&columns, ", ", |sql, column| sql.ident(column)).text(")")
     };
-    let (format_out, format_in) = match (manner.binary, manner.freeze && piece.pages.is_none()) {
+    let freeze = manner.freeze && piece.pages.is_none();
+    let (format_out, format_in) = match (manner.binary, freeze) {
         (false, false) => ("", ""),
         (true, false) => (" (FORMAT binary)", " (FORMAT binary)"),
         (false, true) => ("", " (FREEZE)"),
         (true, true) => (" (FORMAT binary)", " (FORMAT binary, FREEZE)"),
     };
     let begin = Sql::new("BEGIN; ");
-    let begin = if manner.freeze && piece.pages.is_none() {
-        begin.text("TRUNCATE ONLY ").name(&table.name).text("; ")
-    } else {
-        begin
+    let delete = |sql: Sql| sql.text("DELETE FROM ONLY ").name(&table.name);
+    let begin = match &manner.emptied {
+        Emptied::Truncated => begin.text("TRUNCATE ONLY ").name(&table.name).text("; "),
+        Emptied::Nothing if freeze => begin.text("TRUNCATE ONLY ").name(&table.name).text("; "),
+        Emptied::Nothing | Emptied::NotOurs => begin,
+        Emptied::Deleted => delete(begin).text("; "),
+        Emptied::DeletedOf(condition) => delete(begin).text(" ").catalog(condition).text("; "),
     };
     let into = listed(begin.text("COPY ").name(&table.name)).text(" FROM STDIN").text(format_in);
-    let Some((first, end)) = piece.pages else {
+    let select = || {
+        let select = Sql::new("COPY (SELECT ").list(&columns, ", ", |sql, column| sql.ident(column));
+        select.text(" FROM ONLY ").name(&table.name)
+    };
+    let condition = table.extension.as_ref().map(|of| of.condition.as_str()).filter(|it| !it.is_empty());
+    let from = match (piece.pages, condition) {
         // For a table with children, COPY reads the table itself alone.
-        return (listed(Sql::new("COPY ").name(&table.name)).text(" TO STDOUT").text(format_out), into);
+        (None, None) => listed(Sql::new("COPY ").name(&table.name)).text(" TO STDOUT"),
+        (None, Some(condition)) => select().text(" ").catalog(condition).text(") TO STDOUT"),
+        (Some((first, end)), _) => {
+            let ranged = select().text(" WHERE ctid >= '(").page(first).text(",0)'::tid");
+            let ranged = match end {
+                Some(end) => ranged.text(" AND ctid < '(").page(end).text(",0)'::tid"),
+                None => ranged,
+            };
+            ranged.text(") TO STDOUT")
+        }
     };
-    let select = Sql::new("COPY (SELECT ").list(&columns, ", ", |sql, column| sql.ident(column));
-    let select =
-        select.text(" FROM ONLY ").name(&table.name).text(" WHERE ctid >= '(").page(first).text(",0)'::tid");
-    let select = match end {
-        Some(end) => select.text(" AND ctid < '(").page(end).text(",0)'::tid"),
-        None => select,
-    };
-    (select.text(") TO STDOUT").text(format_out), into)
+    (from.text(format_out), into)
 }

@@ -1,7 +1,9 @@
-use super::pieces::{Manner, pieces, statements};
+use super::pieces::{Emptied, Manner, pieces, statements};
 use crate::limits::{COPY_FREEZE_BYTES_MIN, COPY_PIECE_BYTES_MIN};
 use crate::pg::Oid;
-use crate::source::catalog::{Generated, Identity, Table, TableColumn, TargetColumn, TargetTable};
+use crate::source::catalog::{
+    ExtensionTable, Generated, Identity, Table, TableColumn, TargetColumn, TargetTable,
+};
 
 const PAGE: u64 = 8192;
 const GIB: u64 = 1 << 30;
@@ -44,6 +46,9 @@ fn there(table: &Table) -> TargetTable {
         key_deferrable: false,
         has_replica_triggers: false,
         has_origin_triggers: false,
+        is_referenced: false,
+        condition: None,
+        writable: true,
     }
 }
 
@@ -117,7 +122,8 @@ fn statements_as_they_are_sent() {
         let table = table(PAGE, &[INT4, TEXT]);
         let mut piece = pieces(std::slice::from_ref(&table), true, 2).remove(0);
         piece.pages = pages;
-        let (out, into) = statements(&table, &piece, Manner { binary, freeze });
+        let manner = Manner { binary, freeze, emptied: Emptied::Nothing };
+        let (out, into) = statements(&table, &piece, &manner);
         assert_eq!((out.as_str(), into.as_str()), (from, to));
     };
     let (out, into) =
@@ -138,6 +144,36 @@ fn statements_as_they_are_sent() {
         &format!("{select}(7,0)'::tid) TO STDOUT"),
         &format!("BEGIN; {into}"),
     );
+}
+
+#[test]
+fn what_is_replaced_goes_in_the_same_transaction() {
+    let check = |change: fn(&mut TargetTable), emptied: &str| {
+        let table = table(GIB, &[INT4]);
+        let piece = pieces(std::slice::from_ref(&table), false, 2).remove(0);
+        let mut target = there(&table);
+        change(&mut target);
+        let manner = Manner { emptied: Emptied::again(Some(&target)), ..Manner::default() };
+        let (_, into) = statements(&table, &piece, &manner);
+        assert_eq!(into.as_str(), format!("BEGIN; {emptied}COPY \"public\".\"t\" (\"c0\") FROM STDIN"));
+    };
+    check(|_| {}, "TRUNCATE ONLY \"public\".\"t\"; ");
+    check(|target| target.is_referenced = true, "DELETE FROM ONLY \"public\".\"t\"; ");
+    let of_extension = |target: &mut TargetTable| target.condition = Some("WHERE a > 1".to_owned());
+    check(of_extension, "DELETE FROM ONLY \"public\".\"t\" WHERE a > 1; ");
+    check(|target| (target.condition, target.writable) = (Some(String::new()), false), "");
+}
+
+#[test]
+fn of_an_extension_come_the_rows_of_its_users() {
+    let of = |condition: &str| {
+        let extension = Some(ExtensionTable { name: "ext".to_owned(), condition: condition.to_owned() });
+        let table = Table { extension, ..table(10 * GIB, &[INT4]) };
+        let [piece] = &pieces(std::slice::from_ref(&table), true, 8)[..] else { panic!("in one piece") };
+        statements(&table, piece, &Manner::default()).0.to_string()
+    };
+    assert_eq!(of(""), r#"COPY "public"."t" ("c0") TO STDOUT"#);
+    assert_eq!(of("WHERE a > 1"), r#"COPY (SELECT "c0" FROM ONLY "public"."t" WHERE a > 1) TO STDOUT"#);
 }
 
 #[test]

@@ -4,12 +4,14 @@
 //! whoever runs the server. Nothing is changed on either side (one setting is tried out in a transaction that is
 //! rolled back). What cannot be looked at is a finding too; a check never ends early because one question failed.
 //!
-//! Not here: who connects, and running `pg_dump`. One call looks at one database and at both servers; for more
-//! databases, [`run_database`] looks at each further one.
+//! Not here: who connects, and running `pg_dump`. [`run`] looks at one database and at both servers; where there are more
+//! databases, [`run_servers`] looks at the servers and [`run_database`] at each database.
 
+mod filter;
 mod hints;
 mod method;
 mod report;
+mod roles;
 mod server;
 mod source_database;
 mod standby;
@@ -17,8 +19,10 @@ mod target;
 
 use tokio_postgres::Client;
 
-use crate::config::Method;
+use crate::config::{Contents, Method, TableFilter};
 use crate::error::Side;
+use crate::migrate::filter::moved;
+use crate::migrate::uncarried;
 use crate::pg::{ServerVersion, SlotName};
 use crate::source::Error;
 use crate::source::catalog::{self, ServerFacts, Table};
@@ -45,10 +49,20 @@ pub struct PreflightInput {
     pub target_database_exists: bool,
     /// How it is to be moved; `None`: by replication where that is possible.
     pub method: Option<Method>,
+    /// Databases that the target lacks are to be created.
+    pub creates_databases: bool,
+    /// The tables that are to be moved.
+    pub tables: TableFilter,
     /// Tables without replica identity are to get REPLICA IDENTITY FULL.
     pub replica_identity_full: bool,
+    /// Roles to be left out.
+    pub ignored_roles: Vec<String>,
+    /// Tables without replica identity are not to be copied again at cutover.
+    pub keyless_ignored: bool,
     /// Extensions to be left out.
     pub excluded_extensions: Vec<String>,
+    /// The rows of users in tables of extensions are to be moved.
+    pub extension_tables: bool,
     /// What is known of `pg_dump`.
     pub pg_dump: PgDump,
 }
@@ -74,8 +88,13 @@ impl Default for PreflightInput {
             resuming: false,
             target_database_exists: true,
             method: Some(Method::Replication),
+            creates_databases: true,
+            tables: TableFilter::default(),
             replica_identity_full: false,
+            ignored_roles: Vec::new(),
+            keyless_ignored: false,
             excluded_extensions: Vec::new(),
+            extension_tables: true,
             pg_dump: PgDump::NotLooked,
         }
     }
@@ -86,7 +105,18 @@ pub async fn run(source: &Client, target: &Client, input: &PreflightInput) -> Re
     let mut report = Report::default();
     let Some(sides) = Sides::reach(&mut report, source, target).await else { return report };
     server::check(&mut report, &sides, input).await;
+    roles::check(&mut report, &sides, input).await;
     databases(&mut report, &sides, input).await;
+    method::settle(&mut report, input.method);
+    report
+}
+
+/// Looks at both servers, and not at the databases that the two sessions are in.
+pub async fn run_servers(source: &Client, target: &Client, input: &PreflightInput) -> Report {
+    let mut report = Report::default();
+    let Some(sides) = Sides::reach(&mut report, source, target).await else { return report };
+    server::check(&mut report, &sides, input).await;
+    roles::check(&mut report, &sides, input).await;
     method::settle(&mut report, input.method);
     report
 }
@@ -106,8 +136,21 @@ async fn databases(report: &mut Report, sides: &Sides<'_>, input: &PreflightInpu
         Ok(tables) => tables,
         Err(error) => return report.push(Finding::unanswered("source-tables", Side::Source, error)),
     };
-    source_database::check(report, sides, &tables, input).await;
+    let tables = with_extensions(tables, input);
+    let moved = moved(&tables, &input.tables, &sides.source_facts.database);
+    source_database::check(report, sides, &tables, &moved, input).await;
+    filter::check(report, sides, &tables, &moved, input).await;
     target::check(report, sides, &tables, input).await;
+}
+
+/// The tables without those of extensions that are left to the target.
+fn with_extensions(tables: Vec<Table>, input: &PreflightInput) -> Vec<Table> {
+    let contents = Contents {
+        excluded_extensions: input.excluded_extensions.clone(),
+        extension_tables: input.extension_tables,
+        ..Contents::default()
+    };
+    uncarried::with_extensions(tables, &contents)
 }
 
 /// Both sessions, and what their servers are.

@@ -23,6 +23,9 @@ pub struct Finding {
     pub id: &'static str,
     /// How bad it is.
     pub severity: Severity,
+    /// Which of several databases it is about; `None` where there is one, or the servers are meant.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub database: Option<String>,
     /// Which thing it is about: a server, a setting, a role, tables.
     pub subject: String,
     /// How it was found.
@@ -64,7 +67,8 @@ impl Finding {
         subject: impl Into<String>,
         cause: impl Into<String>,
     ) -> Self {
-        Self { id, severity, subject: subject.into(), cause: cause.into(), hint: String::new() }
+        let (subject, cause) = (subject.into(), cause.into());
+        Self { id, severity, database: None, subject, cause, hint: String::new() }
     }
 
     /// All is as it should be.
@@ -94,9 +98,16 @@ impl Finding {
         self
     }
 
+    /// Says which of several databases it is about.
+    #[must_use]
+    pub fn of_database(mut self, name: &str) -> Self {
+        self.database = Some(name.to_owned());
+        self
+    }
+
     /// Writes it to the log, as loud as it is severe.
     pub(crate) fn log(&self) {
-        let Self { id, severity, subject, cause, hint } = self;
+        let Self { id, severity, subject, cause, hint, .. } = self;
         match severity {
             Severity::Ok => tracing::debug!(check = id, subject, "{cause}"),
             Severity::Info => tracing::info!(check = id, subject, hint, "{cause}"),
@@ -155,6 +166,11 @@ impl Report {
     /// The worst severity of all findings; `Ok` of none.
     pub fn worst(&self) -> Severity {
         self.findings.iter().map(|finding| finding.severity).max().unwrap_or(Severity::Ok)
+    }
+
+    /// The first finding that stands in the way of the migration.
+    pub fn first_failure(&self) -> Option<&Finding> {
+        self.findings.iter().find(|finding| finding.severity == Severity::Fail)
     }
 
     /// Whether any finding stands in the way of the migration.
@@ -222,7 +238,8 @@ impl Report {
 
 impl Finding {
     fn text(&self) -> String {
-        let mut text = format!("{}: {}", self.subject, self.cause);
+        let of = self.database.as_ref().map(|name| format!("database {name:?}: ")).unwrap_or_default();
+        let mut text = format!("{of}{}: {}", self.subject, self.cause);
         let lines: Vec<&str> = self.hint.lines().collect();
         for line in lines.iter().take(FINDING_LINES_SHOWN) {
             text.push_str("\n→ ");

@@ -4,9 +4,12 @@ use super::report::{counted, listed, size};
 use super::{Finding, PgDump, PreflightInput, Report, Sides, hints, standby};
 use crate::error::Side;
 use crate::limits::LONG_TRANSACTION;
+use crate::migrate::creation::create_statement;
 use crate::pg::{ServerVersion, Sql};
 use crate::source::Dialect;
-use crate::source::catalog::{self, PreparedTransaction, ServerFacts, SlotInfo, WritingTransaction};
+use crate::source::catalog::{
+    self, Database, PreparedTransaction, ServerFacts, SlotInfo, WritingTransaction,
+};
 
 pub(super) async fn check(report: &mut Report, sides: &Sides<'_>, input: &PreflightInput) {
     let (source, target) = (&sides.source_facts, &sides.target_facts);
@@ -311,28 +314,36 @@ fn prepared_transactions(found: &[PreparedTransaction]) -> Finding {
 }
 
 async fn databases(report: &mut Report, sides: &Sides<'_>, input: &PreflightInput) {
-    let (source, target) = (catalog::databases(sides.source).await, catalog::databases(sides.target).await);
+    let source = catalog::all_databases(sides.source).await;
+    let target = catalog::databases(sides.target).await;
+    let like = source.as_deref().unwrap_or_default().to_vec();
     report.add("source-databases", Side::Source, source.map(|found| missing_at_source(&found, input)));
     report.add(
         "target-databases",
         Side::Target,
-        target.map(|found| [missing_at_target(&found, sides, input)]),
+        target.map(|found| [missing_at_target(&found, &like, sides, input)]),
     );
 }
 
-fn missing_at_source(found: &[String], input: &PreflightInput) -> Option<Finding> {
+fn missing_at_source(found: &[Database], input: &PreflightInput) -> Option<Finding> {
+    let found: Vec<&String> = found.iter().filter(|found| !found.template).map(|found| &found.name).collect();
     let missing: Vec<&String> = input.databases.iter().filter(|name| !found.contains(name)).collect();
     if missing.is_empty() {
         return None;
     }
-    let cause = format!("the source has no such database; it has {}", listed(found));
+    let cause = format!("the source has no such database; it has {}", listed(&found));
     Some(
         Finding::fail("source-databases", listed(&missing), cause)
-            .hint("correct dbname in the source's connection string"),
+            .hint("give --database as the source spells it; case counts"),
     )
 }
 
-fn missing_at_target(found: &[String], sides: &Sides<'_>, input: &PreflightInput) -> Finding {
+fn missing_at_target(
+    found: &[String],
+    like: &[Database],
+    sides: &Sides<'_>,
+    input: &PreflightInput,
+) -> Finding {
     let id = "target-databases";
     // A session in the one database to be written to proves that it exists, whatever its name.
     let renamed = input.databases.len() <= 1 && input.target_database_exists;
@@ -340,23 +351,25 @@ fn missing_at_target(found: &[String], sides: &Sides<'_>, input: &PreflightInput
         input.databases.iter().filter(|name| !renamed && !found.contains(name)).collect();
     let user = &sides.target_facts.user;
     if missing.is_empty() {
-        Finding::ok(id, "target", "has every database")
-    } else if user.create_db || user.superuser {
-        Finding::ok(id, listed(&missing), "will be created")
-    } else {
-        let create = |name: &&String| hints::command(Sql::new("CREATE DATABASE ").ident(name));
-        let commands: Vec<String> = missing.iter().map(create).collect();
-        Finding::fail(
-            id,
-            listed(&missing),
-            format!("the target lacks them, and role {} may not create databases", user.name),
-        )
-        .hint(format!(
-            "{}\nor create them:\n{}",
-            hints::command(Sql::new("ALTER ROLE ").ident(&user.name).text(" CREATEDB")),
-            commands.join("\n")
-        ))
+        return Finding::ok(id, "target", "has every database");
     }
+    let may = user.create_db || user.superuser;
+    if may && input.creates_databases {
+        return Finding::ok(id, listed(&missing), "will be created");
+    }
+    let create = |name: &&String| {
+        let like = like.iter().find(|database| database.name == **name);
+        hints::command(like.map_or_else(|| Sql::new("CREATE DATABASE ").ident(name), create_statement))
+    };
+    let commands: Vec<String> = missing.iter().map(create).collect();
+    let commands = commands.join("\n");
+    if may {
+        let cause = "the target lacks them, and --no-createdb is given";
+        return Finding::fail(id, listed(&missing), cause).hint(commands);
+    }
+    let cause = format!("the target lacks them, and role {} may not create databases", user.name);
+    let allow = hints::command(Sql::new("ALTER ROLE ").ident(&user.name).text(" CREATEDB"));
+    Finding::fail(id, listed(&missing), cause).hint(format!("{allow}\nor create them:\n{commands}"))
 }
 
 /// The oldest source with `pgoutput`.

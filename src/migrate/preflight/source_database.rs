@@ -2,25 +2,33 @@
 
 use std::collections::BTreeSet;
 
-use super::report::{counted, listed};
+use super::report::{counted, listed, size};
 use super::{Finding, PreflightInput, Report, Sides, hints, names};
 use crate::error::Side;
 use crate::pg::{QualifiedName, ReplicaIdentity, Sql};
 use crate::source::catalog::{self, OtherContents, Persistence, Sequence, ServerFacts, Table};
 
-pub(super) async fn check(report: &mut Report, sides: &Sides<'_>, tables: &[Table], input: &PreflightInput) {
+/// `tables`: all, whose definition is carried; `moved`: those whose rows are, too.
+pub(super) async fn check(
+    report: &mut Report,
+    sides: &Sides<'_>,
+    tables: &[Table],
+    moved: &[Table],
+    input: &PreflightInput,
+) {
     let facts = &sides.source_facts;
     report.push(publication_privilege(facts));
-    report.push(owners(facts, tables));
+    report.push(owners(facts, moved));
     report.push(readable(facts, tables));
     let found = catalog::sequences(sides.source).await;
     report.add("source-sequences", Side::Source, found.map(|found| [sequences(facts, &found)]));
-    report.push(replica_identity(tables, input.replica_identity_full));
-    report.add("source-replica-identity-full", Side::Source, Ok(identity_full(tables)));
-    report.push(row_security(facts, tables));
-    report.add("source-unlogged-tables", Side::Source, Ok(unlogged(tables)));
+    report.push(replica_identity(moved, input));
+    report.add("source-replica-identity-full", Side::Source, Ok(identity_full(moved)));
+    report.push(row_security(facts, moved));
+    report.add("source-extension-tables", Side::Source, Ok(extension_tables(facts, moved)));
+    report.add("source-unlogged-tables", Side::Source, Ok(unlogged(moved)));
     let found = catalog::other_contents(sides.source).await;
-    report.add("source-other-contents", Side::Source, found.map(|found| others(&found)));
+    report.add("source-other-contents", Side::Source, found.map(|found| others(facts, &found)));
 }
 
 fn publication_privilege(facts: &ServerFacts) -> Finding {
@@ -55,7 +63,7 @@ fn owners(facts: &ServerFacts, tables: &[Table]) -> Finding {
 
 fn readable(facts: &ServerFacts, tables: &[Table]) -> Finding {
     let id = "source-select";
-    let refused = names(tables, |table| !table.readable);
+    let refused = names(tables, |table| table.extension.is_none() && !table.readable);
     let subject = format!("role {}", facts.user.name);
     if refused.is_empty() {
         return Finding::ok(id, subject, "may read every table");
@@ -100,7 +108,7 @@ fn sequences(facts: &ServerFacts, found: &[Sequence]) -> Finding {
 }
 
 /// Partitions have a replica identity each; partitioned tables have no rows.
-fn replica_identity(tables: &[Table], make_full: bool) -> Finding {
+fn replica_identity(tables: &[Table], input: &PreflightInput) -> Finding {
     let id = "source-replica-identity";
     let without: Vec<&Table> =
         tables.iter().filter(|table| table.is_leaf() && published(table) && !table.has_identity()).collect();
@@ -109,18 +117,28 @@ fn replica_identity(tables: &[Table], make_full: bool) -> Finding {
     }
     let described: Vec<String> = without.iter().map(|table| describe(table)).collect();
     let subject = format!("{} without replica identity", counted(without.len(), "table"));
-    if make_full {
+    if input.replica_identity_full {
         let cause = format!(
             "will be given REPLICA IDENTITY FULL until the migration is removed: {}",
             listed(&described)
         );
         return Finding::info(id, subject, cause);
     }
+    let commands: Vec<String> = without.iter().map(|table| hints::replica_identity(table)).collect();
+    if input.keyless_ignored {
+        let cause = format!(
+            "only inserts and truncates are replicated, updates and deletes are missed: {}",
+            listed(&described)
+        );
+        return Finding::warning(id, subject, cause).hint(commands.join("\n"));
+    }
+    let bytes = without.iter().map(|table| table.bytes).sum();
     let cause = format!(
-        "only inserts and truncates are replicated, updates and deletes are not: {}",
+        "only inserts and truncates are replicated, updates and deletes are not; so at cutover they are copied again, {}, \
+         unless migrate gives them REPLICA IDENTITY FULL for the time being (--replica-identity-full): {}",
+        size(bytes),
         listed(&described)
     );
-    let commands: Vec<String> = without.iter().map(|table| hints::replica_identity(table)).collect();
     Finding::warning(id, subject, cause).hint(commands.join("\n"))
 }
 
@@ -150,7 +168,7 @@ fn identity_full(tables: &[Table]) -> Option<Finding> {
 
 fn row_security(facts: &ServerFacts, tables: &[Table]) -> Finding {
     let id = "source-row-security";
-    let hidden = names(tables, |table| table.rls_applies);
+    let hidden = names(tables, |table| table.extension.is_none() && table.rls_applies);
     let subject = format!("role {}", facts.user.name);
     if hidden.is_empty() {
         return Finding::ok(id, subject, "sees every row");
@@ -164,18 +182,32 @@ fn row_security(facts: &ServerFacts, tables: &[Table]) -> Finding {
     Finding::fail(id, subject, cause).hint(hints::command(bypass))
 }
 
+fn extension_tables(facts: &ServerFacts, tables: &[Table]) -> Option<Finding> {
+    let id = "source-extension-tables";
+    let refused = names(tables, |table| table.extension.is_some() && (!table.readable || table.rls_applies));
+    if refused.is_empty() {
+        let found = names(tables, |table| table.extension.is_some() && !table.is_followed());
+        let cause = "their users' rows are copied at the start, and again at cutover";
+        return not_replicated(id, "table of extensions", &found, cause);
+    }
+    let cause = format!("may not read every row of tables of extensions: {}", listed(&refused));
+    let hint = "GRANT SELECT on them, and BYPASSRLS where row-level security hides rows; or leave them as the target's \
+                extensions make them: --no-replicate-extension-tables";
+    Some(Finding::fail(id, format!("role {}", facts.user.name), cause).hint(hint))
+}
+
 fn unlogged(tables: &[Table]) -> Option<Finding> {
     let found = names(tables, |table| table.persistence == Persistence::Unlogged);
-    let cause = "not in the WAL: copied at the start, changes after that are not carried";
+    let cause = "not in the WAL: copied at the start, and again at cutover";
     not_replicated("source-unlogged-tables", "unlogged table", &found, cause)
 }
 
-fn others(found: &OtherContents) -> Vec<Finding> {
+fn others(facts: &ServerFacts, found: &OtherContents) -> Vec<Finding> {
     let views = not_replicated(
         "source-materialized-views",
         "materialised view",
         &found.materialized_views.iter().collect::<Vec<_>>(),
-        "refreshed on the target after the copy; refresh them again before you switch over",
+        "filled on the target after the copy, and refreshed at cutover",
     );
     let foreign = not_replicated(
         "source-foreign-tables",
@@ -183,13 +215,25 @@ fn others(found: &OtherContents) -> Vec<Finding> {
         &found.foreign_tables.iter().collect::<Vec<_>>(),
         "their definition is carried, not the data behind it; the target must reach that server by itself",
     );
-    let objects = (found.large_objects > 0).then(|| {
-        let subject = counted(usize::try_from(found.large_objects).unwrap_or(usize::MAX), "large object");
-        let cause = "not carried: replication does not have them";
-        Finding::warning("source-large-objects", subject, cause)
-            .hint("move them by hand when the writers have stopped: pg_dump --blobs --data-only --exclude-table-data='*.*', then psql")
-    });
+    let objects = (found.large_objects > 0).then(|| large_objects(facts, found));
     [views, foreign, objects].into_iter().flatten().collect()
+}
+
+fn large_objects(facts: &ServerFacts, found: &OtherContents) -> Finding {
+    let id = "source-large-objects";
+    let count = |count: u64| counted(usize::try_from(count).unwrap_or(usize::MAX), "large object");
+    if found.large_objects_unreadable > 0 {
+        let subject = format!("role {}", facts.user.name);
+        let cause = format!(
+            "may not read {}, which belong to {}",
+            count(found.large_objects_unreadable),
+            listed(&found.large_objects_owners)
+        );
+        return Finding::fail(id, subject, cause)
+            .hint(hints::memberships(&found.large_objects_owners, &facts.user.name));
+    }
+    let cause = "not in the stream: copied at the start, compared and brought up to date at cutover";
+    Finding::info(id, count(found.large_objects), cause)
 }
 
 fn not_replicated(id: &'static str, what: &str, found: &[&QualifiedName], cause: &str) -> Option<Finding> {
@@ -199,7 +243,7 @@ fn not_replicated(id: &'static str, what: &str, found: &[&QualifiedName], cause:
     Some(Finding::info(id, counted(found.len(), what), format!("{cause}: {}", listed(found))))
 }
 
-/// Whether a publication can hold it.
+/// Whether it is to be published.
 fn published(table: &Table) -> bool {
-    table.persistence == Persistence::Permanent
+    table.is_followed()
 }

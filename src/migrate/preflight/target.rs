@@ -3,11 +3,11 @@
 use super::report::{counted, listed};
 use super::{Finding, PreflightInput, Report, Severity, Sides, hints};
 use crate::error::Side;
-use crate::pg::Sql;
+use crate::pg::{QualifiedName, Sql};
 use crate::source::Error;
 use crate::source::catalog::{
-    self, AvailableExtension, DatabaseLocale, Extension, Provider, ReplicaRole, SchemaPrivilege, ServerFacts,
-    Table,
+    self, AvailableExtension, DatabaseLocale, Extension, OtherContents, Provider, ReplicaRole,
+    SchemaPrivilege, ServerFacts, Table, TargetTable,
 };
 
 pub(super) async fn check(report: &mut Report, sides: &Sides<'_>, tables: &[Table], input: &PreflightInput) {
@@ -16,8 +16,17 @@ pub(super) async fn check(report: &mut Report, sides: &Sides<'_>, tables: &[Tabl
         report.add(
             "target-empty",
             Side::Target,
-            found.map(|found| [empty(&found, tables, sides, input.resuming)]),
+            found.map(|found| [empty(&own(found), tables, sides, input.resuming)]),
         );
+        let found = catalog::target_tables(sides.target).await;
+        report.add(
+            "target-extension-tables",
+            Side::Target,
+            found.map(|found| not_ours(&found, tables, sides)),
+        );
+        let found = catalog::other_contents(sides.target).await;
+        let found = found.map(|found| large_objects(&found, sides, input.resuming));
+        report.add("target-large-objects", Side::Target, found);
         report.push(database_privilege(&sides.target_facts));
         let found = catalog::schema_privilege(sides.target, "public").await;
         report.add(
@@ -31,9 +40,39 @@ pub(super) async fn check(report: &mut Report, sides: &Sides<'_>, tables: &[Tabl
     report.add(
         "target-replication-role",
         Side::Target,
-        found.map(|found| [replica_role(found, sides, tables)]),
+        found.map(|found| [replica_role(found, sides, tables, input)]),
     );
     report.add("target-extensions", Side::Target, extensions(sides, input).await);
+}
+
+/// Those that extensions did not make.
+fn own(mut tables: Vec<Table>) -> Vec<Table> {
+    tables.retain(|table| table.extension.is_none());
+    tables
+}
+
+/// Tables of extensions that belong to whoever made the extension.
+fn not_ours(found: &[TargetTable], source: &[Table], sides: &Sides<'_>) -> Option<Finding> {
+    let wanted = |there: &TargetTable| source.iter().any(|table| table.name == there.name);
+    let refused: Vec<_> = found
+        .iter()
+        .filter(|there| there.condition.is_some() && !there.writable && wanted(there))
+        .map(|there| &there.name)
+        .collect();
+    if refused.is_empty() {
+        return None;
+    }
+    let user = &sides.target_facts.user.name;
+    let cause = format!(
+        "may not write to tables of extensions; where the source has rows of its users in them, the copy stops: {}",
+        listed(&refused)
+    );
+    let grant = |name: &&QualifiedName| {
+        hints::command(Sql::new("GRANT SELECT, INSERT, DELETE ON ").name(name).text(" TO ").ident(user))
+    };
+    let commands: Vec<String> = refused.iter().map(grant).collect();
+    let hint = format!("as a superuser:\n{}\nor: --no-replicate-extension-tables", commands.join("\n"));
+    Some(Finding::warning("target-extension-tables", format!("role {user}"), cause).hint(hint))
 }
 
 fn empty(found: &[Table], source: &[Table], sides: &Sides<'_>, resuming: bool) -> Finding {
@@ -64,6 +103,17 @@ fn empty(found: &[Table], source: &[Table], sides: &Sides<'_>, resuming: bool) -
         Finding::warning(id, subject, format!("has tables of its own, all empty: {}", listed(&names)))
             .hint(hint)
     }
+}
+
+fn large_objects(found: &OtherContents, sides: &Sides<'_>, resuming: bool) -> Option<Finding> {
+    if resuming || found.large_objects == 0 {
+        return None;
+    }
+    let count = counted(usize::try_from(found.large_objects).unwrap_or(usize::MAX), "large object");
+    let cause =
+        format!("has {count} of its own, which stay; one under an identifier of the source's stops the copy");
+    let subject = format!("target database {}", sides.target_facts.database);
+    Some(Finding::info("target-large-objects", subject, cause))
 }
 
 fn database_privilege(facts: &ServerFacts) -> Finding {
@@ -133,13 +183,16 @@ fn describe(locale: &DatabaseLocale) -> String {
     format!("{}, collate {}, ctype {}{icu}", locale.encoding, locale.collate, locale.ctype)
 }
 
-fn replica_role(found: ReplicaRole, sides: &Sides<'_>, tables: &[Table]) -> Finding {
+fn replica_role(found: ReplicaRole, sides: &Sides<'_>, tables: &[Table], input: &PreflightInput) -> Finding {
     let id = "target-replication-role";
     let user = &sides.target_facts.user.name;
     let subject = format!("role {user}");
     let grant = hints::command(Sql::new("GRANT SET ON PARAMETER session_replication_role TO ").ident(user));
     let hint = match found {
         ReplicaRole::Set => return Finding::ok(id, subject, "may set session_replication_role"),
+        ReplicaRole::AivenExtras | ReplicaRole::AivenExtrasAvailable if !input.target_database_exists => {
+            return Finding::ok(id, subject, "will use aiven_extras, created with the database");
+        }
         ReplicaRole::AivenExtras => {
             return Finding::ok(id, subject, "may use aiven_extras.session_replication_role()");
         }
@@ -189,7 +242,8 @@ async fn extensions(sides: &Sides<'_>, input: &PreflightInput) -> Result<Vec<Fin
         ));
     } else {
         let cause = "used on the source, and not available on the target";
-        let hint = "drop them on the source with what uses them, or ask the target's provider for them";
+        let hint = "drop them on the source with what uses them, ask the target's provider for them, or leave them \
+                    out with --excluded-extensions";
         findings.push(Finding::fail("target-extensions", listed(&missing), cause).hint(hint));
     }
     findings.extend(wanted.iter().filter_map(|wanted| {
@@ -204,7 +258,29 @@ async fn extensions(sides: &Sides<'_>, input: &PreflightInput) -> Result<Vec<Fin
         .map(|wanted| wanted.name.as_str())
         .collect();
     findings.extend(untrusted(&refused, &sides.target_facts));
+    findings.extend(excluded(sides, input, &installed).await?);
     Ok(findings)
+}
+
+/// What would have to be made on the target, and needs an extension that is not made there.
+async fn excluded(
+    sides: &Sides<'_>,
+    input: &PreflightInput,
+    installed: &[Extension],
+) -> Result<Option<Finding>, Error> {
+    let there = |name: &String| installed.iter().any(|found| found.name == *name);
+    let absent: Vec<String> = input.excluded_extensions.iter().filter(|name| !there(name)).cloned().collect();
+    if absent.is_empty() {
+        return Ok(None);
+    }
+    let id = "source-excluded-extensions";
+    let needing = catalog::dependents_of(sides.source, &absent).await?;
+    if needing.is_empty() {
+        return Ok(Some(Finding::ok(id, listed(&absent), "left out, and nothing depends on them")));
+    }
+    let cause = format!("left out, but needed by: {}", listed(&needing));
+    let hint = "drop what needs them on the source, or do not leave them out";
+    Ok(Some(Finding::fail(id, listed(&absent), cause).hint(hint)))
 }
 
 fn version(

@@ -1,5 +1,6 @@
 use super::*;
 use crate::pg::ServerVersion;
+use crate::source::catalog::{ExtensionTable, Persistence};
 
 /// A table such as `public.t`; with `partition_of` a leaf of that one; identified by `id` or by nothing.
 fn table(name: &str, kind: TableKind, partition_of: Option<&str>, identified: bool) -> Table {
@@ -28,6 +29,19 @@ fn a_table_without_identity_is_published_apart() {
     check(&[table("a", Plain, None, true), table("b", Plain, None, false)], &["a"], &["b"]);
     let unlogged = Table { persistence: Persistence::Unlogged, ..table("u", Plain, None, true) };
     check(&[unlogged], &[], &[]);
+}
+
+#[test]
+fn of_an_extension_are_published_the_tables_that_are_wanted_whole() {
+    let of = |condition: &str, owned_by_me: bool, identified: bool| Table {
+        extension: Some(ExtensionTable { name: "ext".to_owned(), condition: condition.to_owned() }),
+        owned_by_me,
+        ..table("t", TableKind::Plain, None, identified)
+    };
+    check(&[of("", true, true)], &["t"], &[]);
+    check(&[of("", true, false)], &[], &[]);
+    check(&[of("", false, true)], &[], &[]);
+    check(&[of("WHERE id > 5", true, true)], &[], &[]);
 }
 
 #[test]

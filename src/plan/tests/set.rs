@@ -1,7 +1,9 @@
 //! Set form: what a batch's changes come to.
 
 use super::*;
-use crate::limits::{COPY_ROWS_MIN, FAILING_FORGOTTEN_AFTER, FAILING_TIMES_MAX, SET_ROW_BYTES_MAX};
+use crate::limits::{
+    COPY_ROWS_MIN, FAILING_FORGOTTEN_AFTER, FAILING_TIMES_MAX, SET_ROW_BYTES_MAX, SORT_ROWS_MIN,
+};
 
 /// Plans the changes as one batch, in set form; expects the steps, and why some went row by row.
 #[track_caller]
@@ -70,6 +72,32 @@ fn updates_go_by_the_columns_that_they_give() {
     let both = format!("{UPDATE} | {{\"x\"}} {{\"w\"}} {{2}} 1");
     let touch = r#"SELECT 1 / (count(*) = $2)::int4 FROM ONLY "public"."t" t, unnest($1::"pg_catalog"."text"[]) AS n (c1) WHERE t."id" OPERATOR("pg_catalog".=) n.c1 | {4} 1"#;
     check("id* a b", changes, &[only_b, &both, touch], None);
+}
+
+#[test]
+fn many_rows_go_in_the_order_of_their_keys() {
+    let t = t();
+    let numbers = |numbers: &mut dyn Iterator<Item = usize>| {
+        numbers.map(|number| number.to_string()).collect::<Vec<_>>().join(",")
+    };
+    for (count, sorted) in [(SORT_ROWS_MIN, true), (SORT_ROWS_MIN - 1, false)] {
+        let keys = if sorted { numbers(&mut (1..=count)) } else { numbers(&mut (1..=count).rev()) };
+        let backwards = || (1..=count).rev();
+        let changes = backwards().map(|n| delete(&t, key(&format!("{n} - -")))).collect();
+        check("id* a b", changes, &[&format!("{DELETE} | {{{keys}}} {count}")], None);
+        let changes = backwards().map(|n| update(&t, None, &format!("{n} {n} {n}"))).collect();
+        let update = format!("{UPDATE} | {{{keys}}} {{{keys}}} {{{keys}}} {count}");
+        check("id* a b", changes, &[&update], None);
+    }
+}
+
+#[test]
+fn a_key_that_is_not_unique_on_the_target_goes_row_by_row() {
+    let t = t();
+    let mut planner = planner([target("id a b")]);
+    let changes = vec![update(&t, None, "1 x y"), delete(&t, key("2 - -"))];
+    let plan = plan_as(&mut planner, Form::Set, &[&segment(changes)]).unwrap();
+    assert_eq!((plan.steps.len(), plan.ordered), (2, Some(Reason::Identity)));
 }
 
 #[test]

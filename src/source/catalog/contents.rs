@@ -10,6 +10,10 @@ use crate::source::{Error, ask};
 pub struct OtherContents {
     /// Large objects.
     pub large_objects: u64,
+    /// Those that the current user may not read.
+    pub large_objects_unreadable: u64,
+    /// Whose these are.
+    pub large_objects_owners: Vec<String>,
     /// Materialised views, by schema and name.
     pub materialized_views: Vec<QualifiedName>,
     /// Foreign tables, by schema and name.
@@ -45,9 +49,21 @@ pub enum ReplicaRole {
 /// # Errors
 /// When the server does not answer.
 pub async fn other_contents(client: &Client) -> Result<OtherContents, Error> {
-    let sql = Sql::new("SELECT count(*) AS large_objects FROM pg_largeobject_metadata");
-    let large_objects = ask::row(client, "the large objects", &sql, &[]).await?.count("large_objects")?;
-    let mut found = OtherContents { large_objects, ..OtherContents::default() };
+    let sql = Sql::new(
+        "SELECT count(*) AS large_objects, count(*) FILTER (WHERE NOT readable) AS unreadable, \
+         coalesce(array_agg(DISTINCT owner) FILTER (WHERE NOT readable), '{}') AS owners \
+         FROM (SELECT pg_get_userbyid(m.lomowner)::text AS owner, pg_has_role(m.lomowner, 'USAGE') \
+         OR current_setting('lo_compat_privileges')::bool OR EXISTS (SELECT FROM aclexplode(m.lomacl) a \
+         WHERE a.privilege_type = 'SELECT' AND (a.grantee = 0 OR pg_has_role(a.grantee, 'USAGE'))) AS readable \
+         FROM pg_largeobject_metadata m) o",
+    );
+    let row = ask::row(client, "the large objects", &sql, &[]).await?;
+    let mut found = OtherContents {
+        large_objects: row.count("large_objects")?,
+        large_objects_unreadable: row.count("unreadable")?,
+        large_objects_owners: row.get("owners")?,
+        ..OtherContents::default()
+    };
     let sql = Sql::new(
         "SELECT c.relkind::text AS kind, n.nspname::text AS schema, c.relname::text AS name FROM pg_class c \
          JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind IN ('m', 'f') \

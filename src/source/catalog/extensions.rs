@@ -1,5 +1,7 @@
 //! Extensions, installed and available.
 
+use std::collections::HashMap;
+
 use tokio_postgres::Client;
 
 use crate::pg::Sql;
@@ -14,6 +16,15 @@ pub struct Extension {
     pub version: String,
     /// The schema of its objects.
     pub schema: String,
+}
+
+/// A table that an extension has for its users' rows, beside its own: what `pg_extension_config_dump` names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExtensionTable {
+    /// The extension.
+    pub name: String,
+    /// Which rows are its users': `WHERE …`, or empty for all.
+    pub condition: String,
 }
 
 /// An extension that could be created.
@@ -43,6 +54,42 @@ pub async fn extensions(client: &Client) -> Result<Vec<Extension>, Error> {
         Ok(Extension { name: row.get("name")?, version: row.get("version")?, schema: row.get("schema")? })
     };
     rows.iter().map(extension).collect()
+}
+
+/// The tables that extensions have for their users' rows, by oid.
+///
+/// # Errors
+/// When the server does not answer.
+pub(super) async fn extension_tables(client: &Client) -> Result<HashMap<u32, ExtensionTable>, Error> {
+    let sql = Sql::new(
+        "SELECT x.oid, e.extname::text AS name, x.condition \
+         FROM pg_extension e, unnest(e.extconfig, e.extcondition) x(oid, condition)",
+    );
+    let rows = ask::rows(client, "the extensions' tables", &sql, &[]).await?;
+    let table = |row: &ask::Answer| {
+        Ok((row.get("oid")?, ExtensionTable { name: row.get("name")?, condition: row.get("condition")? }))
+    };
+    rows.iter().map(table).collect()
+}
+
+/// What depends on extensions and is no part of one, in the server's words; other extensions, too.
+///
+/// # Errors
+/// When the server does not answer.
+pub async fn dependents_of(client: &Client, extensions: &[String]) -> Result<Vec<String>, Error> {
+    // What belongs to a part of one (an array's type, a table's constraint) goes with it.
+    let sql = Sql::new(
+        "WITH RECURSIVE gone AS (SELECT oid FROM pg_extension WHERE extname = ANY ($1)), \
+         part AS (SELECT 'pg_extension'::regclass::oid AS classid, oid AS objid FROM gone \
+         UNION SELECT d.classid, d.objid FROM pg_depend d JOIN part p ON p.classid = d.refclassid \
+         AND p.objid = d.refobjid WHERE d.deptype IN ('e', 'a', 'i')) \
+         SELECT DISTINCT pg_describe_object(d.classid, d.objid, d.objsubid) AS what \
+         FROM pg_depend d JOIN part p ON p.classid = d.refclassid AND p.objid = d.refobjid \
+         WHERE d.deptype = 'n' AND NOT EXISTS (SELECT FROM part o WHERE o.classid = d.classid \
+         AND o.objid = d.objid) ORDER BY 1",
+    );
+    let rows = ask::rows(client, "what depends on extensions", &sql, &[&extensions]).await?;
+    rows.iter().map(|row| row.get("what")).collect()
 }
 
 /// The extensions that this server has files for, by name.

@@ -9,9 +9,14 @@
 
 mod activity;
 mod contents;
+mod databases;
 mod definitions;
 mod extensions;
+mod fence;
 mod operators;
+mod privileges;
+mod references;
+mod roles;
 mod sequences;
 mod server;
 mod slots;
@@ -22,12 +27,30 @@ pub use activity::{PreparedTransaction, WritingTransaction, prepared_transaction
 pub use contents::{
     OtherContents, ReplicaRole, SchemaPrivilege, databases, other_contents, replica_role, schema_privilege,
 };
+pub use databases::{Database, all_databases, holds_anything};
 pub use definitions::{DefinedColumn, Definition, definition, table_name, type_names, type_text};
-pub use extensions::{AvailableExtension, Extension, available_extensions, extensions};
+pub use extensions::{
+    AvailableExtension, Extension, ExtensionTable, available_extensions, dependents_of, extensions,
+};
+pub use fence::{
+    OtherSession, ReadOnlyDefault, end_own_sessions, end_sessions, mark_wal, moment, other_sessions,
+    read_only_default, read_only_statement, set_read_only_default,
+};
+pub use privileges::{
+    DatabaseProperties, DefaultPrivilege, Object, ObjectKind, Owned, Privilege, database_privileges,
+    database_properties, default_privileges, owners, privileges,
+};
+pub use references::{Reference, references};
+pub use roles::{
+    Membership, MembershipOptions, Role, Setting, current_user, database_settings, memberships,
+    password_hashes, role_settings, roles,
+};
 pub use sequences::{Sequence, SequenceOwner, SequenceValue, SequenceValues, sequence_values, sequences};
 pub use server::{
     DatabaseLocale, Provider, ServerFacts, UserFacts, clock, server_facts, server_version, system_id,
 };
 pub use slots::{SlotInfo, current_wal, slot, slots, wal_senders_used};
-pub use tables::{Generated, Identity, Persistence, Table, TableColumn, TableKind, index_bytes, tables};
+pub use tables::{
+    Generated, Identity, Persistence, Table, TableColumn, TableKind, index_bytes, table_names, tables,
+};
 pub use target::{KeyColumn, TargetColumn, TargetTable, target_table, target_tables};

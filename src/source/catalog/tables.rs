@@ -4,10 +4,12 @@ use std::collections::{HashMap, HashSet};
 
 use tokio_postgres::Client;
 
+use super::extensions::{self, ExtensionTable};
 use crate::pg::{Oid, QualifiedName, ReplicaIdentity, Sql};
 use crate::source::{Dialect, Error, ask};
 
-/// A table of a user: neither of the system, nor Walferry's own, nor a member of an extension, nor temporary.
+/// A table of a user: neither of the system, nor Walferry's own, nor temporary; of an extension's, those alone that it has
+/// for its users' rows.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Table {
     /// `pg_class.oid`.
@@ -58,6 +60,8 @@ pub struct Table {
     pub rls_applies: bool,
     /// Has a trigger that is enabled, a foreign key's included (on either side of it).
     pub has_triggers: bool,
+    /// An extension made it, for rows of its users.
+    pub extension: Option<ExtensionTable>,
 }
 
 /// A column of a table.
@@ -144,6 +148,12 @@ impl Table {
     pub fn has_identity(&self) -> bool {
         !self.identity_columns.is_empty()
     }
+
+    /// Whether its changes are followed: they are in the WAL, and of an extension's table we want and may publish all.
+    pub fn is_followed(&self) -> bool {
+        let whole = |of: &ExtensionTable| of.condition.is_empty() && self.owned_by_me && self.has_identity();
+        self.persistence == Persistence::Permanent && self.extension.as_ref().is_none_or(whole)
+    }
 }
 
 /// Every user table of the current database, by schema and name.
@@ -173,12 +183,14 @@ pub async fn tables(client: &Client) -> Result<Vec<Table>, Error> {
     let mut columns = columns(client, dialect, Scope::User).await?;
     let mut indexes = indexes(client, dialect, Scope::User).await?;
     let parents = parents(client).await?;
+    let mut extensions = extensions::extension_tables(client).await?;
 
     let mut tables = Vec::with_capacity(rows.len());
     for row in &rows {
         let oid: u32 = row.get("oid")?;
         let columns = columns.remove(&oid).unwrap_or_default();
-        tables.push(table(row, columns, indexes.remove(&oid).unwrap_or_default())?);
+        let table = table(row, columns, indexes.remove(&oid).unwrap_or_default())?;
+        tables.push(Table { extension: extensions.remove(&oid), ..table });
     }
     let with_children: HashSet<u32> = parents.values().flatten().copied().collect();
     let names: HashMap<u32, QualifiedName> = tables.iter().map(|t| (t.oid.get(), t.name.clone())).collect();
@@ -193,6 +205,18 @@ pub async fn tables(client: &Client) -> Result<Vec<Table>, Error> {
         table.inherited = table.is_leaf() && with_children.contains(&table.oid.get());
     }
     Ok(tables)
+}
+
+/// The names of every user table of the current database, by schema and name.
+///
+/// # Errors
+/// When the server does not answer.
+pub async fn table_names(client: &Client) -> Result<Vec<QualifiedName>, Error> {
+    let sql = Sql::new("SELECT n.nspname::text AS schema, c.relname::text AS name FROM pg_class c ")
+        .text("JOIN pg_namespace n ON n.oid = c.relnamespace WHERE ")
+        .text(Scope::User.filter())
+        .text(" ORDER BY 1, 2");
+    ask::rows(client, "the tables' names", &sql, &[]).await?.iter().map(ask::Answer::name).collect()
 }
 
 fn table(row: &ask::Answer, columns: Vec<TableColumn>, indexes: Vec<Index>) -> Result<Table, Error> {
@@ -238,6 +262,7 @@ fn table(row: &ask::Answer, columns: Vec<TableColumn>, indexes: Vec<Index>) -> R
         has_rls: row.get("relrowsecurity")?,
         rls_applies: row.get("rls_applies")?,
         has_triggers: row.get("has_triggers")?,
+        extension: None,
         columns,
     })
 }
@@ -269,8 +294,8 @@ impl<'a> Scope<'a> {
             Self::User => {
                 "c.relkind IN ('r', 'p') AND c.relpersistence <> 't' \
                  AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast', 'walferry', 'aiven_extras') \
-                 AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid \
-                 AND d.deptype = 'e')"
+                 AND (NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid \
+                 AND d.deptype = 'e') OR EXISTS (SELECT FROM pg_extension e WHERE c.oid = ANY (e.extconfig)))"
             }
             Self::Named(_) => "c.relkind IN ('r', 'p') AND n.nspname = $1::text AND c.relname = $2::text",
         }
@@ -313,6 +338,7 @@ impl Table {
             has_rls: false,
             rls_applies: false,
             has_triggers: false,
+            extension: None,
         }
     }
 }

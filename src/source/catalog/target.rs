@@ -30,6 +30,12 @@ pub struct TargetTable {
     pub has_replica_triggers: bool,
     /// Has a trigger that fires otherwise, a foreign key's included (on either side of it).
     pub has_origin_triggers: bool,
+    /// Foreign keys of other tables refer to it.
+    pub is_referenced: bool,
+    /// Of a table that an extension has for rows of its users: which these are, `WHERE …` or empty for all.
+    pub condition: Option<String>,
+    /// Whether the current user may insert and delete rows.
+    pub writable: bool,
 }
 
 /// A column of a table to write to.
@@ -85,7 +91,13 @@ async fn read(client: &Client, scope: Scope<'_>) -> Result<Vec<TargetTable>, Err
          EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = c.oid AND g.tgenabled IN ('O', 'A') AND ",
     )
     .text(tables::FIRES_ON_CHANGES)
-    .text(") AS origin_triggers FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE ")
+    .text(
+        ") AS origin_triggers, EXISTS (SELECT FROM pg_constraint k WHERE k.confrelid = c.oid AND k.contype = 'f' \
+         AND k.conrelid <> c.oid) AS referenced, (SELECT x.condition FROM pg_extension e, \
+         unnest(e.extconfig, e.extcondition) x(oid, condition) WHERE x.oid = c.oid) AS condition, \
+         coalesce(has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'INSERT') \
+         AND has_table_privilege(c.oid, 'DELETE'), false) AS writable FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE ",
+    )
     .text(scope.filter())
     .text(" ORDER BY 2, 3");
     let rows = ask::rows(client, "the target's tables", &sql, &scope.params()).await?;
@@ -115,6 +127,9 @@ async fn read(client: &Client, scope: Scope<'_>) -> Result<Vec<TargetTable>, Err
             key_deferrable,
             has_replica_triggers: row.get("replica_triggers")?,
             has_origin_triggers: row.get("origin_triggers")?,
+            is_referenced: row.get("referenced")?,
+            condition: row.get("condition")?,
+            writable: row.get("writable")?,
         });
     }
     Ok(tables)

@@ -19,7 +19,8 @@ async fn databases(pair: &Pair, name: &str, source: &str, target: &str) -> Clien
 }
 
 fn migrate(pair: &Pair, database: &str) -> Launch {
-    pair.migrate().source(pair.cluster.source_uri(database)).target(pair.cluster.target_uri(database))
+    let launch = pair.migrate().arguments(&["--database", database]);
+    launch.source(pair.cluster.source_uri(database)).target(pair.cluster.target_uri(database))
 }
 
 /// The rows of `tables` as text in UTF-8, in one order on both sides.

@@ -1,0 +1,159 @@
+//! The checks: of all databases for `walferry check`, and of one before it is begun.
+
+use tokio_postgres::Client;
+
+use crate::config::{Config, Contents, Keyless, Method};
+use crate::error::{Result, Side};
+use crate::pg::{ServerVersion, SlotName};
+use crate::source::catalog;
+use crate::status::StatusSnapshot;
+
+use super::choose::{Choice, Chosen, choose};
+use super::preflight::{self, Finding, PgDump, PreflightInput, Report};
+use super::{Migration, Phase, STREAM_NAME, Sides, dump};
+
+/// Looks at both sides and changes nothing: at what a migration as configured would meet.
+///
+/// # Errors
+/// A usage error when the source has no such databases. What cannot be reached is a finding.
+pub async fn check(sides: &Sides, config: &Config) -> Result<Report> {
+    let mut report = Report::default();
+    let (source, target) = tokio::join!(sides.source_client(), sides.target_client());
+    let (source, target) = match (source, target) {
+        (Ok(source), Ok(target)) => (source, target),
+        (source, target) => {
+            for (side, client) in [(Side::Source, source), (Side::Target, target)] {
+                if let Err(failure) = client {
+                    report.findings.push(Finding::unreachable(side, &failure));
+                }
+            }
+            return Ok(report);
+        }
+    };
+    let choice = choose(sides, &config.selection).await?;
+    let input = PreflightInput {
+        pg_dump: pg_dump_found(&source).await,
+        ..input_for(sides, config, &choice, choice.databases.iter().collect())
+    };
+    if let [only] = choice.databases.as_slice() {
+        return Ok(check_database(sides, only, &target, &input, true).await);
+    }
+    let servers = preflight::run_servers(&source, &target, &input).await;
+    report.findings = servers.findings;
+    for database in &choice.databases {
+        let method = database.begun.as_ref().map_or(servers.method, |row| row.method);
+        let input =
+            PreflightInput { method: Some(method), ..input_for(sides, config, &choice, vec![database]) };
+        let found = check_database(sides, database, &target, &input, false).await;
+        report.findings.extend(found.findings.into_iter().map(|finding| finding.of_database(&database.name)));
+    }
+    Ok(report)
+}
+
+fn input_for(sides: &Sides, config: &Config, choice: &Choice, databases: Vec<&Chosen>) -> PreflightInput {
+    let dumped = |database: &&Chosen| method_of(&config.method, database) == Some(Method::PgDump);
+    let replicated: Vec<&Chosen> = choice.databases.iter().filter(|database| !dumped(database)).collect();
+    let slots: Vec<SlotName> =
+        replicated.iter().filter_map(|d| Some(d.begun.as_ref()?.slot.clone())).collect();
+    PreflightInput {
+        method: method_of_all(&config.method, &databases),
+        slots_needed: replicated.len() as u64,
+        resuming: databases.iter().any(|database| database.begun.is_some()),
+        target_database_exists: databases.iter().all(|database| database.on_target),
+        databases: databases.into_iter().map(|database| database.name.clone()).collect(),
+        slots,
+        tables: choice.filter.clone(),
+        ignored_roles: sides.ignored_roles.clone(),
+        creates_databases: config.creates_databases,
+        application_name: STREAM_NAME.to_owned(),
+        ..with_contents(&config.contents)
+    }
+}
+
+/// What was begun stays as it is.
+fn method_of(given: &Option<Method>, database: &Chosen) -> Option<Method> {
+    database.begun.as_ref().map_or(*given, |row| Some(row.method))
+}
+
+/// The method that the servers are looked at for. Those that can still fall back decide, as long as there are any.
+fn method_of_all(given: &Option<Method>, databases: &[&Chosen]) -> Option<Method> {
+    let methods = || databases.iter().map(|database| method_of(given, database));
+    let open = methods().find(Option::is_none);
+    let replicated = methods().find(|method| *method == Some(Method::Replication));
+    open.or(replicated).unwrap_or(Some(Method::PgDump))
+}
+
+fn with_contents(contents: &Contents) -> PreflightInput {
+    PreflightInput {
+        replica_identity_full: contents.keyless == Keyless::Full,
+        keyless_ignored: contents.keyless == Keyless::Ignore,
+        excluded_extensions: contents.excluded_extensions.clone(),
+        extension_tables: contents.extension_tables,
+        ..PreflightInput::default()
+    }
+}
+
+async fn check_database(
+    sides: &Sides,
+    database: &Chosen,
+    entrance: &Client,
+    input: &PreflightInput,
+    with_servers: bool,
+) -> Report {
+    let sides = sides.database(&database.name);
+    let mut report = Report::default();
+    let source = sides.source_client().await;
+    let target = if database.on_target { Some(sides.target_client().await) } else { None };
+    let (source, target) = match (source, target.transpose()) {
+        (Ok(source), Ok(target)) => (source, target),
+        (source, target) => {
+            report.findings.extend(source.err().map(|failure| Finding::unreachable(Side::Source, &failure)));
+            report.findings.extend(target.err().map(|failure| Finding::unreachable(Side::Target, &failure)));
+            return report;
+        }
+    };
+    let target = target.as_ref().unwrap_or(entrance);
+    if with_servers {
+        preflight::run(&source, target, input).await
+    } else {
+        preflight::run_database(&source, target, input).await
+    }
+}
+
+/// The same for a database that is not begun. `in_place`: the target's session is in the database to be written to.
+pub(super) async fn preflight(
+    migration: &Migration,
+    source: &Client,
+    target: &Client,
+    in_place: bool,
+) -> Result<Report> {
+    let input = PreflightInput {
+        method: migration.method,
+        databases: vec![migration.sides.source.dbname().to_owned()],
+        slots_needed: slots_needed(&migration.status.snapshot()),
+        application_name: STREAM_NAME.to_owned(),
+        target_database_exists: in_place,
+        creates_databases: migration.creates_databases,
+        tables: migration.filter.clone(),
+        ignored_roles: migration.sides.ignored_roles.clone(),
+        pg_dump: pg_dump_found(source).await,
+        ..with_contents(&migration.contents)
+    };
+    Ok(preflight::run(source, target, &input).await)
+}
+
+/// Slots that are still to be made: there has to be room for all of them, or some database would fail in its turn.
+fn slots_needed(snapshot: &StatusSnapshot) -> u64 {
+    let to_come = snapshot.databases.iter().filter(|database| {
+        database.objects_on_source.is_empty() && matches!(database.phase, Phase::Waiting | Phase::Checking)
+    });
+    (to_come.count() as u64).max(1)
+}
+
+async fn pg_dump_found(source: &Client) -> PgDump {
+    let Ok(version) = catalog::server_version(source).await else { return PgDump::NotLooked };
+    match dump::ClientTools::find(version).await {
+        Ok(tools) => PgDump::Found(ServerVersion::new(tools.major * 10_000)),
+        Err(_) => PgDump::Missing,
+    }
+}

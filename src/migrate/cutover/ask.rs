@@ -1,0 +1,258 @@
+//! The command: asks the running engine, and waits for its answer.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+
+use crate::apply::Request;
+use crate::apply::store::{MigrationRow, Store};
+use crate::config::Method;
+use crate::error::{Definite, Failure, Result};
+use crate::limits::{CUTOVER_ANSWER_WAIT, REQUEST_ENGINE_WAIT, REQUEST_POLL, REQUEST_TAKEN_WAIT};
+use crate::migrate::choose::look;
+use crate::migrate::{Phase, Sides, unknown_phase};
+
+use super::record::{CutoverStatus, DoneStep, Wanted};
+use super::{AGAIN, COMMAND, WHEN_SYNCED, status};
+
+/// Hears of each step: the database, and what is done.
+pub type Told = Arc<dyn Fn(&str, &DoneStep) + Send + Sync>;
+
+const MOVED_ONCE: &str = "it is moved by method pg_dump";
+
+/// Asks the running engine to cut over the databases in `only`, or all of the migration where there are none, at the same
+/// time; waits until each is done, refused or given up. When `stop` becomes true, the engine is asked to give them up.
+///
+/// None is asked for where one of them is not ready: an application that needs several moves with all of them. One that
+/// is done already says so again; what method `pg_dump` has moved is left out where there are others.
+///
+/// # Errors
+/// When the target cannot be reached, or not for long enough to know how it ended.
+pub async fn cutover(
+    sides: &Sides,
+    only: &[String],
+    wanted: &Wanted,
+    stop: watch::Receiver<bool>,
+    told: Told,
+) -> Result<Vec<(String, CutoverStatus)>> {
+    let mut databases = begun(sides, only).await?;
+    let moved = |row: &MigrationRow| row.method == Method::PgDump && row.phase == Phase::Done.as_str();
+    if databases.iter().any(|(_, row)| !moved(row)) {
+        for (database, _) in databases.extract_if(.., |(_, row)| moved(row)) {
+            tracing::warn!(database, "{MOVED_ONCE}, and done: left as it is");
+        }
+    }
+    let names: Vec<String> = databases.into_iter().map(|(name, _)| name).collect();
+    let mut refused = Vec::new();
+    for name in &names {
+        let sides = sides.database(name);
+        let target = sides.target_client().await?;
+        if let Some(Err(refusal)) = refuse(&Store::new(&target, &sides.name)).await? {
+            refused.push((name.clone(), CutoverStatus::refused(&refusal)));
+        }
+    }
+    if !refused.is_empty() {
+        return Ok(refused);
+    }
+    let mut work = JoinSet::new();
+    for name in names {
+        let (sides, wanted, stop, told) =
+            (sides.database(&name), wanted.clone(), stop.clone(), Arc::clone(&told));
+        work.spawn(async move {
+            let status = cutover_database(&sides, &wanted, stop, |step| told(&name, step)).await;
+            status.map(|status| (name, status))
+        });
+    }
+    let mut ended: Vec<_> = work.join_all().await.into_iter().collect::<Result<_>>()?;
+    ended.sort_by(|(one, _), (other, _)| one.cmp(other));
+    Ok(ended)
+}
+
+/// The databases that the migration was begun in.
+async fn begun(sides: &Sides, only: &[String]) -> Result<Vec<(String, MigrationRow)>> {
+    let target = sides.target_client().await?;
+    let mut found = Vec::new();
+    for looked in look(sides, &target).await? {
+        if only.is_empty() || only.contains(&looked.name) {
+            found.extend(looked.begun?.map(|row| (looked.name, row)));
+        }
+    }
+    let missing = only.iter().find(|name| !found.iter().any(|(begun, _)| begun == *name));
+    if found.is_empty() || missing.is_some() {
+        let of = missing.map_or_else(String::new, |name| format!(" in its database {name:?}"));
+        return Err(Definite::new(format!(
+            "no migration {:?} has been begun on this target{of}",
+            sides.name
+        ))
+        .hint("`walferry migrate` begins one")
+        .into());
+    }
+    Ok(found)
+}
+
+async fn cutover_database(
+    sides: &Sides,
+    wanted: &Wanted,
+    stop: watch::Receiver<bool>,
+    mut told: impl FnMut(&DoneStep),
+) -> Result<CutoverStatus> {
+    let target = sides.target_client().await?;
+    let store = Store::new(&target, &sides.name);
+    let arguments = serde_json::to_value(wanted).unwrap_or(Value::Null);
+    let asked = match refuse(&store).await? {
+        Some(Ok(done)) => return Ok(done),
+        Some(Err(refusal)) => return Ok(CutoverStatus::refused(&refusal)),
+        None => store.ask(COMMAND, &arguments).await?,
+    };
+    let Some(id) = asked else {
+        let other = Definite::new("another cutover is under way").hint("wait for its end: `walferry status`");
+        return Ok(CutoverStatus::refused(&other));
+    };
+    drop(target);
+    let mut waiting = Waiting { sides, id, stop, began: Instant::now(), told_steps: 0, asked_to_end: false };
+    let deadline = waiting.began + REQUEST_TAKEN_WAIT + wanted.timeout() + CUTOVER_ANSWER_WAIT;
+    loop {
+        // The engine goes on without us: when our own connection breaks, we look again.
+        match waiting.wait(&mut told, deadline).await {
+            Err(Failure::Transient(transient)) if Instant::now() < deadline => {
+                tracing::warn!(cause = transient.cause, "trying again");
+                sleep(REQUEST_POLL).await;
+            }
+            ended => return ended,
+        }
+    }
+}
+
+/// What need not be asked for: it is done, or cannot be.
+async fn refuse(store: &Store<'_>) -> Result<Option<Result<CutoverStatus, Definite>>> {
+    let row = if store.exists().await? { store.migration().await? } else { None };
+    let Some(row) = row else {
+        let none = Definite::new("no migration of this name has been begun on this target")
+            .hint("`walferry migrate` begins one");
+        return Ok(Some(Err(none)));
+    };
+    let phase = Phase::from_name(&row.phase).ok_or_else(|| unknown_phase(&row.phase))?;
+    if row.method == Method::PgDump {
+        let hint = match phase {
+            Phase::Done => {
+                "if nobody wrote there since, point the application at the target; else start afresh"
+            }
+            _ => "wait until `walferry migrate` is done with it",
+        };
+        let refusal = Definite::new(format!("{MOVED_ONCE}: there is nothing to cut over"))
+            .detail("changes made on the source after its start are NOT carried")
+            .hint(hint);
+        return Ok(Some(Err(refusal)));
+    }
+    if phase == Phase::Done {
+        let last = store.last_request(COMMAND).await?;
+        return Ok(Some(Ok(last.map(|last| status(&last)).transpose()?.unwrap_or_default())));
+    }
+    if !store.engine_runs().await? {
+        let fenced = "a cutover was under way when it ended: the source may still be fenced";
+        let refusal = Definite::new("no engine runs this migration")
+            .detail(if phase == Phase::CuttingOver { fenced } else { "" })
+            .hint("start `walferry migrate`, wait for the phase syncing, then run `walferry cutover` again");
+        return Ok(Some(Err(refusal)));
+    }
+    if phase != Phase::Syncing && phase != Phase::CuttingOver {
+        let refusal =
+            Definite::new(format!("the migration is not in sync: its phase is {phase}")).hint(WHEN_SYNCED);
+        return Ok(Some(Err(refusal)));
+    }
+    Ok(None)
+}
+
+/// A request that was made.
+struct Waiting<'a> {
+    sides: &'a Sides,
+    id: i64,
+    stop: watch::Receiver<bool>,
+    began: Instant,
+    told_steps: usize,
+    /// We have asked the engine to give it up.
+    asked_to_end: bool,
+}
+
+impl Waiting<'_> {
+    async fn wait(&mut self, told: &mut impl FnMut(&DoneStep), deadline: Instant) -> Result<CutoverStatus> {
+        let target = self.sides.target_client().await?;
+        let store = Store::new(&target, &self.sides.name);
+        let mut engine_seen = Instant::now();
+        loop {
+            let Some(request) = store.request(self.id).await? else {
+                return Err(Definite::new("the request is gone: the migration was removed").into());
+            };
+            if let Some(status) = self.look(&store, &request, told).await? {
+                return Ok(status);
+            }
+            let now = Instant::now();
+            if store.engine_runs().await? {
+                engine_seen = now;
+            }
+            if now - engine_seen >= REQUEST_ENGINE_WAIT {
+                // Another request may have been faster.
+                if let Some(Ok(done)) = refuse(&store).await? {
+                    return Ok(done);
+                }
+                return Err(self.unanswered("the engine ended during the cutover").into());
+            }
+            if now >= deadline {
+                return Err(self.unanswered("the engine does not answer").into());
+            }
+            sleep(REQUEST_POLL).await;
+        }
+    }
+
+    /// Tells of what is new; gives how it ended, if it did.
+    async fn look(
+        &mut self,
+        store: &Store<'_>,
+        request: &Request,
+        told: &mut impl FnMut(&DoneStep),
+    ) -> Result<Option<CutoverStatus>> {
+        let stopping = *self.stop.borrow();
+        if request.answer.is_none() {
+            let late = self.began.elapsed() >= REQUEST_TAKEN_WAIT;
+            if (stopping || late) && store.withdraw(self.id).await? {
+                return Ok(Some(CutoverStatus::refused(&not_taken(stopping))));
+            }
+            return Ok(None);
+        }
+        let status = status(request)?;
+        for step in status.steps.iter().skip(self.told_steps) {
+            told(step);
+        }
+        self.told_steps = self.told_steps.max(status.steps.len());
+        if request.answered {
+            return Ok(Some(status));
+        }
+        if stopping && !self.asked_to_end {
+            self.asked_to_end = true;
+            store.give_up(self.id).await?;
+        }
+        Ok(None)
+    }
+
+    fn unanswered(&self, cause: &str) -> Definite {
+        let waited = self.began.elapsed().as_secs();
+        Definite::new(cause)
+            .detail(format!("{waited} s after it was asked for; the source may still be fenced"))
+            .hint("start `walferry migrate`: unless `walferry status` shows done, it takes the fence down first")
+    }
+}
+
+fn not_taken(stopping: bool) -> Definite {
+    if stopping {
+        return Definite::new("it was given up before it began").hint(AGAIN);
+    }
+    Definite::new("the engine did not take the request")
+        .detail(format!(
+            "{} s after it was asked for: it connects again, or catches up",
+            REQUEST_TAKEN_WAIT.as_secs()
+        ))
+        .hint(WHEN_SYNCED)
+}

@@ -1,0 +1,79 @@
+//! What replication does not carry, brought up to date while nobody writes.
+
+use tokio_postgres::Client;
+
+use crate::config::Keyless;
+use crate::error::{Failure, Result, Side};
+use crate::migrate::attempt::Attempt;
+use crate::migrate::sequences;
+use crate::pg::Sql;
+use crate::source;
+use crate::source::catalog::{self, Persistence, SequenceValues, Table, TableKind};
+
+use super::fence::{at_source, some};
+
+/// What was carried, and what was not.
+#[derive(Debug)]
+pub(super) struct Carried {
+    /// Where the target's sequences stand now.
+    pub sequences: SequenceValues,
+    /// What somebody should know.
+    pub warnings: Vec<String>,
+}
+
+impl Attempt<'_> {
+    /// Sequences, then all that [`crate::migrate::uncarried`] is about; `source` is a session that may write.
+    ///
+    /// # Errors
+    /// When either side refuses, or does not answer in time.
+    pub(super) async fn carry_rest(&self, source: &Client) -> Result<Carried> {
+        let target = self.migration.sides.target_client().await?;
+        let sequences = sequences::carry(source, &target).await?;
+        self.bring_up_to_date().await?;
+        let mut warnings = Vec::new();
+        let missing = missing_sequences(&target, &sequences).await?;
+        if !missing.is_empty() {
+            warnings.push(format!("sequences that the target does not have: {}", some(&missing)));
+        }
+        if self.migration.contents.keyless == Keyless::Ignore {
+            let tables = catalog::tables(source).await.map_err(at_source)?;
+            let ignored = tables.iter().filter(|table| is_ignored(table)).map(|table| table.name.to_string());
+            let ignored: Vec<String> = ignored.collect();
+            if !ignored.is_empty() {
+                let names = some(&ignored);
+                warnings.push(format!("tables whose updates and deletes are missing on the target: {names}"));
+            }
+        }
+        Ok(Carried { sequences, warnings })
+    }
+}
+
+/// Tables whose updates and deletes the stream does not have.
+fn is_ignored(table: &Table) -> bool {
+    table.kind == TableKind::Plain && table.persistence == Persistence::Permanent && !table.has_identity()
+}
+
+/// Those of the tables that the target does not have.
+pub(super) async fn missing_tables(
+    target: &Client,
+    tables: impl Iterator<Item = &Table>,
+) -> Result<Vec<String>> {
+    missing(target, tables.map(|table| Sql::default().name(&table.name).to_string()).collect()).await
+}
+
+async fn missing_sequences(target: &Client, sequences: &SequenceValues) -> Result<Vec<String>> {
+    let names = sequences.values.iter().map(|value| Sql::default().name(&value.name).to_string());
+    missing(target, names.collect()).await
+}
+
+/// Those of the quoted names that the target does not have.
+async fn missing(target: &Client, names: Vec<String>) -> Result<Vec<String>> {
+    let sql = "SELECT name FROM unnest($1::text[]) name WHERE to_regclass(name) IS NULL";
+    let rows = target.query(sql, &[&names]).await;
+    let rows = rows.map_err(|error| at_target("what it has", error))?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+fn at_target(question: &'static str, error: tokio_postgres::Error) -> Failure {
+    source::Error::new(question, error).into_failure(Side::Target)
+}

@@ -1,0 +1,531 @@
+//! The end of the source's writes, and of the migration.
+//!
+//! | step | what holds when it is done |
+//! |---|---|
+//! | check | it follows within the bound, everything is followed, the fence can be put up |
+//! | fence | nobody should be able to write any more, and no transaction is open that has written |
+//! | drain | everything that committed before a mark in the source's WAL, written after the fence, is applied |
+//! | carry | what replication does not carry is as on the source |
+//! | prove | up to a second mark no change came that committed after the first one; sequences stand as they were carried |
+//!
+//! Then the stream is ended: nothing is applied any more. If still no change has come after the first mark, `done` is
+//! recorded in one statement with the answer, and from then on nothing is written to the target.
+//!
+//! The engine does the work, beside its stream, when a command asks for it (`ask`). A failure before `done`, the
+//! timeout, and whoever changes their mind lead to the same end: the fence is taken down, the answer says why, and the
+//! migration goes on following. All that this takes is recorded before the fence is put up, so that the next start can do
+//! it for an engine that was killed. Only where it is not known whether `done` was recorded nothing is undone: the next
+//! attempt reads it.
+//!
+//! A fence is not proof, and a proof says nothing of what comes after it: a writer that no fence stops and that writes
+//! after the second mark is lost. Hence the check of open transactions just before that mark, and, without a fence, some
+//! time to watch.
+
+mod ask;
+mod carry;
+mod fence;
+mod record;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_postgres::Client;
+
+use crate::apply::Request;
+use crate::apply::store::{RelationState, Store};
+use crate::config::FenceKind;
+use crate::error::{Definite, Failure, Result, Side, Transient};
+use crate::limits::{REQUEST_POLL, UNFENCED_WATCH};
+use crate::pg::SourceLsn;
+use crate::source::catalog::{self, SequenceValues, Table, TableKind};
+use crate::status::{DatabaseStatus, TableState};
+
+use super::Phase;
+use super::attempt::Attempt;
+use super::drift::is;
+
+pub use ask::cutover;
+pub(super) use fence::lower;
+pub(super) use record::Fence;
+pub use record::{CutoverState, CutoverStatus, DoneStep, Step, Wanted};
+
+use fence::{at_source, some};
+
+/// What `walferry.request` calls it.
+pub(super) const COMMAND: &str = "cutover";
+
+/// A cutover under way.
+#[derive(Debug)]
+pub(super) struct Cutover {
+    id: i64,
+    wanted: Wanted,
+    status: CutoverStatus,
+    began: Instant,
+    fenced_at: Option<Instant>,
+    /// What commits from here on was written after the fence.
+    mark: SourceLsn,
+    /// What it waits for, for whoever wants to know why it took too long.
+    waits_for: String,
+    /// All steps are done: what is left is to end the stream, and to say so.
+    proven: bool,
+    /// Whether `done` is recorded is not known.
+    concluding: bool,
+}
+
+impl Cutover {
+    fn new(id: i64, wanted: Wanted, status: CutoverStatus) -> Self {
+        Self {
+            id,
+            wanted,
+            status,
+            began: Instant::now(),
+            fenced_at: None,
+            mark: SourceLsn::ZERO,
+            waits_for: String::new(),
+            proven: false,
+            concluding: false,
+        }
+    }
+
+    fn answer(&self) -> serde_json::Value {
+        serde_json::to_value(&self.status).expect("plain data becomes JSON")
+    }
+
+    /// Whether `done` is recorded is not known: nothing may be undone.
+    pub(super) const fn is_concluding(&self) -> bool {
+        self.concluding
+    }
+
+    /// Whether the source is fenced, or may be.
+    pub(super) const fn is_fenced(&self) -> bool {
+        self.status.fence.is_some()
+    }
+}
+
+impl Attempt<'_> {
+    /// Does what commands have asked for. True: a cutover is proven, and the stream is to be ended.
+    pub(super) async fn serve_requests(&mut self, synced: bool) -> Result<bool> {
+        while let Some(request) = self.store().next_request().await? {
+            let begun = CutoverStatus::default();
+            let (wanted, refusal) = match wanted(&request) {
+                Ok(wanted) => (wanted, None),
+                Err(refusal) => (Wanted::default(), Some(refusal)),
+            };
+            let cutover = Cutover::new(request.id, wanted, begun);
+            if !self.store().take(request.id, &cutover.answer()).await? {
+                continue;
+            }
+            tracing::info!(request = request.id, fence = ?cutover.wanted.fence, "asked to cut over");
+            self.cutover = Some(cutover);
+            let done = match refusal {
+                Some(refusal) => Err(refusal.into()),
+                None => self.cut_over(synced).await,
+            };
+            let Err(failure) = done else {
+                self.under_way().proven = true;
+                return Ok(true);
+            };
+            self.give_up(&failure).await?;
+            self.refuse_copied_again().await?;
+            if synced {
+                self.migration.show(self.phase);
+            }
+        }
+        Ok(false)
+    }
+
+    /// All steps, in time, unless somebody changes their mind.
+    async fn cut_over(&mut self, synced: bool) -> Result<()> {
+        let target = Arc::clone(&self.target);
+        let store = Store::new(&target, &self.migration.sides.name);
+        let mut stop = self.migration.stop.clone();
+        let Cutover { id, began, .. } = *self.under_way();
+        let timeout = self.under_way().wanted.timeout();
+        tokio::select! {
+            done = self.steps(synced) => return done,
+            given_up = given_up(&store, id) => return Err(given_up),
+            _ = stop.wait_for(|stop| *stop) => {
+                return Err(Definite::new("the engine was told to stop").hint(AGAIN).into());
+            }
+            () = sleep_until(began + timeout) => {}
+        }
+        let cause = format!("it took longer than {} s", timeout.as_secs_f64());
+        let waits_for = std::mem::take(&mut self.under_way().waits_for);
+        Err(Definite::new(cause)
+            .detail(if waits_for.is_empty() { waits_for } else { format!("it waited for {waits_for}") })
+            .hint("mend that, or give it a longer --timeout, then run `walferry cutover` again")
+            .into())
+    }
+
+    async fn steps(&mut self, synced: bool) -> Result<()> {
+        let mut began = Instant::now();
+        let client = self.refuse_cutover(synced).await?;
+        self.stepped(Step::Check, &mut began).await?;
+        self.fence(&client).await?;
+        self.stepped(Step::Fence, &mut began).await?;
+        self.drain(&client).await?;
+        self.stepped(Step::Drain, &mut began).await?;
+        let sequences = self.carry(&client).await?;
+        self.stepped(Step::Carry, &mut began).await?;
+        self.prove(&client, &sequences).await?;
+        self.stepped(Step::Prove, &mut began).await
+    }
+
+    async fn stepped(&mut self, step: Step, began: &mut Instant) -> Result<()> {
+        let seconds = began.elapsed().as_secs_f64();
+        self.under_way().status.steps.push(DoneStep { step, seconds });
+        tracing::info!(seconds, "{}", step.as_str());
+        self.report_cutover().await?;
+        self.under_way().waits_for.clear();
+        *began = Instant::now();
+        Ok(())
+    }
+
+    async fn report_cutover(&mut self) -> Result<()> {
+        let (id, answer) = (self.under_way().id, self.under_way().answer());
+        self.store().report(id, &answer).await
+    }
+
+    /// Refuses what would not end well, before anything is changed. Gives a session for what is to be done on the source.
+    async fn refuse_cutover(&mut self, synced: bool) -> Result<Client> {
+        if !synced || self.phase != Phase::Syncing {
+            return Err(Definite::new("the migration is not in sync yet").hint(WHEN_SYNCED).into());
+        }
+        self.refuse_uncopied().await?;
+        let client = fence::connect(&self.migration.sides.source).await?;
+        let wal = catalog::current_wal(&client).await.map_err(at_source)?;
+        let lag = wal.bytes_since(self.shown(|database| database.applied).unwrap_or(SourceLsn::ZERO));
+        let bound = self.under_way().wanted.lag_bytes_max;
+        if lag > bound {
+            return Err(Definite::new("the target is too far behind")
+                .detail(format!("{lag} bytes of WAL are not applied, --max-lag is {bound}"))
+                .hint(
+                    "wait until the source is less busy, or give a larger --max-lag: it takes as much longer",
+                )
+                .into());
+        }
+        self.refuse_prepared(&client).await?;
+        let readable = catalog::sequence_values(&client).await.map_err(at_source)?;
+        if !readable.unreadable.is_empty() {
+            let names: Vec<String> = readable.unreadable.iter().map(ToString::to_string).collect();
+            return Err(Definite::new("sequences of the source cannot be read")
+                .detail(some(&names))
+                .hint("GRANT SELECT ON SEQUENCE … on the source, then run `walferry cutover` again")
+                .into());
+        }
+        let kind = self.under_way().wanted.fence;
+        fence::refuse(&client, kind, self.migration.fence_commands.as_ref()).await?;
+        Ok(client)
+    }
+
+    /// Refuses tables that the target does not have as they are.
+    async fn refuse_uncopied(&mut self) -> Result<()> {
+        let tables = self.look_at_source_tables().await?;
+        let relations = self.store().relations().await?;
+        let copied = |row: &&crate::apply::store::RelationRow| row.state == RelationState::Copied;
+        let mut left: Vec<String> =
+            relations.iter().filter(|row| !copied(row)).map(|row| row.name.to_string()).collect();
+        let snapshot = self.migration.status.snapshot();
+        let shown = snapshot.database(&self.row.dbname).map_or(&[][..], |database| &database.tables);
+        left.extend(shown.iter().filter(|t| t.state == TableState::Failed).map(|t| t.name.to_string()));
+        if !left.is_empty() {
+            return Err(Definite::new("tables are not copied").detail(some(&left)).hint(WHEN_SYNCED).into());
+        }
+        let followed = |table: &Table| relations.iter().any(|row| is(row, table));
+        let others = tables.iter().filter(|table| table.kind == TableKind::Plain && !followed(table));
+        let mut missing: Vec<String> = others.map(|table| table.name.to_string()).collect();
+        missing.extend(carry::missing_tables(&self.target, tables.iter().filter(|t| followed(t))).await?);
+        if missing.is_empty() {
+            return Ok(());
+        }
+        Err(Definite::new("tables of the source are not followed, or not on the target")
+            .detail(some(&missing))
+            .hint(
+                "they were made after the migration began, or dropped on the target; make them there and have them \
+                 followed, as README says under \"DDL on the source\", or drop them on the source",
+            )
+            .into())
+    }
+
+    /// A prepared transaction can be committed by a session that is read only, too.
+    async fn refuse_prepared(&self, client: &Client) -> Result<()> {
+        let prepared = catalog::prepared_transactions(client).await.map_err(at_source)?;
+        let here = prepared.into_iter().filter(|transaction| transaction.database == self.row.dbname);
+        let ids: Vec<String> = here.map(|transaction| transaction.id).collect();
+        if ids.is_empty() {
+            return Ok(());
+        }
+        Err(Definite::new(
+            "prepared transactions wait on the source: no fence keeps them from being committed",
+        )
+        .detail(some(&ids))
+        .hint("COMMIT PREPARED or ROLLBACK PREPARED them, then run `walferry cutover` again")
+        .into())
+    }
+
+    /// Puts the fence up; all that it takes to take it down again is recorded before.
+    async fn fence(&mut self, client: &Client) -> Result<()> {
+        let kind = self.under_way().wanted.fence;
+        let previous = catalog::read_only_default(client).await.map_err(at_source)?.setting;
+        let since = catalog::moment(client).await.map_err(at_source)?;
+        self.enter(Phase::CuttingOver).await?;
+        let cutover = self.under_way();
+        cutover.status.fence = Some(Fence { kind, previous, since });
+        cutover.fenced_at = (kind != FenceKind::None).then(Instant::now);
+        cutover.waits_for = "the fence".to_owned();
+        self.report_cutover().await?;
+        fence::raise(client, &self.row.dbname, kind, self.migration.fence_commands.as_ref()).await?;
+        loop {
+            let writers = self.writers(client).await?;
+            if writers.is_empty() {
+                return Ok(());
+            }
+            self.under_way().waits_for = format!("open transactions of the source: {}", some(&writers));
+            sleep(REQUEST_POLL).await;
+        }
+    }
+
+    /// Who has written in a transaction that is still open. That there is one is shown to every user.
+    async fn writers(&self, client: &Client) -> Result<Vec<String>> {
+        let writing = catalog::writing_transactions(client).await.map_err(at_source)?;
+        let here = writing.into_iter().filter(|writer| writer.database.as_ref() == Some(&self.row.dbname));
+        // Autovacuum has no user.
+        let named =
+            here.filter_map(|writer| Some(format!("server process {} of {}", writer.pid, writer.user?)));
+        Ok(named.collect())
+    }
+
+    async fn drain(&mut self, client: &Client) -> Result<()> {
+        let mark = catalog::mark_wal(client).await.map_err(at_source)?;
+        let cutover = self.under_way();
+        cutover.mark = mark;
+        cutover.status.source_lsn = Some(mark.to_string());
+        self.wait_applied(mark).await;
+        self.refuse_written()
+    }
+
+    async fn carry(&mut self, client: &Client) -> Result<SequenceValues> {
+        self.under_way().waits_for = "what replication does not carry".to_owned();
+        let carried = self.carry_rest(client).await?;
+        self.under_way().status.warnings.extend(carried.warnings);
+        Ok(carried.sequences)
+    }
+
+    async fn prove(&mut self, client: &Client, carried: &SequenceValues) -> Result<()> {
+        let fence = self.under_way().status.fence.clone();
+        if let Some(fence) = fence.filter(|fence| fence.kind != FenceKind::None) {
+            fence::refuse_fallen(client, &fence).await?;
+        } else {
+            sleep(UNFENCED_WATCH).await;
+        }
+        self.refuse_prepared(client).await?;
+        let writers = self.writers(client).await?;
+        if !writers.is_empty() {
+            return Err(written(&format!("open transactions that have written: {}", some(&writers))));
+        }
+        let mark = catalog::mark_wal(client).await.map_err(at_source)?;
+        self.wait_applied(mark).await;
+        self.refuse_written()?;
+        let now = catalog::sequence_values(client).await.map_err(at_source)?;
+        let moved = now.values.iter().find(|value| !carried.values.contains(value));
+        match moved {
+            Some(value) => Err(written(&format!("sequence {} moved", value.name))),
+            None => Ok(()),
+        }
+    }
+
+    async fn wait_applied(&mut self, mark: SourceLsn) {
+        self.under_way().waits_for = format!("everything up to {mark} to be applied");
+        let mut status = self.migration.status.subscribe();
+        let applied = |database: &DatabaseStatus| database.applied;
+        let dbname = &self.row.dbname;
+        let reached = status.wait_for(|now| now.database(dbname).and_then(applied) >= Some(mark)).await;
+        drop(reached.expect("the migration has a handle of it"));
+    }
+
+    /// Whether the stream brought a change that was written after the fence.
+    fn refuse_written(&mut self) -> Result<()> {
+        let mark = self.under_way().mark;
+        match self.shown(|database| database.last_change).filter(|change| *change >= mark) {
+            Some(change) => {
+                Err(written(&format!("a change committed at {change}, the fence was up at {mark}")))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn shown<T>(&self, of: impl FnOnce(&DatabaseStatus) -> Option<T>) -> Option<T> {
+        self.migration.status.snapshot().database(&self.row.dbname).and_then(of)
+    }
+
+    /// After the stream was ended: records `done` where a cutover is proven, and says whether it is.
+    pub(super) async fn conclude(&mut self) -> Result<bool> {
+        let Some(cutover) = &self.cutover else { return Ok(false) };
+        let recorded = if cutover.proven {
+            match self.refuse_written() {
+                Ok(()) => self.record_done().await,
+                Err(failure) => Err(failure),
+            }
+        } else {
+            Err(Definite::new("the stream ended").hint(AGAIN).into())
+        };
+        match recorded {
+            Ok(()) => Ok(true),
+            // The answer of the target, if it gave one, may be lost: the next attempt reads what it holds.
+            Err(Failure::Transient(transient)) => Err(transient.into()),
+            Err(failure) => {
+                self.under_way().concluding = false;
+                self.give_up(&failure).await?;
+                self.refuse_copied_again().await.map(|()| false)
+            }
+        }
+    }
+
+    /// Ends the attempt where tables were copied again: its stream knows nothing of that, the next one copies them afresh.
+    async fn refuse_copied_again(&self) -> Result<()> {
+        let rows = self.store().relations().await?;
+        if rows.iter().all(|row| row.state != RelationState::Copying) {
+            return Ok(());
+        }
+        let cause =
+            "tables that the cutover has copied again are copied afresh, before the others are followed on";
+        Err(Transient::new(Side::Target, cause).into())
+    }
+
+    async fn record_done(&mut self) -> Result<()> {
+        let cutover = self.under_way();
+        let mut status = cutover.status.clone();
+        status.state = CutoverState::Done;
+        status.fenced_seconds = cutover.fenced_at.map(seconds_since);
+        let done = Cutover { status, waits_for: String::new(), wanted: cutover.wanted.clone(), ..*cutover };
+        // Without `done` the next stream begins after these copies.
+        self.store().keep_copied_again().await?;
+        self.under_way().concluding = true;
+        self.store().answer(done.id, &done.answer(), Phase::Done.as_str()).await?;
+        self.cutover = None;
+        self.phase = Phase::Done;
+        self.migration.show(Phase::Done);
+        tracing::info!(
+            source_lsn = done.status.source_lsn,
+            fenced_seconds = done.status.fenced_seconds,
+            "cut over"
+        );
+        Ok(())
+    }
+
+    /// Takes the fence down, if there is one, and says why.
+    ///
+    /// # Errors
+    /// When the fence could not be taken down; or when that could not be recorded, which the next attempt does.
+    pub(super) async fn give_up(&mut self, failure: &Failure) -> Result<()> {
+        let fenced = self.phase == Phase::CuttingOver;
+        let cutover = self.under_way();
+        cutover.status.error = Some(failure.into());
+        cutover.status.state = if fenced { CutoverState::GivenUp } else { CutoverState::Refused };
+        if let Some(fence) = cutover.status.fence.clone() {
+            let commands = self.migration.fence_commands.as_ref();
+            let warnings = lower(&self.migration.sides.source, &fence, commands).await?;
+            let cutover = self.under_way();
+            cutover.status.warnings.extend(warnings);
+            cutover.status.fenced_seconds = cutover.fenced_at.map(seconds_since);
+            cutover.status.fence = None;
+        }
+        let phase = if fenced { Phase::Syncing } else { self.phase };
+        let cutover = self.under_way();
+        let (id, answer) = (cutover.id, cutover.answer());
+        self.store().answer(id, &answer, phase.as_str()).await?;
+        let error = self.cutover.take().and_then(|cutover| cutover.status.error);
+        let (cause, detail) = error.map(|error| (error.cause, error.detail)).unwrap_or_default();
+        tracing::warn!(cause, detail, "cutover given up: the migration goes on following");
+        self.phase = phase;
+        Ok(())
+    }
+
+    /// Gives up what an engine that ended in the middle of a cutover left behind; or an attempt before this one of the
+    /// same engine, which handed it on.
+    pub(super) async fn settle_cutover(&mut self, left: Option<Cutover>) -> Result<()> {
+        let open = self.store().last_request(COMMAND).await?.filter(|request| !request.answered);
+        let Some(request) = open else {
+            if self.phase == Phase::CuttingOver {
+                self.enter(Phase::Syncing).await?;
+            }
+            return Ok(());
+        };
+        let left = match left.filter(|left| left.id == request.id) {
+            Some(left) => left,
+            None => Cutover::new(request.id, Wanted::default(), status(&request)?),
+        };
+        let ended = || Definite::new("the engine ended during the cutover").hint(AGAIN);
+        let cause = left.status.error.clone().map_or_else(ended, Definite::from);
+        self.cutover = Some(left);
+        self.give_up(&cause.into()).await
+    }
+
+    fn under_way(&mut self) -> &mut Cutover {
+        self.cutover.as_mut().expect("a cutover is under way")
+    }
+}
+
+/// The fence that a cutover left up on the source: of one that is done, or whose engine ended.
+pub(super) async fn left_fence(store: &Store<'_>) -> Result<Option<Fence>> {
+    let request = store.last_request(COMMAND).await?;
+    Ok(request.map(|request| status(&request)).transpose()?.and_then(|status| status.fence))
+}
+
+/// What a fence left on the source, and how it is undone.
+pub(super) fn left_on_source(dbname: &str, fence: &Fence) -> Option<String> {
+    let undo = || catalog::read_only_statement(dbname, fence.previous.as_deref());
+    let read_only = fence.kind == FenceKind::ReadOnly;
+    read_only.then(|| format!("default_transaction_read_only = on of the database (to undo it: {})", undo()))
+}
+
+fn wanted(request: &Request) -> Result<Wanted, Definite> {
+    let known = (request.command == COMMAND).then(|| serde_json::from_value(request.arguments.clone()).ok());
+    known.flatten().ok_or_else(|| {
+        Definite::new("the engine does not know this request")
+            .hint("run the command with the same version of walferry as the engine")
+    })
+}
+
+/// What the engine has written of a request that was taken.
+fn status(request: &Request) -> Result<CutoverStatus> {
+    let status = request.answer.clone().and_then(|answer| serde_json::from_value(answer).ok());
+    status.ok_or_else(|| {
+        Definite::new("walferry's own tables on the target are damaged")
+            .detail(format!("walferry.request holds an unknown answer to request {}", request.id))
+            .hint("see on the source whether ALTER DATABASE … SET default_transaction_read_only is in force")
+            .into()
+    })
+}
+
+async fn given_up(store: &Store<'_>, id: i64) -> Failure {
+    loop {
+        sleep(REQUEST_POLL).await;
+        let asked = match store.request(id).await {
+            Err(failure) => return failure,
+            Ok(None) => true,
+            Ok(Some(request)) => wanted(&request).is_ok_and(|wanted| wanted.given_up),
+        };
+        if asked {
+            return Definite::new("it was given up on request").hint(AGAIN).into();
+        }
+    }
+}
+
+fn written(detail: &str) -> Failure {
+    Definite::new("somebody writes to the source after the fence")
+        .detail(detail)
+        .hint("stop that writer (pg_stat_activity on the source), then run `walferry cutover` again")
+        .into()
+}
+
+fn seconds_since(instant: Instant) -> f64 {
+    instant.elapsed().as_secs_f64()
+}
+
+const AGAIN: &str = "run `walferry cutover` again";
+
+const WHEN_SYNCED: &str = "run `walferry cutover` again when `walferry status` shows the phase syncing";
+
+const _: () = assert!(UNFENCED_WATCH.as_millis() > Duration::from_millis(100).as_millis());

@@ -1,0 +1,50 @@
+//! Findings about tables that are not moved.
+
+use super::report::{counted, listed};
+use super::{Finding, PreflightInput, Report, Sides};
+use crate::error::Side;
+use crate::migrate::filter::broken;
+use crate::source::catalog::{self, Reference, Table};
+
+pub(super) async fn check(
+    report: &mut Report,
+    sides: &Sides<'_>,
+    tables: &[Table],
+    moved: &[Table],
+    input: &PreflightInput,
+) {
+    if input.tables.takes_all() {
+        return;
+    }
+    let is_moved = |table: &Table| moved.iter().any(|moved| moved.oid == table.oid);
+    let left: Vec<_> =
+        tables.iter().filter(|table| table.is_leaf() && !is_moved(table)).map(|t| &t.name).collect();
+    if !left.is_empty() {
+        let cause = format!("their definition is carried, their rows and changes are not: {}", listed(&left));
+        let subject = format!("{} not moved", counted(left.len(), "table"));
+        report.push(Finding::info("source-tables-skipped", subject, cause));
+    }
+    let found = catalog::references(sides.source).await;
+    report.add(
+        "source-references-skipped",
+        Side::Source,
+        found.map(|found| references(&broken(&found, tables, moved))),
+    );
+}
+
+fn references(broken: &[&Reference]) -> Option<Finding> {
+    if broken.is_empty() {
+        return None;
+    }
+    let each: Vec<String> = broken
+        .iter()
+        .map(|reference| format!("{} of {} to {}", reference.name, reference.from, reference.to))
+        .collect();
+    let cause = format!(
+        "they refer to tables that are not moved, so they are not made on the target: {}",
+        listed(&each)
+    );
+    let subject = counted(broken.len(), "foreign key");
+    let hint = "move those tables, too, or make the keys yourself once their rows are there";
+    Some(Finding::warning("source-references-skipped", subject, cause).hint(hint))
+}

@@ -1,0 +1,234 @@
+//! Roles, and what is theirs: attributes, passwords, memberships and settings; ownership and grants; the database's own
+//! properties.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | this one | [`carry_roles`]: roles of the cluster, before the schema, whose policies and user mappings name them |
+//! | [`make`] | one role: its statement, attributes, settings |
+//! | [`passwords`] | the file with the passwords that had to be made |
+//! | [`ownership`], [`grants`] | [`carry_objects`]: who owns what and who may what, once everything is made |
+//! | [`database`] | [`carry_database`]: owner, grants, settings, connection limit, comment |
+//! | [`statements`], [`settings`] | how statements are run and values are spelt |
+//!
+//! The target's user is no superuser, so each statement may be refused. What is refused is a warning with the statement
+//! to run, never the end: rows can be moved without it. All functions look at both sides and do what is missing: run
+//! again, they do nothing.
+//!
+//! A role that the target has already is left as it is, its password above all, but for memberships that it lacks. All
+//! roles come in one transaction, so one that is there is there with everything.
+
+mod database;
+mod grants;
+mod make;
+mod ownership;
+mod passwords;
+mod settings;
+mod statements;
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::PathBuf;
+
+use tokio_postgres::Client;
+
+use crate::error::{Result, Side};
+use crate::pg::Sql;
+use crate::source::catalog::{self, Membership, Role};
+
+pub use database::carry_database;
+pub use ownership::carry_objects;
+pub use statements::Refused;
+
+pub(super) use make::leaves;
+
+use make::{Made, Maker};
+use passwords::PasswordFile;
+use statements::{Within, execute, log_refused, run};
+
+/// Which roles, and where their new passwords go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RolesOptions {
+    /// Roles to leave out.
+    pub ignored: Vec<String>,
+    /// The file for passwords that had to be made.
+    pub passwords_file: PathBuf,
+}
+
+/// What became of the source's roles.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RolesReport {
+    /// Made on the target.
+    pub made: Vec<String>,
+    /// On the target already, and left as they are.
+    pub existing: Vec<String>,
+    /// Of those made, the ones with a new password.
+    pub new_passwords: Vec<String>,
+    /// What the target refused.
+    pub refused: Vec<Refused>,
+}
+
+/// Roles that belong to the server or to whoever runs it: names, and beginnings of names. The superuser that a cluster
+/// was made with goes by its identifier, whatever its name.
+const RESERVED: [&str; 11] = [
+    "_aiven*",
+    "alloydb*",
+    "azure_*",
+    "azuresu",
+    "cloudsql*",
+    "pg_*",
+    "rds_*",
+    "rdsadmin",
+    "rdsproxyadmin",
+    "rdsrepladmin",
+    "rdstopmgr",
+];
+
+/// Makes the roles of `source` that `target` lacks, with attributes, passwords, settings, comments and memberships.
+///
+/// # Errors
+/// When a side does not answer, or the passwords' file cannot be read or written; nothing is made then. What the target
+/// refuses is no error: see [`RolesReport::refused`].
+pub async fn carry_roles(source: &Client, target: &Client, options: &RolesOptions) -> Result<RolesReport> {
+    let wanted = carried(source, &options.ignored).await?;
+    run(target, &Sql::new("BEGIN")).await?;
+    let report = match carry(source, target, &wanted, options).await {
+        Ok(report) => report,
+        Err(failure) => {
+            // The failure is what matters; a session that is gone has rolled back.
+            let _ = run(target, &Sql::new("ROLLBACK")).await;
+            return Err(failure);
+        }
+    };
+    run(target, &Sql::new("COMMIT")).await?;
+    report.log(options);
+    Ok(report)
+}
+
+async fn carry(
+    source: &Client,
+    target: &Client,
+    wanted: &[Role],
+    options: &RolesOptions,
+) -> Result<RolesReport> {
+    let on_source = |error: crate::source::Error| error.into_failure(Side::Source);
+    let on_target = |error: crate::source::Error| error.into_failure(Side::Target);
+    let hashes = catalog::password_hashes(source).await.map_err(on_source)?;
+    let there = catalog::roles(target).await.map_err(on_target)?;
+    let settings = catalog::role_settings(source).await.map_err(on_source)?;
+    let mut maker =
+        Maker { target, hashes, passwords: PasswordFile::read(&options.passwords_file)?, settings };
+    let mut report = RolesReport::default();
+    for role in wanted {
+        let made = if there.iter().any(|there| there.name == role.name) {
+            Made::Existing
+        } else {
+            maker.make(role, &mut report.refused).await?
+        };
+        match made {
+            Made::Existing => report.existing.push(role.name.clone()),
+            Made::Refused => {}
+            Made::New { password } => {
+                report.made.push(role.name.clone());
+                report.new_passwords.extend(password.then(|| role.name.clone()));
+            }
+        }
+    }
+    let granted = catalog::memberships(source).await.map_err(on_source)?;
+    let there = catalog::roles(target).await.map_err(on_target)?;
+    let members = catalog::memberships(target).await.map_err(on_target)?;
+    let grants = memberships(wanted, &granted, &there, &members);
+    report.refused.extend(execute(target, &grants, Within::Transaction).await?);
+    // Before the roles are there for good, so that no password can be lost.
+    maker.passwords.write(&report.new_passwords)?;
+    Ok(report)
+}
+
+impl RolesReport {
+    fn log(&self, options: &RolesOptions) {
+        log_refused(&self.refused);
+        let file = options.passwords_file.display();
+        if !self.new_passwords.is_empty() {
+            tracing::warn!(
+                roles = self.new_passwords.join(", "), %file,
+                "the source does not show their passwords: these roles have new ones, written to the file"
+            );
+        }
+        if !self.existing.is_empty() {
+            let roles = self.existing.join(", ");
+            tracing::info!(roles, "on the target already: left as they are, but for memberships");
+        }
+        tracing::info!(made = self.made.len(), existing = self.existing.len(), "roles carried");
+    }
+}
+
+/// The roles of a cluster that are neither reserved nor in `ignored`, by name.
+///
+/// # Errors
+/// When the server does not answer.
+pub(super) async fn carried(source: &Client, ignored: &[String]) -> Result<Vec<Role>> {
+    let roles = catalog::roles(source).await.map_err(|error| error.into_failure(Side::Source))?;
+    Ok(roles.into_iter().filter(|role| is_carried(role, ignored)).collect())
+}
+
+/// Whether a role is neither reserved nor in `ignored`.
+pub(super) fn is_carried(role: &Role, ignored: &[String]) -> bool {
+    !is_reserved(role) && !ignored.contains(&role.name)
+}
+
+/// Whether a role belongs to the server or to whoever runs it.
+fn is_reserved(role: &Role) -> bool {
+    role.bootstrap
+        || RESERVED.iter().any(|reserved| match reserved.strip_suffix('*') {
+            Some(beginning) => role.name.starts_with(beginning),
+            None => role.name == *reserved,
+        })
+}
+
+/// Those of `wanted` that the target has and that its user may have to do with: a superuser there is another's.
+fn on_both(wanted: &[Role], there: &[Role]) -> BTreeSet<String> {
+    // Only a superuser has the privileges of another.
+    let ours = |role: &&Role| !role.superuser || role.inherited;
+    let there: BTreeSet<&str> = there.iter().filter(ours).map(|role| role.name.as_str()).collect();
+    wanted.iter().map(|role| &role.name).filter(|name| there.contains(name.as_str())).cloned().collect()
+}
+
+/// The statements for memberships that are missing. A predefined role of the server can be granted too.
+fn memberships(wanted: &[Role], granted: &[Membership], there: &[Role], members: &[Membership]) -> Vec<Sql> {
+    let names = on_both(wanted, there);
+    let predefined = |name: &str| name.starts_with("pg_") && there.iter().any(|role| role.name == name);
+    let known: HashMap<(&str, &str), &Membership> =
+        members.iter().map(|found| ((found.role.as_str(), found.member.as_str()), found)).collect();
+    let lacks = |wanted: &&Membership| {
+        let Some(found) = known.get(&(wanted.role.as_str(), wanted.member.as_str())) else { return true };
+        let options = match (wanted.options, found.options) {
+            (Some(wanted), Some(found)) => (wanted.inherit && !found.inherit) || (wanted.set && !found.set),
+            (None, _) | (_, None) => false,
+        };
+        (wanted.admin && !found.admin) || options
+    };
+    granted
+        .iter()
+        .filter(|grant| names.contains(&grant.member))
+        .filter(|grant| names.contains(&grant.role) || predefined(&grant.role))
+        .filter(lacks)
+        .map(membership)
+        .collect()
+}
+
+fn membership(wanted: &Membership) -> Sql {
+    let grant = Sql::new("GRANT ").ident(&wanted.role).text(" TO ").ident(&wanted.member);
+    let flag = |value: bool| if value { "TRUE" } else { "FALSE" };
+    match wanted.options {
+        None if wanted.admin => grant.text(" WITH ADMIN OPTION"),
+        None => grant,
+        Some(options) => grant
+            .text(" WITH ADMIN ")
+            .text(flag(wanted.admin))
+            .text(", INHERIT ")
+            .text(flag(options.inherit))
+            .text(", SET ")
+            .text(flag(options.set)),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,155 @@
+//! Who owns what. Everything was made by the target's user; here each object gets the owner that it has on the source.
+//!
+//! To give an object to a role, one must be able to SET ROLE to it, and the role needs CREATE on the object's schema. So
+//! the target's user becomes a member of every role that is to own something. It stays one: that is what lets it write to
+//! tables which are not its own any more, until the cutover and after it. No object is given to a role whose privileges
+//! it would not have.
+//!
+//! An object stays with the target's user where its owner is reserved or left out. Its owner's privileges are then
+//! granted like anybody's, if the owner is on the target.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use tokio_postgres::Client;
+
+use super::statements::{Refused, Within, execute, log_refused};
+use super::{carried, grants, on_both};
+use crate::error::{Result, Side};
+use crate::pg::Sql;
+use crate::source::catalog::{self, Object, ObjectKind, Owned};
+
+/// Makes owners, privileges and default privileges of the target's database what they are on the source.
+///
+/// For the end of the schema's making: what the target's objects have beyond the source's is revoked, from PUBLIC and
+/// from roles that both sides have.
+///
+/// # Errors
+/// When a side does not answer. What the target refuses is a warning, with the statement to run.
+pub async fn carry_objects(source: &Client, target: &Client, ignored: &[String]) -> Result<Vec<Refused>> {
+    let parties = Parties::meet(source, target, ignored).await?;
+    let defaults =
+        catalog::default_privileges(source).await.map_err(|error| error.into_failure(Side::Source))?;
+    let wanted = catalog::owners(source).await.map_err(|error| error.into_failure(Side::Source))?;
+    let found = owners(target).await?;
+    let mut refused = Vec::new();
+    let owners = wanted.iter().filter(|owned| owned.alterable).map(|owned| owned.owner.as_str());
+    let needed: BTreeSet<&str> = owners.chain(defaults.iter().map(|entry| entry.role.as_str())).collect();
+    let parties = parties.join(target, &needed, &mut refused).await?;
+    parties.say_who_stays(&wanted, &found);
+    for statements in parties.transfers(&wanted, &found) {
+        refused.extend(execute(target, &statements, Within::Session).await?);
+    }
+    let found = owners_by_object(owners_of(target).await?);
+    refused.extend(grants::carry(source, target, &parties, &found).await?);
+    refused.extend(grants::carry_defaults(target, &parties, &defaults).await?);
+    log_refused(&refused);
+    Ok(refused)
+}
+
+async fn owners(target: &Client) -> Result<HashMap<Object, String>> {
+    Ok(owners_by_object(owners_of(target).await?))
+}
+
+async fn owners_of(target: &Client) -> Result<Vec<Owned>> {
+    catalog::owners(target).await.map_err(|error| error.into_failure(Side::Target))
+}
+
+fn owners_by_object(owned: Vec<Owned>) -> HashMap<Object, String> {
+    owned.into_iter().map(|owned| (owned.object, owned.owner)).collect()
+}
+
+/// Which roles there are to speak of.
+#[derive(Debug, Clone)]
+pub(super) struct Parties {
+    /// The target's user.
+    pub(super) me: String,
+    /// Roles that are carried and that the target has.
+    pub(super) both: BTreeSet<String>,
+    /// Of the target's roles, those that its user can make owners without losing anything.
+    pub(super) able: BTreeSet<String>,
+}
+
+impl Parties {
+    /// Looks at both sides.
+    pub(super) async fn meet(source: &Client, target: &Client, ignored: &[String]) -> Result<Self> {
+        let wanted = carried(source, ignored).await?;
+        let there = catalog::roles(target).await.map_err(|error| error.into_failure(Side::Target))?;
+        let me = catalog::current_user(target).await.map_err(|error| error.into_failure(Side::Target))?;
+        let able = there.iter().filter(|role| role.inherited && role.assumable);
+        let able = able.map(|role| role.name.clone()).collect();
+        Ok(Self { me, both: on_both(&wanted, &there), able })
+    }
+
+    /// Makes the target's user a member of those of `owners` that both sides have.
+    pub(super) async fn join(
+        mut self,
+        target: &Client,
+        owners: &BTreeSet<&str>,
+        refused: &mut Vec<Refused>,
+    ) -> Result<Self> {
+        let dialect = crate::source::Dialect::of(target).await;
+        let options = dialect.map_err(|error| error.into_failure(Side::Target))?.self_grant();
+        let missing =
+            owners.iter().filter(|owner| self.both.contains(**owner) && !self.able.contains(**owner));
+        let join = |owner: &&str| Sql::new("GRANT ").ident(owner).text(" TO ").ident(&self.me).text(options);
+        let statements: Vec<Sql> = missing.map(join).collect();
+        if statements.is_empty() {
+            return Ok(self);
+        }
+        refused.extend(execute(target, &statements, Within::Session).await?);
+        let there = catalog::roles(target).await.map_err(|error| error.into_failure(Side::Target))?;
+        let able = there.into_iter().filter(|role| role.inherited && role.assumable);
+        self.able = able.map(|role| role.name).collect();
+        Ok(self)
+    }
+
+    /// Whether objects can be given to this role.
+    pub(super) fn may_own(&self, role: &str) -> bool {
+        self.both.contains(role) && self.able.contains(role)
+    }
+
+    /// The statements that give objects to their owners; each list needs what the ones before it did.
+    fn transfers(&self, wanted: &[Owned], found: &HashMap<Object, String>) -> [Vec<Sql>; 3] {
+        let (mut schemas, mut others, mut creates) = (Vec::new(), Vec::new(), BTreeSet::new());
+        let owner = |object: &Object| found.get(object);
+        let move_it = |owned: &&Owned| {
+            owned.alterable
+                && self.may_own(&owned.owner)
+                && owner(&owned.object).is_some_and(|owner| *owner != owned.owner)
+        };
+        for owned in wanted.iter().filter(move_it) {
+            let sql = Sql::new("ALTER ").text(owned.object.kind.as_str()).text(" ");
+            let sql = sql.catalog(&owned.object.identity).text(" OWNER TO ").ident(&owned.owner);
+            if owned.object.kind == ObjectKind::Schema { &mut schemas } else { &mut others }.push(sql);
+            creates.extend(owned.schema.as_ref().map(|schema| (schema, &owned.owner)));
+        }
+        // Taken away again with what else the source does not have.
+        let create = |(schema, owner): (&String, &String)| {
+            Sql::new("GRANT CREATE ON SCHEMA ").ident(schema).text(" TO ").ident(owner)
+        };
+        [schemas, creates.into_iter().map(create).collect(), others]
+    }
+
+    /// Counts what cannot be given to its owner.
+    fn say_who_stays(&self, wanted: &[Owned], found: &HashMap<Object, String>) {
+        let mut staying: BTreeMap<&str, usize> = BTreeMap::new();
+        let stays = |owned: &&Owned| {
+            owned.alterable
+                && !self.may_own(&owned.owner)
+                && owned.owner != self.me
+                && found.get(&owned.object) == Some(&self.me)
+        };
+        for owned in wanted.iter().filter(stays) {
+            *staying.entry(&owned.owner).or_default() += 1;
+        }
+        for (owner, objects) in staying {
+            let stay_with = &self.me;
+            tracing::warn!(
+                owner,
+                objects,
+                stay_with,
+                "objects whose owner is not carried, or cannot be given any"
+            );
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! Materialised views: their rows are computed by the target.
+//!
+//! One that is not filled on the source stays as it is. What one reads of another is known from the catalog, as far as
+//! no function hides it; what is hidden shows as a failure while the other is empty, and is tried again after it.
+
+use std::collections::HashSet;
+
+use tokio_postgres::Client;
+
+use crate::error::{Failure, Result, Side};
+use crate::pg::{QualifiedName, Sql};
+use crate::source;
+
+/// Which of the target's materialised views are to be filled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Which {
+    /// Those that are empty.
+    Empty,
+    /// All, those that have rows too.
+    All,
+}
+
+/// Fills those that are filled on the source, each after those that it reads.
+///
+/// # Errors
+/// When a side does not answer, or one cannot be filled whatever the order.
+pub async fn refresh(source: &Client, target: &Client, which: Which) -> Result<()> {
+    let wanted = filled(source).await?;
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    let mut left = in_order(target, which).await?;
+    left.retain(|name| wanted.contains(name));
+    while !left.is_empty() {
+        let mut refused = Vec::new();
+        let mut refusal = None;
+        for name in &left {
+            let refresh = Sql::new("REFRESH MATERIALIZED VIEW ").name(name);
+            match target.batch_execute(refresh.as_str()).await {
+                Ok(()) => tracing::debug!(view = %name, "refreshed"),
+                Err(error) => {
+                    refusal = Some(failure("a materialised view's rows", Side::Target, error));
+                    refused.push(name.clone());
+                }
+            }
+        }
+        if let Some(failure) = refusal.filter(|_| refused.len() == left.len()) {
+            return Err(failure);
+        }
+        left = refused;
+    }
+    Ok(())
+}
+
+async fn filled(source: &Client) -> Result<HashSet<QualifiedName>> {
+    let sql = "SELECT schemaname::text, matviewname::text FROM pg_matviews WHERE ispopulated";
+    let rows = source.query(sql, &[]).await;
+    let rows = rows.map_err(|error| failure("the materialised views", Side::Source, error))?;
+    Ok(rows.iter().map(name).collect())
+}
+
+/// One reads another if that is among all that it reads, through views or not; so it reads more of them.
+async fn in_order(target: &Client, which: Which) -> Result<Vec<QualifiedName>> {
+    let sql = "WITH RECURSIVE
+                   direct AS (SELECT DISTINCT r.ev_class AS reader, d.refobjid AS read FROM pg_rewrite r
+                              JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid
+                                  AND d.refclassid = 'pg_class'::regclass AND d.refobjid <> r.ev_class),
+                   read AS (SELECT reader, read FROM direct
+                            UNION SELECT r.reader, d.read FROM read r JOIN direct d ON d.reader = r.read)
+               SELECT n.nspname::text, c.relname::text
+               FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                   LEFT JOIN read r ON r.reader = c.oid LEFT JOIN pg_class m ON m.oid = r.read AND m.relkind = 'm'
+               WHERE c.relkind = 'm' AND ($1 OR NOT c.relispopulated)
+               GROUP BY 1, 2 ORDER BY count(m.oid), 1, 2";
+    let rows = target.query(sql, &[&(which == Which::All)]).await;
+    let rows = rows.map_err(|error| failure("the materialised views", Side::Target, error))?;
+    Ok(rows.iter().map(name).collect())
+}
+
+fn name(row: &tokio_postgres::Row) -> QualifiedName {
+    QualifiedName::new(row.get::<_, String>(0), row.get::<_, String>(1))
+}
+
+fn failure(question: &'static str, side: Side, error: tokio_postgres::Error) -> Failure {
+    source::Error::new(question, error).into_failure(side)
+}

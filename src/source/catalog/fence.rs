@@ -1,0 +1,160 @@
+//! What keeps a database from being written to, and who still could.
+
+use tokio_postgres::{Client, SimpleQueryMessage};
+
+use crate::pg::{SourceLsn, Sql};
+use crate::source::{Error, ask};
+
+/// The database's `default_transaction_read_only`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReadOnlyDefault {
+    /// What ALTER DATABASE … SET has for it; `None` without.
+    pub setting: Option<String>,
+    /// Whether new sessions are read only by that setting.
+    pub on: bool,
+    /// Whether the current user may change it: that needs the privileges of the database's owner.
+    pub mine: bool,
+    /// Roles that have another setting of their own, which wins over the database's.
+    pub exempt: Vec<String>,
+}
+
+/// Somebody's session in the current database: neither Walferry's own nor a walsender.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OtherSession {
+    /// Its process.
+    pub pid: i32,
+    /// Its user.
+    pub user: String,
+    /// Whether the current user may end it.
+    pub mine_to_end: bool,
+}
+
+/// What the current database has for `default_transaction_read_only`.
+///
+/// # Errors
+/// When the server does not answer.
+pub async fn read_only_default(client: &Client) -> Result<ReadOnlyDefault, Error> {
+    let sql = Sql::new(
+        "WITH setting AS (SELECT s.setdatabase, s.setrole, split_part(c, '=', 2) AS value \
+         FROM pg_db_role_setting s, unnest(s.setconfig) c WHERE c LIKE 'default\\_transaction\\_read\\_only=%'), \
+         own AS (SELECT s.value FROM setting s WHERE s.setdatabase = \
+         (SELECT oid FROM pg_database WHERE datname = current_database()) AND s.setrole = 0) \
+         SELECT (SELECT value FROM own) AS setting, coalesce((SELECT value::bool FROM own), false) AS \"on\", \
+         pg_has_role(d.datdba, 'USAGE') AS mine, \
+         ARRAY(SELECT DISTINCT r.rolname::text FROM setting s JOIN pg_roles r ON r.oid = s.setrole \
+         WHERE s.setdatabase IN (0, d.oid) AND NOT s.value::bool ORDER BY 1) AS exempt \
+         FROM pg_database d WHERE d.datname = current_database()",
+    );
+    let row = ask::row(client, "the database's settings", &sql, &[]).await?;
+    Ok(ReadOnlyDefault {
+        setting: row.get("setting")?,
+        on: row.get("on")?,
+        mine: row.get("mine")?,
+        exempt: row.get("exempt")?,
+    })
+}
+
+/// Sets it for sessions that begin from now on, or with `None` takes the setting away.
+///
+/// # Errors
+/// When the server does not answer, or refuses.
+pub async fn set_read_only_default(
+    client: &Client,
+    dbname: &str,
+    setting: Option<&str>,
+) -> Result<(), Error> {
+    let alter = read_only_statement(dbname, setting);
+    client
+        .batch_execute(alter.as_str())
+        .await
+        .map_err(|cause| Error::new("another default_transaction_read_only", cause))
+}
+
+/// The statement that does that.
+pub fn read_only_statement(dbname: &str, setting: Option<&str>) -> Sql {
+    let alter = Sql::new("ALTER DATABASE ").ident(dbname);
+    match setting {
+        Some(setting) => alter.text(" SET default_transaction_read_only = ").literal(setting),
+        None => alter.text(" RESET default_transaction_read_only"),
+    }
+}
+
+/// The server's clock, as text to compare with when sessions began.
+///
+/// # Errors
+/// When the server does not answer.
+pub async fn moment(client: &Client) -> Result<String, Error> {
+    let sql = Sql::new("SELECT clock_timestamp()::text AS now");
+    ask::row(client, "the time", &sql, &[]).await?.get("now")
+}
+
+/// Sessions of the current database that began from `since` to `until`; and those of which that is not shown, as it is
+/// to members of their roles and of `pg_read_all_stats` alone.
+///
+/// # Errors
+/// When the server does not answer.
+pub async fn other_sessions(
+    client: &Client,
+    since: Option<&str>,
+    until: &str,
+) -> Result<Vec<OtherSession>, Error> {
+    let sql = Sql::new(
+        "SELECT a.pid, a.usename::text AS \"user\", coalesce((pg_has_role(a.usesysid, 'USAGE') \
+         OR pg_has_role('pg_signal_backend', 'USAGE')) AND (me.rolsuper OR NOT r.rolsuper), false) AS mine \
+         FROM pg_stat_activity a LEFT JOIN pg_roles r ON r.oid = a.usesysid \
+         JOIN pg_roles me ON me.rolname = current_user \
+         WHERE a.datname = current_database() AND a.pid <> pg_backend_pid() AND a.usename IS NOT NULL \
+         AND a.pid NOT IN (SELECT pid FROM pg_stat_replication) \
+         AND coalesce(a.backend_start >= $1::text::timestamptz, true) \
+         AND coalesce(a.backend_start <= $2::text::timestamptz, true) \
+         AND NOT (a.usename = current_user AND a.application_name LIKE 'walferry%') ORDER BY a.pid",
+    );
+    let rows = ask::rows(client, "the other sessions", &sql, &[&since, &until]).await?;
+    let session = |row: &ask::Answer| {
+        Ok(OtherSession { pid: row.get("pid")?, user: row.get("user")?, mine_to_end: row.get("mine")? })
+    };
+    rows.iter().map(session).collect()
+}
+
+/// Ends sessions; those that are gone already do not matter.
+///
+/// # Errors
+/// When the server does not answer, or one of them is not the current user's to end.
+pub async fn end_sessions(client: &Client, pids: &[i32]) -> Result<(), Error> {
+    let sql = Sql::new("SELECT pg_terminate_backend(pid) FROM unnest($1::int4[]) pid");
+    ask::rows(client, "the end of sessions", &sql, &[&pids]).await.map(|_| ())
+}
+
+/// Ends the current user's other sessions of this name in the current database; says how many there were.
+///
+/// # Errors
+/// When the server does not answer.
+pub async fn end_own_sessions(client: &Client, application_name: &str) -> Result<usize, Error> {
+    let sql = Sql::new(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() \
+         AND usename = current_user AND application_name = $1::text AND pid <> pg_backend_pid()",
+    );
+    let rows = ask::rows(client, "the end of our own sessions", &sql, &[&application_name]).await?;
+    Ok(rows.len())
+}
+
+/// Writes a mark into the WAL, has it flushed, and gives its position: whatever committed before this call did so before
+/// it, and whatever commits after this call does so beyond it.
+///
+/// # Errors
+/// When the server does not answer.
+pub async fn mark_wal(client: &Client) -> Result<SourceLsn, Error> {
+    let question = "a mark in the WAL";
+    // A message outside a transaction would not be flushed, and the position that the server calls flushed may be in the
+    // middle of a record. Not synchronous_commit = on, which waits for a synchronous standby.
+    let sql = "BEGIN READ WRITE; SET LOCAL synchronous_commit = local; \
+               SELECT pg_logical_emit_message(true, 'walferry', '')::text; COMMIT";
+    let answers = client.simple_query(sql).await.map_err(|cause| Error::new(question, cause))?;
+    let position = answers.iter().find_map(|answer| match answer {
+        SimpleQueryMessage::Row(row) => row.get(0),
+        _ => None,
+    });
+    position
+        .and_then(|position| position.parse().ok())
+        .ok_or_else(|| Error::Answer { question, what: "it has no position".to_owned() })
+}

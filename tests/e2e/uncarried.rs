@@ -1,0 +1,376 @@
+//! What the stream does not bring: tables without replica identity, unlogged ones, large objects, materialised views,
+//! tables of extensions.
+//!
+//! An engine is stopped where a cutover has it: nothing runs, and the source is at rest, or not.
+
+use std::path::PathBuf;
+
+use tokio::sync::watch;
+use walferry::config::{Config, Environment, RawConfig, Secret};
+use walferry::error::Failure;
+use walferry::migrate::{Migration, Stream};
+use walferry::status::{MetricsRegistry, StatusHandle, StatusSnapshot};
+
+use super::harness::{DATABASE, Engine, PATIENCE, Pair, wait_for};
+use super::versions::asked_pairs;
+
+/// What a cutover does, between two engines.
+async fn bring_up_to_date(pair: &Pair, change: impl FnOnce(&mut RawConfig)) {
+    try_to_bring_up_to_date(pair, Stream::Ended, change).await.unwrap();
+}
+
+async fn try_to_bring_up_to_date(
+    pair: &Pair,
+    stream: Stream,
+    change: impl FnOnce(&mut RawConfig),
+) -> Result<(), Failure> {
+    let secret = |text: String| Some(Secret::new(text));
+    let environment = Environment {
+        source: secret(pair.cluster.source_uri(DATABASE)),
+        target: secret(pair.cluster.target_uri(DATABASE)),
+    };
+    let mut raw = RawConfig { environment, jobs: Some("3".to_owned()), ..RawConfig::default() };
+    change(&mut raw);
+    let config = Config::resolve(&raw).unwrap();
+    let status = StatusHandle::new(StatusSnapshot::new(config.name.as_str()));
+    let (_stop, stopped) = watch::channel(false);
+    let migration = Migration::new(&config, status, MetricsRegistry::new().unwrap(), stopped).unwrap();
+    migration.bring_up_to_date(stream).await
+}
+
+async fn started(pair: &Pair, arguments: &[&str]) -> Engine {
+    let mut engine = pair.migrate().arguments(arguments).start();
+    engine.wait_phase("syncing").await;
+    engine
+}
+
+async fn stopped(pair: &Pair, mut engine: Engine) {
+    engine.wait_drained(pair).await;
+    engine.terminate(0).await;
+}
+
+async fn assert_same(pair: &Pair, question: &str) {
+    let (source, target) = (pair.source(question).await, pair.target(question).await);
+    let differs = source.iter().zip(&target).find(|(source, target)| source != target);
+    assert_eq!((source.len(), differs), (target.len(), None), "{question}");
+}
+
+async fn assert_tables_equal(pair: &Pair) {
+    let comparison = pair.compare().await;
+    assert!(comparison.tables_equal(), "{comparison}");
+}
+
+const TABLES: &str = "
+    CREATE TABLE followed (id int PRIMARY KEY, body text); INSERT INTO followed SELECT g, 'x' FROM generate_series(1, 100) g;
+    CREATE TABLE keyless (a int, body text); INSERT INTO keyless SELECT g, 'x' FROM generate_series(1, 1000) g;
+    CREATE TABLE referenced (a int UNIQUE); INSERT INTO referenced SELECT generate_series(1, 10);
+    CREATE TABLE referring (id int PRIMARY KEY, a int REFERENCES referenced (a)); INSERT INTO referring VALUES (1, 1);
+    CREATE TABLE deferred (a int PRIMARY KEY DEFERRABLE);
+    INSERT INTO deferred SELECT generate_series(1, 10);
+    CREATE TABLE parted (a int, b int) PARTITION BY LIST (a);
+    CREATE TABLE part_1 PARTITION OF parted FOR VALUES IN (1); CREATE TABLE part_2 PARTITION OF parted FOR VALUES IN (0);
+    ALTER TABLE part_2 ADD PRIMARY KEY (b);
+    INSERT INTO parted SELECT g % 2, g FROM generate_series(1, 10) g;
+    CREATE UNLOGGED TABLE unlogged (a int PRIMARY KEY); INSERT INTO unlogged SELECT generate_series(1, 100);
+    CREATE MATERIALIZED VIEW z_first AS SELECT count(*) FROM keyless;
+    CREATE VIEW between_them AS SELECT * FROM z_first;
+    CREATE MATERIALIZED VIEW a_last AS SELECT count * 2 AS twice FROM between_them;
+    CREATE MATERIALIZED VIEW never AS SELECT * FROM a_last WITH NO DATA";
+
+const CHANGES: &str = "
+    UPDATE keyless SET body = 'y' WHERE a % 3 = 0; DELETE FROM keyless WHERE a % 5 = 0; INSERT INTO keyless VALUES (7, 'x'), (7, 'x');
+    DELETE FROM referenced WHERE a > 5; INSERT INTO referenced VALUES (11), (NULL), (NULL);
+    INSERT INTO referring VALUES (2, 11); UPDATE referring SET a = 11 WHERE id = 1;
+    UPDATE deferred SET a = a + 1; DELETE FROM parted WHERE b = 3; UPDATE parted SET b = 50 WHERE b = 5;
+    DELETE FROM unlogged WHERE a > 50; INSERT INTO unlogged VALUES (1000); UPDATE followed SET body = 'y' WHERE id = 1";
+
+const VIEWS: &str = "SELECT 1, count FROM z_first UNION ALL SELECT 2, twice FROM a_last ORDER BY 1";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tables_and_views() {
+    for (source, target) in asked_pairs().await {
+        moved_without_the_stream(Pair::of(source, target, |_| {}).await).await;
+    }
+}
+
+async fn moved_without_the_stream(pair: Pair) {
+    let owner = pair.owner().await;
+    owner.batch_execute(TABLES).await.unwrap();
+    let engine = started(&pair, &[]).await;
+    assert_tables_equal(&pair).await;
+    assert_same(&pair, VIEWS).await;
+    let filled = "SELECT matviewname, ispopulated FROM pg_matviews ORDER BY 1";
+    assert_same(&pair, filled).await;
+
+    owner.batch_execute(CHANGES).await.unwrap();
+    stopped(&pair, engine).await;
+    assert!(!pair.compare().await.tables_equal(), "what is missed has to be missed first");
+    // Not drained: what is in the copy must not come again from the stream, what comes after it must.
+    let more = "INSERT INTO keyless SELECT g, 'more' FROM generate_series(1, 50) g; INSERT INTO referenced VALUES (12);
+                INSERT INTO referring VALUES (3, 12); REFRESH MATERIALIZED VIEW z_first; REFRESH MATERIALIZED VIEW a_last";
+    owner.batch_execute(more).await.unwrap();
+    bring_up_to_date(&pair, |_| {}).await;
+    assert_same(&pair, VIEWS).await;
+    assert_same(&pair, filled).await;
+    let comparison = pair.compare().await;
+    let differing = comparison.tables.iter().filter(|table| !table.equal());
+    assert_eq!(differing.map(|table| table.name.name.as_str()).collect::<Vec<_>>(), ["referring"]);
+
+    owner
+        .batch_execute("INSERT INTO keyless VALUES (8, 'later'); INSERT INTO part_1 VALUES (1, 99)")
+        .await
+        .unwrap();
+    let engine = started(&pair, &[]).await;
+    owner.batch_execute("INSERT INTO keyless VALUES (9, 'last')").await.unwrap();
+    stopped(&pair, engine).await;
+    assert_tables_equal(&pair).await;
+
+    // It can be done again, and tables can be left out.
+    owner.batch_execute("DELETE FROM keyless WHERE a = 7; DELETE FROM unlogged").await.unwrap();
+    bring_up_to_date(&pair, |raw| raw.ignore_keyless = true).await;
+    let comparison = pair.compare().await;
+    assert!(comparison.table("public.unlogged").unwrap().equal(), "{comparison}");
+    assert!(!comparison.table("public.keyless").unwrap().equal(), "{comparison}");
+    bring_up_to_date(&pair, |_| {}).await;
+    assert_tables_equal(&pair).await;
+
+    // Given up while a stream ran that knew nothing of it: whatever that did, the tables are copied afresh.
+    try_to_bring_up_to_date(&pair, Stream::GoesOn, |_| {}).await.unwrap();
+    assert_tables_equal(&pair).await;
+    let copying = "SELECT string_agg(table_name, ' ' ORDER BY table_name) FROM walferry.relation WHERE state = 'copying'";
+    assert_eq!(pair.target_value(copying).await, "deferred keyless part_1 referenced");
+    pair.target("INSERT INTO keyless VALUES (1, 'twice'); DELETE FROM referenced WHERE a IS NULL").await;
+    let engine = started(&pair, &[]).await;
+    stopped(&pair, engine).await;
+    assert_tables_equal(&pair).await;
+    assert_eq!(pair.target_value(copying).await, "");
+    pair.assert_removes().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn full_replica_identity_for_the_time_being() {
+    for (source, target) in asked_pairs().await {
+        identities_for_the_time_being(Pair::of(source, target, |_| {}).await).await;
+    }
+}
+
+async fn identities_for_the_time_being(pair: Pair) {
+    let owner = pair.owner().await;
+    let tables = "
+        CREATE TABLE keyless (a int, j json, t text); INSERT INTO keyless SELECT g, '[1]', 'x' FROM generate_series(1, 100) g;
+        CREATE TABLE nothing (a int PRIMARY KEY); ALTER TABLE nothing REPLICA IDENTITY NOTHING; INSERT INTO nothing VALUES (1), (2);
+        CREATE TABLE \"Full\" (a int); ALTER TABLE \"Full\" REPLICA IDENTITY FULL; CREATE TABLE keyed (a int PRIMARY KEY);
+        CREATE TABLE parted (a int) PARTITION BY LIST (a); CREATE TABLE part PARTITION OF parted FOR VALUES IN (1, 2, 3)";
+    owner.batch_execute(tables).await.unwrap();
+    let identities = "SELECT relname, relreplident FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace ORDER BY 1";
+    let before = pair.source(identities).await;
+    // A long report does not keep others from the table.
+    let reader = pair.owner().await;
+    reader.batch_execute("BEGIN; SELECT FROM keyless").await.unwrap();
+    let mut engine = pair.migrate().arguments(&["--replica-identity-full"]).start();
+    let waits = async || engine.log().contains("in use on the source");
+    wait_for("a change of the identity that waits", PATIENCE, waits).await;
+    owner.batch_execute("INSERT INTO keyless VALUES (0, NULL, NULL)").await.unwrap();
+    reader.batch_execute("COMMIT").await.unwrap();
+    engine.wait_phase("syncing").await;
+    let changes = "
+        UPDATE keyless SET t = 'y' WHERE a % 2 = 0; DELETE FROM keyless WHERE a % 7 = 0; DELETE FROM nothing WHERE a = 1;
+        INSERT INTO parted VALUES (1), (2); UPDATE part SET a = 3 WHERE a = 1; DELETE FROM parted WHERE a = 2";
+    owner.batch_execute(changes).await.unwrap();
+    pair.assert_follows(&mut engine).await;
+    let status = pair.command("status").run().await;
+    status.assert(
+        0,
+        &["REPLICA IDENTITY FULL of table public.keyless", "FULL of table public.nothing", "public.part"],
+    );
+    assert!(!status.stdout.contains("\"Full\"") && !status.stdout.contains("keyed"), "{}", status.stdout);
+    engine.terminate(0).await;
+    // What somebody else did to it since is his.
+    owner.batch_execute("ALTER TABLE part REPLICA IDENTITY NOTHING").await.unwrap();
+    pair.assert_removes().await;
+    let mut expected = before;
+    expected
+        .iter_mut()
+        .filter(|row| row[0].as_deref() == Some("part"))
+        .for_each(|row| row[1] = Some("n".to_owned()));
+    assert_eq!(pair.source(identities).await, expected);
+}
+
+/// Every large object of a side, whose each is, and who may do what with it.
+const LARGE_OBJECTS: &str = "
+    SELECT m.oid, length(lo_get(m.oid)), md5(lo_get(m.oid)), CASE pg_get_userbyid(m.lomowner)
+               WHEN 'app_owner' THEN 'us' WHEN 'avnadmin' THEN 'us' ELSE pg_get_userbyid(m.lomowner) END,
+           ARRAY(SELECT CASE a.grantee WHEN 0 THEN '' ELSE pg_get_userbyid(a.grantee) END || a.privilege_type || a.is_grantable
+                 FROM aclexplode(m.lomacl) a WHERE a.grantee <> m.lomowner AND pg_get_userbyid(a.grantee) <> 'elsewhere' ORDER BY 1)
+    FROM pg_largeobject_metadata m ORDER BY 1";
+
+const FEW: &str = "
+    SELECT lo_from_bytea(1000, ''), lo_from_bytea(1001, 'x'), lo_from_bytea(4294967295, 'the last');
+    SELECT lo_from_bytea(1100 + n, convert_to(repeat('a', 65535 + n), 'UTF8')) FROM generate_series(0, 2) n;
+    SELECT lo_from_bytea(1200, convert_to(repeat(md5('1'), 100000), 'UTF8')); SELECT lo_put(1200, 5000000, 'after a hole');
+    SELECT lo_from_bytea(1201, convert_to(repeat(md5('2'), 100000), 'UTF8')), lo_from_bytea(1202, convert_to(repeat('b', 2000000), 'UTF8'));
+    SELECT lo_from_bytea(1300 + n, 'rights') FROM generate_series(0, 4) n;
+    ALTER LARGE OBJECT 1300 OWNER TO team; GRANT SELECT ON LARGE OBJECT 1301 TO PUBLIC;
+    GRANT SELECT, UPDATE ON LARGE OBJECT 1302 TO team WITH GRANT OPTION; GRANT SELECT ON LARGE OBJECT 1303 TO elsewhere";
+
+const FEW_CHANGES: &str = "
+    SELECT lo_put(1000, 0, 'longer'), lo_put(1001, 0, 'y'), lo_put(1200, 2500000, 'in the middle'), lo_unlink(1202), lo_unlink(1101);
+    SELECT lo_truncate64(lo_open(1201, 131072), 1500000), lo_truncate64(lo_open(1102, 131072), 0), lo_from_bytea(1400, 'new');
+    ALTER LARGE OBJECT 1301 OWNER TO team; REVOKE ALL ON LARGE OBJECT 1301 FROM PUBLIC;
+    REVOKE UPDATE ON LARGE OBJECT 1302 FROM team; GRANT UPDATE ON LARGE OBJECT 1304 TO PUBLIC";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_objects() {
+    for (source, target) in asked_pairs().await {
+        large_objects_of(Pair::of(source, target, |_| {}).await).await;
+    }
+}
+
+async fn large_objects_of(pair: Pair) {
+    pair.source("CREATE ROLE team; CREATE ROLE elsewhere; GRANT team TO app_owner").await;
+    pair.target("CREATE ROLE team; GRANT team TO avnadmin").await;
+    let owner = pair.owner().await;
+    owner
+        .batch_execute("CREATE TABLE t (a int PRIMARY KEY, o oid); INSERT INTO t VALUES (1, 1000)")
+        .await
+        .unwrap();
+    owner.batch_execute(FEW).await.unwrap();
+    let many = "SELECT lo_from_bytea(20000 + n, convert_to(repeat(md5(n::text), n), 'UTF8')) FROM generate_series(1, 1500) n";
+    owner.batch_execute(many).await.unwrap();
+    // Not ours: the migration leaves it alone.
+    pair.target("SELECT lo_from_bytea(777, 'of the target')").await;
+
+    // Killed in the middle, wherever that is.
+    let engine = pair.migrate().start();
+    let some =
+        async || pair.target("SELECT FROM pg_largeobject_metadata OFFSET 300 LIMIT 1").await.len() == 1;
+    wait_for("some large objects", PATIENCE, some).await;
+    engine.kill9().await;
+    let there = pair.target_value("SELECT count(*) FROM walferry.large_object").await;
+    eprintln!("killed with {there} large objects on the target");
+    let engine = started(&pair, &[]).await;
+    let own = "SELECT lo_unlink(777)";
+    assert_eq!(pair.target_value("SELECT lo_get(777)::text").await, "\\x6f662074686520746172676574");
+    pair.target(own).await;
+    assert_same(&pair, LARGE_OBJECTS).await;
+    assert!(engine.log().contains("role=elsewhere"), "{}", engine.log());
+
+    owner.batch_execute(FEW_CHANGES).await.unwrap();
+    owner.batch_execute("SELECT lo_unlink(20000 + n) FROM generate_series(2, 1500, 2) n").await.unwrap();
+    stopped(&pair, engine).await;
+    bring_up_to_date(&pair, |_| {}).await;
+    assert_same(&pair, LARGE_OBJECTS).await;
+    // All gone, but for one that is not ours.
+    owner.batch_execute("SELECT lo_unlink(oid) FROM pg_largeobject_metadata").await.unwrap();
+    pair.target("SELECT lo_from_bytea(777, 'of the target')").await;
+    bring_up_to_date(&pair, |_| {}).await;
+    assert_eq!(pair.target("SELECT oid FROM pg_largeobject_metadata").await, [[Some("777".to_owned())]]);
+
+    // One that may not be read, and one that is in the way.
+    pair.source("SELECT lo_from_bytea(3000, 'secret')").await;
+    let check = pair.command("check").run().await;
+    check.assert(3, &["source-large-objects", "may not read 1 large object"]);
+    pair.source("SELECT lo_unlink(3000)").await;
+    pair.assert_removes().await;
+    owner.batch_execute("SELECT lo_from_bytea(777, 'of the source')").await.unwrap();
+    pair.target("DROP TABLE t").await;
+    let ended = pair.migrate().run().await;
+    ended.assert(5, &["large object 777 of the target is in the way", "SELECT lo_unlink(777)"]);
+}
+
+/// Extensions among the server's files, until this is dropped.
+struct Extensions(Vec<PathBuf>);
+
+impl Extensions {
+    /// Each with tables for its users' rows; `None` where the server's files cannot be written.
+    async fn install(pair: &Pair, names: &[&str]) -> Option<Self> {
+        let directory = pair.source_value("SELECT setting FROM pg_config WHERE name = 'SHAREDIR'").await;
+        let directory = PathBuf::from(directory).join("extension");
+        let mut installed = Self(Vec::new());
+        for name in names {
+            let control = "default_version = '1.0'\nsuperuser = false\nrelocatable = false\n".to_owned();
+            let script = EXTENSION.replace("NAME", name);
+            for (file, text) in [(format!("{name}.control"), control), (format!("{name}--1.0.sql"), script)] {
+                let file = directory.join(file);
+                std::fs::write(&file, text).ok()?;
+                installed.0.push(file);
+            }
+        }
+        Some(installed)
+    }
+}
+
+impl Drop for Extensions {
+    fn drop(&mut self) {
+        for file in &self.0 {
+            let _ = std::fs::remove_file(file);
+        }
+    }
+}
+
+const EXTENSION: &str = "
+    CREATE TABLE NAME_settings (id int PRIMARY KEY, body text, own bool NOT NULL DEFAULT false);
+    INSERT INTO NAME_settings VALUES (1, 'own', true), (2, 'own', true);
+    SELECT pg_extension_config_dump('NAME_settings', 'WHERE NOT own');
+    CREATE TABLE NAME_jobs (id int PRIMARY KEY, body text); SELECT pg_extension_config_dump('NAME_jobs', '');
+    CREATE TABLE NAME_internal (id int); INSERT INTO NAME_internal VALUES (1);
+    CREATE TYPE NAME_mood AS ENUM ('sad', 'ok');";
+
+const OURS: &str = "SELECT id, body, own FROM walferry_ours_settings UNION ALL SELECT id + 1000, body, NULL FROM walferry_ours_jobs
+    UNION ALL SELECT id + 2000, NULL, NULL FROM walferry_ours_internal ORDER BY 1";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tables_of_extensions() {
+    let pair = Pair::start().await;
+    let Some(_installed) = Extensions::install(&pair, &["walferry_ours", "walferry_theirs"]).await else {
+        eprintln!("skipped: no extension can be put among the server's files");
+        return;
+    };
+    let owner = pair.owner().await;
+    let made = "
+        CREATE EXTENSION walferry_ours; CREATE EXTENSION walferry_theirs; CREATE EXTENSION citext;
+        INSERT INTO walferry_ours_settings VALUES (10, 'ours'), (11, 'ours'); INSERT INTO walferry_ours_jobs VALUES (1, 'a'), (2, 'b');
+        CREATE TABLE moods (id int PRIMARY KEY, m walferry_ours_mood); INSERT INTO moods VALUES (1, 'ok')";
+    owner.batch_execute(made).await.unwrap();
+    pair.target("CREATE EXTENSION walferry_theirs").await;
+    let check =
+        pair.command("check").arguments(&["--excluded-extensions", "walferry_ours,citext"]).run().await;
+    check.assert(3, &["walferry_ours, citext: left out, but needed by: column m of table public.moods\n"]);
+    let without_citext = ["--excluded-extensions", "citext"];
+    let check = pair.command("check").arguments(&without_citext).run().await;
+    check.assert(0, &["target-extension-tables", "public.walferry_theirs_jobs"]);
+    assert!(!check.stdout.contains("source-excluded-extensions"), "{}", check.stdout);
+
+    let engine = started(&pair, &without_citext).await;
+    assert_same(&pair, OURS).await;
+    assert_eq!(pair.target_value("SELECT count(*) FROM pg_extension WHERE extname = 'citext'").await, "0");
+    let changes = "
+        INSERT INTO walferry_ours_jobs VALUES (3, 'c'); UPDATE walferry_ours_jobs SET body = 'x' WHERE id = 1;
+        DELETE FROM walferry_ours_jobs WHERE id = 2; DELETE FROM walferry_ours_settings WHERE id = 11;
+        UPDATE walferry_ours_settings SET body = 'new' WHERE id = 10; INSERT INTO walferry_ours_settings VALUES (12, 'new')";
+    owner.batch_execute(changes).await.unwrap();
+    stopped(&pair, engine).await;
+    let jobs = "SELECT * FROM walferry_ours_jobs ORDER BY id";
+    assert_same(&pair, jobs).await;
+    let without = |raw: &mut RawConfig| raw.excluded_extensions = Some("citext".to_owned());
+    bring_up_to_date(&pair, without).await;
+    assert_same(&pair, OURS).await;
+
+    // What cannot be written there is said as soon as it has to be.
+    owner.batch_execute("INSERT INTO walferry_theirs_settings VALUES (10, 'ours')").await.unwrap();
+    let refused = try_to_bring_up_to_date(&pair, Stream::Ended, without).await.unwrap_err().to_string();
+    assert!(refused.contains("walferry_theirs_settings") && refused.contains("--no-replicate"), "{refused}");
+    try_to_bring_up_to_date(&pair, Stream::Ended, |raw| raw.no_replicate_extension_tables = true)
+        .await
+        .unwrap();
+    pair.assert_removes().await;
+
+    pair.target("DROP TABLE moods; DROP EXTENSION walferry_ours").await;
+    let migrate = pair.migrate().arguments(&["--until", "synced", "--no-replicate-extension-tables"]);
+    migrate.run().await.assert(0, &[]);
+    assert_eq!(
+        pair.target_value("SELECT string_agg(id::text, ' ' ORDER BY id) FROM walferry_ours_settings").await,
+        "1 2"
+    );
+    assert_eq!(pair.target_value("SELECT count(*) FROM walferry_ours_jobs").await, "0");
+}
