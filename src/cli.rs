@@ -54,6 +54,13 @@ pub enum Command {
         The engine (walferry migrate) does the work. Whatever goes wrong before it is done, and Ctrl-C, takes the fence\n\
         down again, and the migration goes on following: exit code 5, with the reason.")]
     Cutover(CutoverArgs),
+    /// Have tables copied afresh by the next `migrate`, while it follows the others; stop the running one before
+    #[command(
+        after_help = "Examples:\n  walferry resync public.item\n  walferry resync 'public.\"Odd Name\"' shop.stock\n\n\
+        The target's rows of these tables are removed then, and copied again on a snapshot of their own. A partitioned\n\
+        table means all its partitions."
+    )]
+    Resync(ResyncArgs),
     /// Drop everything that a migration made on both sides: slots, publications, bookkeeping. Never your data
     #[command(after_help = "Examples:\n  walferry remove\n  walferry remove --name prod --force\n\n\
         Run it when you give a migration up, too: a slot left on the source keeps its WAL until the disk is full.")]
@@ -87,6 +94,8 @@ pub struct CheckArgs {
     roles: RoleArgs,
     #[command(flatten)]
     contents: ContentArgs,
+    #[command(flatten)]
+    wanted: WantedArgs,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -101,6 +110,8 @@ pub struct MigrateArgs {
     method: MethodArgs,
     #[command(flatten)]
     selection: SelectionArgs,
+    #[command(flatten)]
+    wanted: WantedArgs,
     #[command(flatten)]
     engine: EngineArgs,
     #[command(flatten)]
@@ -124,8 +135,9 @@ pub struct MigrateArgs {
     /// Up to so many bytes of them (512MB, 8GB); beyond it, and with 0, the source keeps them itself [default: 8GB]
     #[arg(long, value_name = "BYTES")]
     spill_max: Option<String>,
-    /// What to do with a change that the target cannot take as it is: `stop` with an error [default: stop]
-    #[arg(long, value_name = "stop")]
+    /// What to do with a change that does not fit the target's rows: `stop` with an error, `source-wins`: the target's row
+    /// becomes the source's, `skip`: leave it out. The table walferry.conflict has each [default: stop]
+    #[arg(long, value_name = "stop|source-wins|skip")]
     on_conflict: Option<String>,
     /// What to do about a column that was added on the source: `follow` adds it on the target where that is safe, `stop`
     /// ends with an error that has the statement [default: stop]
@@ -170,6 +182,16 @@ pub struct StatusArgs {
     /// Print JSON with just the keys that Aiven's API has
     #[arg(long)]
     avn: bool,
+}
+
+/// Options of `resync`.
+#[derive(Debug, Args)]
+pub struct ResyncArgs {
+    #[command(flatten)]
+    sides: SideArgs,
+    /// The tables: `[database.]schema.table`, parts in double quotes where PostgreSQL wants them
+    #[arg(required = true, value_name = "TABLE")]
+    tables: Vec<String>,
 }
 
 /// Options of `remove`.
@@ -279,6 +301,16 @@ struct MethodArgs {
 }
 
 #[derive(Debug, Args)]
+struct WantedArgs {
+    /// Warn only where the target is older than the source, or than what is tested
+    #[arg(long)]
+    skip_db_version_check: bool,
+    /// Fail the check where the source's data takes more than so many bytes (500GB, 2TB)
+    #[arg(long, value_name = "BYTES")]
+    dbs_max_total_size: Option<String>,
+}
+
+#[derive(Debug, Args)]
 struct EngineArgs {
     /// Tables copied at the same time, 1 to 32 [default: the number of cores, 2 to 8]
     #[arg(short, long, value_name = "N")]
@@ -362,11 +394,13 @@ impl Cli {
                 args.selection.put(&mut raw);
                 raw.ignore_roles.clone_from(&args.roles.ignore_roles);
                 args.contents.put(&mut raw);
+                args.wanted.put(&mut raw);
                 raw.json = args.json;
             }
             Command::Migrate(args) => {
                 args.sides.put(&mut raw);
                 args.selection.put(&mut raw);
+                args.wanted.put(&mut raw);
                 args.engine.put(&mut raw);
                 raw.method.clone_from(&args.method.method);
                 args.contents.put(&mut raw);
@@ -392,6 +426,7 @@ impl Cli {
                 args.sides.put(&mut raw);
                 (raw.json, raw.avn) = (args.json, args.avn);
             }
+            Command::Resync(args) => args.sides.put(&mut raw),
             Command::Remove(args) => {
                 args.sides.put(&mut raw);
                 raw.force = args.force;
@@ -452,6 +487,13 @@ impl ContentArgs {
     }
 }
 
+impl WantedArgs {
+    fn put(&self, raw: &mut RawConfig) {
+        raw.skip_db_version_check = self.skip_db_version_check;
+        raw.dbs_max_total_size.clone_from(&self.dbs_max_total_size);
+    }
+}
+
 impl EngineArgs {
     fn put(&self, raw: &mut RawConfig) {
         raw.jobs.clone_from(&self.jobs);
@@ -498,6 +540,7 @@ pub async fn run(command: &Command, config: &Config, screen: &Screen) -> Result<
         Command::Migrate(_) => migrate(config, screen).await,
         Command::Status(_) => show_status(config).await,
         Command::Cutover(_) => cutover(config).await,
+        Command::Resync(args) => resync(args, config).await,
         Command::Remove(_) => remove(config).await,
         Command::Tail(args) => tail(args, config).await,
         Command::Demo(args) => show_demo(args, config).await,
@@ -636,6 +679,15 @@ async fn cutover(config: &Config) -> Result<Exit, Failure> {
             Err(Definite::new(cause).detail(texts.join("\n  ")).exit(failed[0].1.exit).into())
         }
     }
+}
+
+async fn resync(args: &ResyncArgs, config: &Config) -> Result<Exit, Failure> {
+    let tables = migrate::resync(&Sides::new(config)?, &config.selection.databases, &args.tables).await?;
+    let line = |(database, table): &(String, crate::pg::QualifiedName)| {
+        format!("{table} of database {database:?} is copied afresh by the next walferry migrate\n")
+    };
+    print(&tables.iter().map(line).collect::<String>())?;
+    Ok(Exit::Fine)
 }
 
 async fn remove(config: &Config) -> Result<Exit, Failure> {
@@ -788,8 +840,8 @@ mod tests {
     #[test]
     fn everything_typed_reaches_the_configuration() {
         let line = "walferry migrate -s host=a -t host=b --name prod --jobs 3 --listen none --confirm-delay 500ms \
-                    --until synced --max-lag 1MB --on-conflict stop --method replication --log-format json --verbose \
-                    --ignore-roles a,B --passwords-file p";
+                    --until synced --max-lag 1MB --on-conflict source-wins --method replication --log-format json \
+                    --verbose --ignore-roles a,B --passwords-file p";
         let cli = read(line).expect("it is right");
         let config = Config::resolve(&cli.raw(Environment::default())).expect("it is right");
         assert_eq!(config.source().map(Secret::expose), Ok("host=a"));
@@ -798,6 +850,7 @@ mod tests {
         assert_eq!((config.confirm_delay.as_millis(), config.lag_bytes_max), (500, 1 << 20));
         assert_eq!(config.until, Some(crate::config::Until::Synced));
         assert_eq!(config.method, Some(crate::config::Method::Replication));
+        assert_eq!(config.on_conflict, crate::config::OnConflict::SourceWins);
         assert_eq!((config.log_format, cli.log_format()), (LogFormat::Json, LogFormat::Json));
         assert!(config.verbose && !config.force);
         assert_eq!(

@@ -6,7 +6,7 @@
 //! |---|---|
 //! | [`cli`] | the commands, and what can be typed |
 //! | [`demo`] | servers of one's own: for the demo, the tests and the benchmarks |
-//! | [`migrate`] | the migration: preflight, schema, copy, follow, remove; its phases |
+//! | [`migrate`] | the migration: preflight, schema, copy, follow, cutover, remove; its phases |
 //! | [`engine`] | one pipeline: what happens becomes events, events become effects |
 //! | [`status`] | what a migration shows of itself: snapshot, lag, metrics, HTTP, terminal |
 //! | [`apply`] | the target session: batches, positions, conflicts; and all that is remembered |

@@ -469,3 +469,8 @@ pub const IDENTITY_RETRY_PAUSE: Duration = Duration::from_secs(3);
 
 /// How often it is tried: within two minutes most reports end.
 pub const IDENTITY_TRIES_MAX: usize = 24;
+/// Sessions on the source besides one for each job: control, walsender, snapshot, and a monitor.
+pub const SOURCE_CONNECTIONS: u64 = 4;
+
+/// Sessions on the target besides one for each job: control, apply, and `pg_restore` or a command.
+pub const TARGET_CONNECTIONS: u64 = 3;

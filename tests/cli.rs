@@ -39,10 +39,12 @@ fn mistakes_end_with_2_and_a_reason() {
     check(&["check"], &[], 2, "walferry: no source given\n  hint: set SOURCE_SERVICE_URI");
     check(&["check", "-s", "host=a"], &[], 2, "walferry: no target given\n  hint: set TARGET_SERVICE_URI");
     check(&["status"], &[], 2, "no target given");
+    check(&["resync"], &[], 2, "<TABLE>");
+    check(&["resync", "public.t"], &[], 2, "no source given");
     check(&["remove", "-t", "host=b"], &[], 2, "no source given");
     check(&["migrate", "--confirm-delay", "30"], &[], 2, "\"30\" has no unit");
     check(&["migrate", "--jobs", "99"], &[], 2, "invalid --jobs");
-    check(&["migrate", "--on-conflict", "skip"], &[], 2, "only stop is, so far");
+    check(&["migrate", "--on-conflict", "last"], &[], 2, "give stop, source-wins or skip");
     check(&["status", "--json", "--avn"], &[], 2, "exclude each other");
     check(&["migrate", "--log-format", "xml"], &[], 2, "neither text nor json");
     check(&["check"], &[("RUST_LOG", "walferry=loud")], 2, "invalid RUST_LOG");

@@ -6,7 +6,7 @@ mod server;
 
 use server::Server;
 use walferry::config::Method;
-use walferry::migrate::preflight::{self, PreflightInput, Report, Severity};
+use walferry::migrate::preflight::{self, PreflightInput, Report, Severity, Wanted};
 use walferry::pg::SlotName;
 
 /// The finding `id` has this severity, and its text and hint hold these words.
@@ -365,4 +365,118 @@ async fn methods(source: &Server, target: &Server) {
     let found = run(Some(Method::PgDump)).await;
     assert_eq!(not_good(&found), ["method"]);
     assert_eq!((found.method, found.method_reason.as_str()), (Method::PgDump, ""));
+}
+
+/// Runs the statements of a finding's hint, each by itself.
+async fn obey(server: &Server, database: &str, report: &Report, id: &str) {
+    let hint = &report.get(id).unwrap_or_else(|| panic!("no finding {id}: {report:#?}")).hint;
+    for statement in hint.lines().filter(|line| line.ends_with(';')) {
+        server.script(database, statement).await;
+    }
+}
+
+#[tokio::test]
+async fn what_stands_around_the_tables() {
+    let source = Server::start(&["wal_level=logical", "allow_in_place_tablespaces=on"]);
+    let target = Server::start(&["max_connections=6"]);
+    source.script("postgres", "CREATE ROLE mover LOGIN REPLICATION CONNECTION LIMIT 5").await;
+    let database = "CREATE DATABASE app TEMPLATE template0 LOCALE 'C' LOCALE_PROVIDER icu ICU_LOCALE 'de'";
+    for server in [&source, &target] {
+        server.script("postgres", database).await;
+    }
+    source.script("postgres", "ALTER DATABASE app OWNER TO mover").await;
+    source.script("postgres", r#"CREATE TABLESPACE "Fast" LOCATION ''"#).await;
+    let tables = r#"SET ROLE mover;
+        CREATE TABLE t (a int PRIMARY KEY); CREATE TABLE keyless (a int); CREATE TABLE "Sorted" (a text);
+        RESET ROLE; ALTER TABLE t SET TABLESPACE "Fast";
+        CREATE COLLATION german (provider = icu, locale = 'de'); ALTER TABLE "Sorted" ALTER a TYPE text COLLATE german;
+        UPDATE pg_collation SET collversion = '1' WHERE collname = 'german';
+        UPDATE pg_database SET datcollversion = '1' WHERE datname = 'app';
+        CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+        CREATE FUNCTION quiet() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END';
+        CREATE TRIGGER always AFTER INSERT ON t FOR EACH ROW EXECUTE FUNCTION nothing();
+        ALTER TABLE t ENABLE ALWAYS TRIGGER always;
+        CREATE RULE "On copies" AS ON DELETE TO keyless DO ALSO NOTHING; ALTER TABLE keyless ENABLE REPLICA RULE "On copies";
+        CREATE EVENT TRIGGER watch ON ddl_command_end EXECUTE FUNCTION quiet();
+        CREATE LANGUAGE odd HANDLER plpgsql_call_handler;
+        CREATE FOREIGN DATA WRAPPER nowhere; CREATE SERVER far FOREIGN DATA WRAPPER nowhere;
+        CREATE USER MAPPING FOR mover SERVER far OPTIONS (password 'hidden');
+        INSERT INTO pg_seclabel VALUES ('t'::regclass, 'pg_class'::regclass, 0, 'test', 'hidden');
+        CREATE PUBLICATION everything FOR ALL TABLES;
+        CREATE SUBSCRIPTION feed CONNECTION 'dbname=nowhere' PUBLICATION p WITH (connect = false, slot_name = NONE)"#;
+    source.script("app", tables).await;
+    target
+        .script(
+            "app",
+            r#"CREATE TABLE mine (a int); CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+               CREATE TRIGGER here AFTER INSERT ON mine FOR EACH ROW EXECUTE FUNCTION nothing();
+               ALTER TABLE mine ENABLE REPLICA TRIGGER here;
+               CREATE SUBSCRIPTION old CONNECTION 'dbname=nowhere' PUBLICATION p WITH (connect = false, slot_name = NONE)"#,
+        )
+        .await;
+    let input = PreflightInput::default();
+    let run = || report((&source, "mover", "app"), (&target, "postgres", "app"), &input);
+    let found = run().await;
+    assert!(!format!("{found:?}").contains("hidden"));
+    check(&found, "source-size", Severity::Info, &["3 tables of "]);
+    let words =
+        ["always on public.t", "\"public\".\"t\" ENABLE TRIGGER \"always\";", "DISABLE RULE \"On copies\";"];
+    check(&found, "source-replica-triggers", Severity::Warning, &words);
+    check(
+        &found,
+        "target-replica-triggers",
+        Severity::Warning,
+        &["public.mine", "DISABLE TRIGGER \"here\";"],
+    );
+    let words = ["of database app, public.german", "REINDEX DATABASE \"app\";"];
+    check(&found, "source-collation-versions", Severity::Warning, &words);
+    check(&found, "source-event-triggers", Severity::Info, &["1 event trigger", "watch"]);
+    check(&found, "target-languages", Severity::Fail, &["odd", "drop the functions"]);
+    let words = ["1 foreign server", "far", "1 user mapping"];
+    check(&found, "source-foreign-servers", Severity::Warning, &words);
+    check(&found, "source-tablespaces", Severity::Info, &["Fast"]);
+    check(&found, "source-security-labels", Severity::Info, &["1 security label"]);
+    check(&found, "source-subscriptions", Severity::Warning, &["feed", "not"]);
+    check(
+        &found,
+        "source-publications",
+        Severity::Warning,
+        &["everything is FOR ALL TABLES", "public.keyless"],
+    );
+    check(&found, "target-subscriptions", Severity::Warning, &["ALTER SUBSCRIPTION \"old\" DISABLE;"]);
+    let words = ["CONNECTION LIMIT 5, 1 in use, 5 more", "ALTER ROLE \"mover\" CONNECTION LIMIT 6;"];
+    check(&found, "source-connections", Severity::Fail, &words);
+    check(
+        &found,
+        "target-connections",
+        Severity::Warning,
+        &["1 of 3 connections in use, 4 more", "max_connections"],
+    );
+
+    for id in ["source-replica-triggers", "source-collation-versions", "source-replica-identity"] {
+        obey(&source, "app", &found, id).await;
+    }
+    source.script("app", "ALTER ROLE mover CONNECTION LIMIT 6; REINDEX TABLE \"Sorted\"").await;
+    obey(&target, "app", &found, "target-replica-triggers").await;
+    target.script("app", "CREATE LANGUAGE odd HANDLER plpgsql_call_handler").await;
+    let found = run().await;
+    for id in [
+        "source-replica-triggers",
+        "target-replica-triggers",
+        "source-collation-versions",
+        "target-languages",
+    ] {
+        assert!(found.get(id).is_none(), "{:#?}", found.get(id));
+    }
+    check(&found, "source-connections", Severity::Ok, &[]);
+    check(&found, "source-publications", Severity::Info, &["everything", "after the cutover"]);
+    let wanted = Wanted { total_bytes_max: Some(1 << 20), ..Wanted::default() };
+    let small = PreflightInput { wanted, ..PreflightInput::default() };
+    let found = report((&source, "mover", "app"), (&target, "postgres", "app"), &small).await;
+    check(
+        &found,
+        "source-size",
+        Severity::Fail,
+        &["more than 1.0 MiB are not wanted", "--dbs-max-total-size"],
+    );
 }

@@ -1,53 +1,123 @@
 //! Changes that do not fit the target's rows.
 //!
-//! The policy is to stop: nothing is skipped, the change is described without its values, and its parameters are put
-//! into `walferry.conflict`, where only the target's own people can read them.
+//! Each is described without its values for logs and errors, and with them in `walferry.conflict`, where only the
+//! target's own people can read them. What was resolved is recorded in the transaction that resolved it.
 
 use tokio_postgres::Client;
 use tokio_postgres::types::PgLsn;
 
+use crate::config::OnConflict;
 use crate::error::{Definite, Failure};
 use crate::pg::{CommitLsn, QualifiedName};
-use crate::plan::{Input, Kind, Step};
+use crate::plan::{Kind, NamedValues, Step};
 use crate::wire::ServerError;
 
 /// A change that does not fit.
 #[derive(Debug)]
 pub struct Conflict {
-    /// What does not fit, as metrics have it.
-    pub kind: &'static str,
-    commit_lsn: CommitLsn,
-    table: QualifiedName,
+    /// What does not fit.
+    pub kind: ConflictKind,
+    pub(super) commit_lsn: CommitLsn,
+    pub(super) table: QualifiedName,
     detail: String,
     hint: &'static str,
     statement: String,
-    parameters: Vec<Option<String>>,
+    rows: Rows,
 }
+
+/// What does not fit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ConflictKind {
+    /// The target has the row that is new, or another one with its value in a unique index.
+    InsertExists,
+    /// The target lacks the row that changed.
+    UpdateMissing,
+    /// The target lacks the row that is gone.
+    DeleteMissing,
+    /// The change touched another number of rows than one.
+    MultipleRows,
+    /// The target refuses the row.
+    Refused,
+}
+
+/// What became of a change that did not fit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Resolution {
+    /// Nothing: the migration stopped before it.
+    Stopped,
+    /// The target has what the source has.
+    SourceWon,
+    /// It was left out.
+    Skipped,
+}
+
+/// The rows of a conflict, as JSON objects of the values' text.
+#[derive(Default)]
+struct Rows {
+    key: Option<String>,
+    source: Option<String>,
+    target: Option<String>,
+}
+
+/// Which rows there are, not what is in them.
+impl std::fmt::Debug for Rows {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { key, source, target } = self;
+        write!(f, "Rows({}, {}, {})", key.is_some(), source.is_some(), target.is_some())
+    }
+}
+
+impl ConflictKind {
+    /// All of them.
+    pub const ALL: [Self; 5] =
+        [Self::InsertExists, Self::UpdateMissing, Self::DeleteMissing, Self::MultipleRows, Self::Refused];
+
+    /// As metrics and `walferry.conflict` have it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::InsertExists => "insert_exists",
+            Self::UpdateMissing => "update_missing",
+            Self::DeleteMissing => "delete_missing",
+            Self::MultipleRows => "multiple_rows",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+impl Resolution {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Stopped => "stopped",
+            Self::SourceWon => "source-wins",
+            Self::Skipped => "skipped",
+        }
+    }
+}
+
+/// Puts a conflict into `walferry.conflict`: see [`Conflict::params`].
+pub(super) const RECORD: &str = "INSERT INTO walferry.conflict \
+     (migration, commit_lsn, schema_name, table_name, kind, resolution, statement, key, source_row, target_row) \
+     VALUES ($1, $2::text::pg_lsn, $3, $4, $5, $6, $7, $8::text::json, $9::text::json, $10::text::json)";
 
 impl Conflict {
     /// A step that touched another number of rows than one.
     pub(super) fn row_count(step: &Step, rows: u64) -> Self {
         let kind = match (step.kind, rows) {
-            (Kind::Update, 0) => "update_missing",
-            (Kind::Delete, 0) => "delete_missing",
-            _ => "multiple_rows",
+            (Kind::Update, 0) => ConflictKind::UpdateMissing,
+            (Kind::Delete, 0) => ConflictKind::DeleteMissing,
+            _ => ConflictKind::MultipleRows,
         };
         Self::new(step, kind, format!("{} touched {rows} rows instead of 1", step.kind.as_str()))
     }
 
     /// A step that the target refused.
     pub(super) fn refused(step: &Step, error: &ServerError) -> Self {
-        let kind = if error.sqlstate() == "23505" { "insert_exists" } else { "refused" };
+        let unique = error.sqlstate() == "23505";
+        let kind = if unique { ConflictKind::InsertExists } else { ConflictKind::Refused };
         Self { hint: hint(error.sqlstate()), ..Self::new(step, kind, error.to_string()) }
     }
 
-    fn new(step: &Step, kind: &'static str, detail: String) -> Self {
-        let text = |value: &bytes::Bytes| String::from_utf8_lossy(value).into_owned();
-        let params = match &step.input {
-            Input::Params(params) => &params[..],
-            // Never the last word: the rows are inserted one by one then.
-            Input::Copy(_) => &[],
-        };
+    fn new(step: &Step, kind: ConflictKind, detail: String) -> Self {
         Self {
             kind,
             commit_lsn: step.commit_lsn,
@@ -55,30 +125,65 @@ impl Conflict {
             detail,
             hint: MEND_ROW,
             statement: step.statement.sql.to_string(),
-            parameters: params.iter().map(|value| value.as_ref().map(text)).collect(),
+            rows: Rows::default(),
         }
     }
 
-    /// Puts the change into `walferry.conflict`, for the operator to look at.
+    /// The change's key, and its row as the source has it.
+    pub(super) fn is_of(&mut self, key: &NamedValues, source: &NamedValues) {
+        (self.rows.key, self.rows.source) = (json(key), json(source));
+    }
+
+    /// The target's row that is in its way.
+    pub(super) fn found(&mut self, target: Option<&NamedValues>) {
+        self.rows.target = target.and_then(json);
+    }
+
+    /// What does not fit, without values.
+    pub(super) fn detail(&self) -> &str {
+        &self.detail
+    }
+
+    /// Why a policy other than to stop does not resolve it.
+    pub(super) fn unresolved(mut self, policy: OnConflict, why: &str) -> Self {
+        if policy != OnConflict::Stop {
+            self.detail = format!("{}; --on-conflict {} stops here: {why}", self.detail, policy.as_str());
+        }
+        self
+    }
+
+    /// The parameters of [`RECORD`].
+    pub(super) fn params(&self, migration: &str, resolution: Resolution) -> [Option<String>; 10] {
+        let Self { kind, commit_lsn, table, statement, rows, .. } = self;
+        [
+            Some(migration.to_owned()),
+            Some(PgLsn::from(commit_lsn.get()).to_string()),
+            Some(table.schema.clone()),
+            Some(table.name.clone()),
+            Some(kind.as_str().to_owned()),
+            Some(resolution.as_str().to_owned()),
+            Some(statement.clone()),
+            rows.key.clone(),
+            rows.source.clone(),
+            rows.target.clone(),
+        ]
+    }
+
+    /// Puts the change that stopped the migration into `walferry.conflict`, for the operator to look at.
     ///
     /// # Errors
     /// When the target does not take it.
     pub async fn record(&self, client: &Client, migration: &str) -> Result<(), tokio_postgres::Error> {
-        let sql = "INSERT INTO walferry.conflict
-                       (migration, commit_lsn, schema_name, table_name, kind, parameters, statement)
-                   VALUES ($1, $2, $3, $4, $5, $6, $7)";
-        let lsn = PgLsn::from(self.commit_lsn.get());
-        let (schema, table) = (&self.table.schema, &self.table.name);
-        client
-            .execute(sql, &[&migration, &lsn, schema, table, &self.kind, &self.parameters, &self.statement])
-            .await
-            .map(|_| ())
+        let params = self.params(migration, Resolution::Stopped);
+        let params: Vec<&(dyn tokio_postgres::types::ToSql + Sync)> =
+            params.iter().map(|param| param as _).collect();
+        client.execute(RECORD, &params).await.map(|_| ())
     }
 
     /// The failure that the operator sees.
     pub fn into_failure(self) -> Failure {
         let Self { kind, commit_lsn, table, detail, hint, .. } = self;
-        Definite::new(format!("conflict ({kind}) in table {table} at {commit_lsn}"))
+        Definite::new(format!("conflict ({}) in table {table} at {commit_lsn}", kind.as_str()))
             .detail(detail)
             .hint(format!(
                 "nothing was skipped; look at the change on the target: SELECT * FROM walferry.conflict ORDER BY id \
@@ -86,6 +191,19 @@ impl Conflict {
             ))
             .into()
     }
+}
+
+/// An object of the values' text; `None` without values. Columns keep their order.
+fn json(values: &NamedValues) -> Option<String> {
+    if values.is_empty() {
+        return None;
+    }
+    let quoted = |text: &str| serde_json::Value::from(text).to_string();
+    let pair = |(name, value): &(String, Option<bytes::Bytes>)| {
+        let value = value.as_ref().map_or("null".to_owned(), |value| quoted(&String::from_utf8_lossy(value)));
+        format!("{}: {value}", quoted(name))
+    };
+    Some(format!("{{{}}}", values.iter().map(pair).collect::<Vec<_>>().join(", ")))
 }
 
 const MEND_ROW: &str = "mend the target's row";
@@ -131,5 +249,14 @@ mod tests {
         check("23514", "CONSTRAINT");
         check("23505", "mend the target's row");
         check("23503", "mend the target's row");
+    }
+
+    #[test]
+    fn rows_as_json() {
+        let named =
+            |name: &str, value: Option<&'static str>| (name.to_owned(), value.map(bytes::Bytes::from));
+        assert_eq!(json(&Vec::new()), None);
+        let row = vec![named("b \"x\"", Some("1\n\\")), named("a", None)];
+        assert_eq!(json(&row).as_deref(), Some(r#"{"b \"x\"": "1\n\\", "a": null}"#));
     }
 }

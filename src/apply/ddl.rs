@@ -268,7 +268,7 @@ fn addition(
         "; set it NOT NULL later, when no row lacks a value"
     } else if unknown {
         "; rows that are older than the column may have values in it that are not sent: bring them over, or have the \
-         table copied again (UPDATE walferry.relation SET state = 'copying' for it, before)"
+         table copied again (`walferry resync`, before)"
     } else {
         ""
     };

@@ -21,6 +21,12 @@ impl From<Failure> for ApplyError {
     }
 }
 
+impl From<Conflict> for ApplyError {
+    fn from(conflict: Conflict) -> Self {
+        Self::Conflict(Box::new(conflict))
+    }
+}
+
 impl From<Definite> for ApplyError {
     fn from(definite: Definite) -> Self {
         Self::Failure(definite.into())
@@ -34,10 +40,7 @@ impl Applier {
         let step = place.and_then(|place| steps.get(place)).filter(|_| !error.error.is_transient());
         match (step, error.error.server()) {
             (Some(step), Some(server)) if step.kind == Kind::Alter => not_altered(step, server).into(),
-            (Some(step), Some(server)) => {
-                let conflict = ApplyError::Conflict(Box::new(Conflict::refused(step, server)));
-                Stopped::Step(step.relation.id, conflict)
-            }
+            (Some(step), Some(_)) => Stopped::Step(step.relation.id),
             (Some(_), None) | (None, _) => self.failed_around_steps(error.error).into(),
         }
     }
@@ -60,7 +63,7 @@ pub(super) fn target_failed(error: wire::Error) -> Failure {
 }
 
 /// The failure of a column that the target does not add.
-fn not_altered(step: &Step, error: &ServerError) -> Failure {
+pub(super) fn not_altered(step: &Step, error: &ServerError) -> Failure {
     Definite::new(format!("the target refuses a column that was added to table {}", step.relation.name))
         .detail(format!("{error}; nothing was skipped"))
         .hint(format!(

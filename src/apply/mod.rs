@@ -11,7 +11,8 @@
 //! The next batch is planned and sent while the one before it is executed. That is safe, since each statement fails if it
 //! does not touch the rows that it should: then the server skips to the end of the batch, and the next one finds a failed
 //! transaction and does nothing. Both are then sent anew, the one that failed in the source's order, step by step.
-//! A part of a large transaction is in a savepoint for that.
+//! A part of a large transaction is in a savepoint for that. Where a change does not fit then either, the batch is applied
+//! a third time, and the policy decides about each such change (`resolve`).
 //!
 //! Commits do not wait for the disk (`synchronous_commit = off`). With each comes how far the target's WAL was written
 //! then, and how far it is flushed: whoever drives this takes a position as durable when it is.
@@ -27,6 +28,7 @@ mod ddl;
 mod failure;
 mod planning;
 mod requests;
+mod resolve;
 mod session;
 pub mod store;
 mod tables;
@@ -34,6 +36,7 @@ mod unit;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
+use crate::config::OnConflict;
 use crate::error::Result;
 use crate::limits::PIPELINE_EXECUTES_MAX;
 use crate::pg::{EndLsn, QualifiedName, RelationId, Sql, TargetLsn};
@@ -44,7 +47,7 @@ use failure::target_failed;
 use planning::Planned;
 use unit::Own;
 
-pub use conflict::Conflict;
+pub use conflict::{Conflict, ConflictKind};
 pub use failure::ApplyError;
 pub use requests::Request;
 pub use session::{TargetSession, become_replica};
@@ -82,6 +85,8 @@ pub struct ApplyOptions {
     pub follow_ddl: bool,
     /// What is tried first.
     pub form: Form,
+    /// What to do with a change that does not fit the target's rows.
+    pub on_conflict: OnConflict,
 }
 
 /// What a batch did.
@@ -93,6 +98,8 @@ pub struct Applied {
     pub changes: [u64; 4],
     /// Why the batch, or a part of it, went row by row in the source's order.
     pub ordered: Option<Reason>,
+    /// Changes that did not fit, and were seen to by the policy, by kind, in the order of [`ConflictKind::ALL`].
+    pub conflicts: [u64; 5],
 }
 
 /// Where the target's WAL was, just after a commit.
@@ -143,7 +150,7 @@ enum Work {
 /// Why steps were not executed to their end.
 enum Stopped {
     /// The step of this table does not fit the target's rows.
-    Step(RelationId, ApplyError),
+    Step(RelationId),
     Other(ApplyError),
 }
 
@@ -375,13 +382,17 @@ impl Applier {
         let applied = Applied::of(&batch, &plan);
         match self.execute_steps(&batch, &plan.steps).await {
             Ok(written) => Ok(Done::Applied { batch, applied, written }),
-            Err(Stopped::Step(table, ApplyError::Conflict(_))) if form == Form::Set => {
-                self.planner.failed(table);
+            Err(Stopped::Step(table)) => {
                 self.roll_back(&batch).await?;
                 self.undo(altered_before);
-                self.ordered(batch).await
+                if form == Form::Set {
+                    self.planner.failed(table);
+                    self.ordered(batch).await
+                } else {
+                    self.resolve(batch).await
+                }
             }
-            Err(Stopped::Step(_, error) | Stopped::Other(error)) => Err(error),
+            Err(Stopped::Other(error)) => Err(error),
         }
     }
 
@@ -394,7 +405,12 @@ impl Applier {
         let applied = Applied { ordered: Some(Reason::Failed), ..Applied::of(&batch, &planned.plan) };
         match self.execute_steps(&batch, &planned.plan.steps).await {
             Ok(written) => Ok(Done::Applied { batch, applied, written }),
-            Err(Stopped::Step(_, error) | Stopped::Other(error)) => Err(error),
+            Err(Stopped::Step(_)) => {
+                self.roll_back(&batch).await?;
+                self.undo(planned.altered_before);
+                self.resolve(batch).await
+            }
+            Err(Stopped::Other(error)) => Err(error),
         }
     }
 
@@ -417,14 +433,18 @@ impl Applier {
             };
             for (step, rows) in chunk.iter().zip(outcome.affected.iter().skip(skipped)) {
                 if step.rows.is_some_and(|expected| expected != *rows) {
-                    let conflict = Box::new(Conflict::row_count(step, *rows));
-                    return Err(Stopped::Step(step.relation.id, ApplyError::Conflict(conflict)));
+                    return Err(Stopped::Step(step.relation.id));
                 }
             }
             if last {
                 break;
             }
         }
+        self.finish(batch).await
+    }
+
+    /// Commits when all steps are done.
+    async fn finish(&mut self, batch: &Batch) -> Result<Option<Written>, Stopped> {
         self.pipeline.clear();
         self.push_end(batch)?;
         self.push_commit(batch)?;
@@ -460,8 +480,8 @@ impl Applier {
 }
 
 impl Sent {
-    const fn of(work: Work) -> Self {
-        let applied = Applied { transactions: 0, changes: [0; 4], ordered: None };
+    fn of(work: Work) -> Self {
+        let applied = Applied::default();
         Self { work, applied, before: 0, tables: Vec::new() }
     }
 
@@ -480,6 +500,6 @@ impl Sent {
 impl Applied {
     fn of(batch: &Batch, plan: &Plan) -> Self {
         let transactions = batch.segments.iter().filter(|segment| segment.end.is_some()).count() as u64;
-        Self { transactions, changes: plan.changes, ordered: plan.ordered }
+        Self { transactions, changes: plan.changes, ordered: plan.ordered, ..Self::default() }
     }
 }

@@ -14,6 +14,9 @@
 //! from before the copy its file and the number of its columns, which tell whether it was rewritten since. They may be
 //! NULL where an older Walferry began.
 //!
+//! `conflict` has rows: the change's key, its row as the source has it and the target's row that is in its way, each an
+//! object of the values' text. They are of type `json`, which takes what `jsonb` would not: values above 256 MB.
+//!
 //! Nothing else is needed to go on: a run may end on one machine and go on from another.
 
 use tokio_postgres::types::PgLsn;
@@ -71,7 +74,6 @@ CREATE TABLE IF NOT EXISTS walferry.conflict (
     schema_name   text NOT NULL,
     table_name    text NOT NULL,
     kind          text NOT NULL,
-    parameters    text[] NOT NULL,
     statement     text NOT NULL
 );
 CREATE TABLE IF NOT EXISTS walferry.replica_identity (
@@ -101,6 +103,11 @@ ALTER TABLE walferry.migration ADD COLUMN IF NOT EXISTS selection jsonb NOT NULL
 ALTER TABLE walferry.relation ADD COLUMN IF NOT EXISTS source_oid oid;
 ALTER TABLE walferry.relation ADD COLUMN IF NOT EXISTS source_filenode oid;
 ALTER TABLE walferry.relation ADD COLUMN IF NOT EXISTS source_attributes int2;
+ALTER TABLE walferry.conflict DROP COLUMN IF EXISTS parameters;
+ALTER TABLE walferry.conflict ADD COLUMN IF NOT EXISTS resolution text NOT NULL DEFAULT 'stopped';
+ALTER TABLE walferry.conflict ADD COLUMN IF NOT EXISTS key json;
+ALTER TABLE walferry.conflict ADD COLUMN IF NOT EXISTS source_row json;
+ALTER TABLE walferry.conflict ADD COLUMN IF NOT EXISTS target_row json;
 REVOKE ALL ON ALL TABLES IN SCHEMA walferry FROM PUBLIC";
 
 /// `walferry.migration`'s row.

@@ -10,6 +10,7 @@ use crate::pg::{EndLsn, PgTimestamp, Sql, TargetLsn};
 use crate::plan::{Batch, Input, Kind, Statement, Step};
 use crate::wire::Outcome;
 
+use super::conflict::{Conflict, RECORD, Resolution};
 use super::failure::target_failed;
 use super::{Applier, Written};
 
@@ -19,6 +20,10 @@ pub(super) struct Own {
     begin: Arc<Statement>,
     savepoint: Arc<Statement>,
     release: Arc<Statement>,
+    /// Around steps of which one may not fit.
+    attempt: Arc<Statement>,
+    keep: Arc<Statement>,
+    record: Arc<Statement>,
     progress: Arc<Statement>,
     commit: Arc<Statement>,
     written: Arc<Statement>,
@@ -34,6 +39,9 @@ impl Own {
             begin: statement("BEGIN"),
             savepoint: statement("SAVEPOINT walferry"),
             release: statement("RELEASE SAVEPOINT walferry"),
+            attempt: statement("SAVEPOINT walferry_attempt"),
+            keep: statement("RELEASE SAVEPOINT walferry_attempt"),
+            record: statement(RECORD),
             // Division by zero if the row is not where this engine left it.
             progress: statement(
                 "WITH moved AS (UPDATE walferry.progress SET end_lsn = $3, updated_at = clock_timestamp(), \
@@ -82,13 +90,37 @@ impl Applier {
         Ok(before)
     }
 
+    /// The beginning of steps of which one may not fit.
+    pub(super) fn push_attempt(&mut self) -> Result<()> {
+        let attempt = Arc::clone(&self.own.attempt);
+        self.push_own(&attempt)
+    }
+
+    /// Their end, when all did.
+    pub(super) fn push_keep(&mut self) -> Result<()> {
+        let keep = Arc::clone(&self.own.keep);
+        self.push_own(&keep)
+    }
+
+    pub(super) fn push_conflict(&mut self, conflict: &Conflict, resolution: Resolution) -> Result<()> {
+        let record = Arc::clone(&self.own.record);
+        let name = self.prepare(&record)?;
+        let params = conflict.params(self.target.migration(), resolution);
+        let params = params.iter().map(|param| param.as_deref().map(str::as_bytes));
+        self.pipeline.execute(&name, params).map_err(target_failed)
+    }
+
+    /// A statement that is executed once, and not prepared for more.
+    pub(super) fn push_once(&mut self, step: &Step) -> Result<()> {
+        let Input::Params(params) = &step.input else { return self.push_step(step) };
+        self.pipeline.parse("", &step.statement.sql).map_err(target_failed)?;
+        let params = params.iter().map(|value| value.as_deref());
+        self.pipeline.execute("", params).map_err(target_failed)
+    }
+
     pub(super) fn push_step(&mut self, step: &Step) -> Result<()> {
         match &step.input {
-            // Made for this one execution.
-            Input::Params(_) if matches!(step.kind, Kind::Truncate | Kind::Alter) => {
-                self.pipeline.parse("", &step.statement.sql).map_err(target_failed)?;
-                self.pipeline.execute("", std::iter::empty()).map_err(target_failed)
-            }
+            Input::Params(_) if matches!(step.kind, Kind::Truncate | Kind::Alter) => self.push_once(step),
             Input::Params(params) => {
                 let name = self.prepare(&step.statement)?;
                 let params = params.iter().map(|value| value.as_deref());

@@ -94,6 +94,10 @@ pub struct RawConfig {
     pub excluded_extensions: Vec<String>,
     /// `--no-replicate-extension-tables`.
     pub no_replicate_extension_tables: bool,
+    /// `--skip-db-version-check`.
+    pub skip_db_version_check: bool,
+    /// `--dbs-max-total-size`.
+    pub dbs_max_total_size: Option<String>,
     /// `--log-format`.
     pub log_format: Option<String>,
     /// `--verbose`.
@@ -158,6 +162,10 @@ pub struct Config {
     pub passwords_file: Option<PathBuf>,
     /// What is moved, beside what always is.
     pub contents: Contents,
+    /// Whether the target may be older than the source.
+    pub skip_version_check: bool,
+    /// How many bytes the databases may take.
+    pub total_bytes_max: Option<u64>,
     /// How logs and errors are written.
     pub log_format: LogFormat,
     /// Whether logs tell more.
@@ -192,10 +200,15 @@ pub enum Until {
 }
 
 /// What to do with a change that the target cannot take as it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OnConflict {
     /// Stop with a definite error; nothing is skipped.
+    #[default]
     Stop,
+    /// The target's row becomes what the source has.
+    SourceWins,
+    /// Leave the change out, and record it.
+    Skip,
 }
 
 /// What to do about a column that the source added to a table, where adding it to the target's is safe.
@@ -303,9 +316,13 @@ impl Config {
         let listen = option("--listen", raw.listen.as_deref(), listen)?;
         let spill_max = option("--spill-max", raw.spill_max.as_deref(), units::bytes)?;
         let max_lag = option("--max-lag", raw.max_lag.as_deref(), units::bytes)?;
+        let total_bytes_max =
+            option("--dbs-max-total-size", raw.dbs_max_total_size.as_deref(), units::bytes)?;
         let on_conflict = option("--on-conflict", raw.on_conflict.as_deref(), |text| match text {
             "stop" => Ok(OnConflict::Stop),
-            _ => Err(format!("{text:?} is not known: only stop is, so far")),
+            "source-wins" => Ok(OnConflict::SourceWins),
+            "skip" => Ok(OnConflict::Skip),
+            _ => Err(format!("{text:?} is not known: give stop, source-wins or skip")),
         })?;
         let ddl = option("--ddl", raw.ddl.as_deref(), |text| match text {
             "follow" => Ok(Ddl::Follow),
@@ -336,7 +353,7 @@ impl Config {
             spill_bytes_max: spill_max.unwrap_or(SPILL_BYTES_MAX_DEFAULT),
             until: option("--until", raw.until.as_deref(), Until::from_str)?,
             lag_bytes_max: max_lag.unwrap_or(LAG_BYTES_MAX_DEFAULT),
-            on_conflict: on_conflict.unwrap_or(OnConflict::Stop),
+            on_conflict: on_conflict.unwrap_or_default(),
             ddl: ddl.unwrap_or_default(),
             fence: option("--fence", raw.fence.as_deref(), FenceKind::from_str)?.unwrap_or_default(),
             fence_commands: fence_commands(raw)?,
@@ -344,6 +361,8 @@ impl Config {
             ignored_roles: names("--ignore-roles", &raw.ignore_roles)?,
             passwords_file: option("--passwords-file", raw.passwords_file.as_deref(), file)?,
             contents: contents(raw)?,
+            skip_version_check: raw.skip_db_version_check,
+            total_bytes_max,
             log_format: option("--log-format", raw.log_format.as_deref(), LogFormat::from_str)?
                 .unwrap_or_default(),
             verbose: raw.verbose,
@@ -452,6 +471,17 @@ impl Method {
         match self {
             Self::Replication => "replication",
             Self::PgDump => "pg_dump",
+        }
+    }
+}
+
+impl OnConflict {
+    /// As it is typed.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Stop => "stop",
+            Self::SourceWins => "source-wins",
+            Self::Skip => "skip",
         }
     }
 }
@@ -689,8 +719,8 @@ mod tests {
             "invalid --max-lag: \"1XB\" has the unknown unit \"XB\": B, kB, MB, GB and TB are known",
         );
         check(
-            |raw| raw.on_conflict = Some("skip".into()),
-            "invalid --on-conflict: \"skip\" is not known: only stop is, so far",
+            |raw| raw.on_conflict = Some("last-wins".into()),
+            "invalid --on-conflict: \"last-wins\" is not known: give stop, source-wins or skip",
         );
         check(
             |raw| raw.method = Some("dump".into()),

@@ -70,16 +70,7 @@ pub const AVNADMIN: &str = "avnadmin";
 pub const DEFAULT_DATABASE: &str = "defaultdb";
 
 /// Not the extension: functions with its names, parameters and privileges, for servers that do not have it.
-const AIVEN_EXTRAS: &str = "
-CREATE SCHEMA aiven_extras;
-GRANT USAGE ON SCHEMA aiven_extras TO PUBLIC;
-CREATE FUNCTION aiven_extras.session_replication_role(arg_parameter text) RETURNS text
-    LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog
-    AS $$ SELECT set_config('session_replication_role', arg_parameter, false) $$;
-CREATE FUNCTION aiven_extras.claim_public_schema_ownership() RETURNS void
-    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog
-    AS $$ BEGIN EXECUTE format('ALTER SCHEMA public OWNER TO %I', session_user); END $$;
-";
+const AIVEN_EXTRAS: &str = include_str!("sample/aiven_extras.sql");
 
 impl ClusterOptions {
     /// Both sides with their default settings, one database on both, triggers switched off by a grant.

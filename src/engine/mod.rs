@@ -26,7 +26,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::Instrument;
 
-use crate::apply::{Applied, Applier, ApplyError, Done, Written};
+use crate::apply::{Applied, Applier, ApplyError, ConflictKind, Done, Written};
 use crate::assemble::Assembler;
 use crate::error::{Result, Side};
 use crate::limits::{PING_AFTER, QUEUE_COST_MAX, READER_QUEUE_MAX, RECEIVE_MANY, TICK};
@@ -229,6 +229,11 @@ impl Shell {
         metrics.batch(applied.changes.iter().sum(), took.as_secs_f64());
         if let Some(reason) = applied.ordered {
             metrics.ordered_batch(reason.as_str());
+        }
+        for (kind, count) in
+            ConflictKind::ALL.into_iter().zip(applied.conflicts).filter(|(_, count)| *count > 0)
+        {
+            metrics.conflicts(kind.as_str(), count);
         }
         if let Some(now) = clocks.source_now() {
             for segment in batch.segments.iter().filter(|segment| segment.end.is_some()) {

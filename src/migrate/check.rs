@@ -36,12 +36,16 @@ pub async fn check(sides: &Sides, config: &Config) -> Result<Report> {
         ..input_for(sides, config, &choice, choice.databases.iter().collect())
     };
     if let [only] = choice.databases.as_slice() {
-        return Ok(check_database(sides, only, &target, &input, true).await);
+        let mut report = check_database(sides, only, &target, &input, true).await;
+        preflight::connections(&mut report, &sides.source, &sides.target).await;
+        return Ok(report);
     }
     let servers = preflight::run_servers(&source, &target, &input).await;
-    report.findings = servers.findings;
+    let method = servers.method;
+    report = servers;
+    preflight::connections(&mut report, &sides.source, &sides.target).await;
     for database in &choice.databases {
-        let method = database.begun.as_ref().map_or(servers.method, |row| row.method);
+        let method = database.begun.as_ref().map_or(method, |row| row.method);
         let input =
             PreflightInput { method: Some(method), ..input_for(sides, config, &choice, vec![database]) };
         let found = check_database(sides, database, &target, &input, false).await;
@@ -66,6 +70,9 @@ fn input_for(sides: &Sides, config: &Config, choice: &Choice, databases: Vec<&Ch
         ignored_roles: sides.ignored_roles.clone(),
         creates_databases: config.creates_databases,
         application_name: STREAM_NAME.to_owned(),
+        jobs: u64::try_from(sides.jobs).unwrap_or(u64::MAX),
+        wanted: sides.wanted,
+        together: choice.databases.iter().map(|database| database.name.clone()).collect(),
         ..with_contents(&config.contents)
     }
 }
@@ -137,9 +144,14 @@ pub(super) async fn preflight(
         tables: migration.filter.clone(),
         ignored_roles: migration.sides.ignored_roles.clone(),
         pg_dump: pg_dump_found(source).await,
+        jobs: u64::try_from(migration.jobs).unwrap_or(u64::MAX),
+        wanted: migration.sides.wanted,
+        together: migration.status.snapshot().databases.iter().map(|it| it.dbname.clone()).collect(),
         ..with_contents(&migration.contents)
     };
-    Ok(preflight::run(source, target, &input).await)
+    let mut report = preflight::run(source, target, &input).await;
+    preflight::connections(&mut report, &migration.sides.source, &migration.sides.target).await;
+    Ok(report)
 }
 
 /// Slots that are still to be made: there has to be room for all of them, or some database would fail in its turn.

@@ -199,6 +199,31 @@ async fn tables_of(sides: &Sides) -> Result<Option<Vec<QualifiedName>>> {
     }
 }
 
+/// The databases in `only` that the migration was begun in; all of them where there are none.
+///
+/// # Errors
+/// When one of those in `only` is none, or there are none at all; when the target does not answer.
+pub(super) async fn databases_begun(sides: &Sides, only: &[String]) -> Result<Vec<String>> {
+    let target = sides.target_client().await?;
+    let mut names = Vec::new();
+    for looked in look(sides, &target).await? {
+        if (only.is_empty() || only.contains(&looked.name)) && looked.begun?.is_some() {
+            names.push(looked.name);
+        }
+    }
+    let missing = only.iter().find(|name| !names.contains(name));
+    if names.is_empty() || missing.is_some() {
+        let of = missing.map_or_else(String::new, |name| format!(", in its database {name:?}"));
+        return Err(Definite::new(format!(
+            "no migration {:?} has been begun on this target{of}",
+            sides.name
+        ))
+        .hint("`walferry migrate` begins one")
+        .into());
+    }
+    Ok(names)
+}
+
 fn filter(selection: &Selection) -> Result<TableFilter> {
     selection.tables().map_err(|reason| Definite::usage(reason).into())
 }

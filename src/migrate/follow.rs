@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tokio::sync::watch;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::apply::{Applier, ApplyError, ApplyOptions, Tables, TargetSession};
 use crate::config::{Ddl, Until};
@@ -19,6 +19,7 @@ use crate::status::TableState;
 use crate::wire::{CopyBothReader, CopyBothWriter};
 
 use super::attempt::{Attempt, Ended};
+use super::cutover::Cutover;
 use super::dump::{Archive, Wave};
 use super::retry::Context;
 use super::{Migration, Phase, STREAM_NAME, sequences, snapshot, told};
@@ -95,8 +96,11 @@ impl Attempt<'_> {
         let stored = self.stored().await?;
         let (source, target) = (Arc::clone(&self.source), Arc::clone(&self.target));
         let tables = Tables::new(source, target, &self.row.name, self.store().relations().await?).await?;
-        let options =
-            ApplyOptions { follow_ddl: self.migration.ddl == Ddl::Follow, ..ApplyOptions::default() };
+        let options = ApplyOptions {
+            follow_ddl: self.migration.ddl == Ddl::Follow,
+            on_conflict: self.migration.on_conflict,
+            ..ApplyOptions::default()
+        };
         let applier = Applier::new(session, tables, options);
         let Opened { stream, spill, reopens } = self.open(stored, context).await?;
         tracing::info!(slot = %self.row.slot, from = %stored, in_progress = spill.is_some(), "streaming");
@@ -134,7 +138,7 @@ impl Attempt<'_> {
                 Err(Transient::new(Side::Source, cause).detail(error.to_string()).into())
             }
             engine::Ended::Failed(ApplyError::Conflict(conflict)) => {
-                self.metrics.conflict(conflict.kind);
+                self.metrics.conflict(conflict.kind.as_str());
                 if let Err(error) = conflict.record(&self.target, &self.row.name).await {
                     tracing::warn!(%error, "the conflict could not be recorded in walferry.conflict");
                 }
@@ -233,8 +237,7 @@ impl Attempt<'_> {
     ) -> Result<std::convert::Infallible> {
         let mut asked = self.migration.stop.clone();
         let mut tick = tokio::time::interval(TICK);
-        let mut carry =
-            tokio::time::interval_at(tokio::time::Instant::now() + SEQUENCES_INTERVAL, SEQUENCES_INTERVAL);
+        let mut carry = tokio::time::interval_at(Instant::now() + SEQUENCES_INTERVAL, SEQUENCES_INTERVAL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         carry.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut synced = false;
@@ -249,7 +252,12 @@ impl Attempt<'_> {
                     stop.send_replace(true);
                 }
             }
+            let deadline = self.cutover.as_ref().map(Cutover::deadline);
             tokio::select! {
+                // The source is fenced while the stream ends for a cutover: that has its bound, too.
+                () = tokio::time::sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
+                    return Err(Transient::new(Side::Target, "the stream did not end in time").into());
+                }
                 () = told(&mut asked), if self.reopens || !*stop.borrow() => {
                     self.reopens = false;
                     stop.send_replace(true);

@@ -16,7 +16,8 @@
 //! | [`once`] | the other method: one dump and restore, nothing to follow |
 //! | [`mod@cutover`] | the end of the source's writes, and of the migration |
 //! | [`mod@tail`] | the changes themselves, to look at |
-//! | [`report`], [`mod@remove`], [`leftovers`] | what is shown of a migration that need not run, and its end |
+//! | [`report`], [`mod@resync`] | what is shown of, and done to, a migration that need not run |
+//! | [`mod@remove`], [`leftovers`] | its end |
 //!
 //! All that is remembered is on the target ([`crate::apply::store`]), so that there is one way to start: read the
 //! phase and go on.
@@ -41,6 +42,7 @@ pub mod preflight;
 mod publications;
 mod remove;
 mod report;
+mod resync;
 mod retry;
 pub mod roles;
 mod sequences;
@@ -56,7 +58,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_postgres::{Client, Notification};
 
-use crate::config::{Config, Contents, Ddl, FenceCommands, Method, Selection, TableFilter, Until};
+use crate::config::{
+    Config, Contents, Ddl, FenceCommands, Method, OnConflict, Selection, TableFilter, Until,
+};
 use crate::error::{Definite, Exit, Failure, Result, Side};
 use crate::status::{MetricsRegistry, StatusHandle};
 use crate::wire::{ConnInfo, Environment, control, control_listening};
@@ -68,9 +72,11 @@ pub use phase::Phase;
 pub use preflight::Report;
 pub use remove::{Removed, remove};
 pub use report::status;
+pub use resync::resync;
 pub use tail::tail;
 
 use cluster::{Arrival, Turn, Turns};
+use preflight::Wanted as WantedOfChecks;
 
 /// The `application_name` of the connection that streams.
 const STREAM_NAME: &str = "walferry stream";
@@ -86,6 +92,10 @@ pub struct Sides {
     pub name: String,
     /// Roles of the source that are left out.
     pub ignored_roles: Vec<String>,
+    /// Tables copied, and indexes made, at the same time: so many sessions.
+    pub jobs: usize,
+    /// What is wanted of the checks.
+    pub wanted: WantedOfChecks,
 }
 
 /// One database of a migration, to run.
@@ -125,6 +135,8 @@ pub(crate) struct Migration {
     pub passwords_file: PathBuf,
     /// What is moved, and how.
     pub contents: Contents,
+    /// What to do with a change that does not fit the target's rows.
+    pub on_conflict: OnConflict,
     /// Up to so many bytes behind, it counts as synced.
     pub lag_bytes_max: u64,
     /// What puts up, and takes down, a fence of kind `command`.
@@ -148,6 +160,11 @@ impl Sides {
             target: parse(config.target()?.expose(), Side::Target)?,
             name: config.name.as_str().to_owned(),
             ignored_roles: config.ignored_roles.clone(),
+            jobs: config.jobs,
+            wanted: WantedOfChecks {
+                skip_version_check: config.skip_version_check,
+                total_bytes_max: config.total_bytes_max,
+            },
         })
     }
 

@@ -8,6 +8,9 @@
 //! A partitioned table is published by its root, so that a partition made later is published too (its changes then
 //! stop the stream with a definite error, rather than being missed), unless one of its partitions has no identity or is
 //! skipped, or the source is older than 13: then its leaves are published, and the log tells of one that is made later.
+//!
+//! Who neither owns a table nor belongs to its owner cannot publish it, but for `aiven_extras.pg_create_publication`,
+//! which knows no ONLY: what it made is looked at before it is committed.
 
 use std::collections::HashSet;
 
@@ -15,7 +18,7 @@ use tokio_postgres::Client;
 
 use crate::error::{Definite, Result, Side};
 use crate::pg::{QualifiedName, Sql};
-use crate::source::catalog::{Table, TableKind};
+use crate::source::catalog::{self, Table, TableKind};
 use crate::source::{self, Dialect};
 
 /// What goes into which publication.
@@ -27,13 +30,16 @@ pub struct Publications {
     pub inserts_only: Vec<QualifiedName>,
     /// What the source understands.
     dialect: Dialect,
+    /// Some of the tables are others' alone.
+    others: bool,
 }
 
 impl Publications {
     /// Sorts the source's tables. A partitioned one that is not among them is published by its leaves.
     pub fn of(tables: &[Table], dialect: Dialect) -> Self {
-        let mut publications = Self { identified: Vec::new(), inserts_only: Vec::new(), dialect };
         let logged = || tables.iter().filter(|table| table.is_followed());
+        let others = logged().any(|table| !table.owned_by_me);
+        let mut publications = Self { identified: Vec::new(), inserts_only: Vec::new(), dialect, others };
         let leaves_of = |root: &QualifiedName| {
             let root = root.clone();
             logged().filter(move |t| t.kind == TableKind::Plain && t.partition_of.as_ref() == Some(&root))
@@ -64,12 +70,16 @@ impl Publications {
     /// Makes both anew under `names` (identified, inserts only).
     ///
     /// # Errors
-    /// When the role may not: it needs CREATE on the database and must own the tables.
+    /// When the role may not: it needs CREATE on the database and the privileges of the tables' owners, or `aiven_extras`.
     pub async fn create(&self, client: &Client, names: &[String]) -> Result<()> {
         let [identified, inserts_only] = names else {
             return Err(Definite::new("the migration does not name two publications").into());
         };
         drop_all(client, names).await?;
+        if self.needs_extension(client).await? {
+            self.create_by_extension(client, identified, true).await?;
+            return self.create_by_extension(client, inserts_only, false).await;
+        }
         let create = |name: &str, tables: &[QualifiedName]| {
             let sql = Sql::new("CREATE PUBLICATION ").ident(name);
             if tables.is_empty() {
@@ -77,15 +87,68 @@ impl Publications {
             }
             sql.text(" FOR TABLE ").list(tables, ", ", |sql, table| sql.text("ONLY ").name(table))
         };
-        let publish = match self.dialect.publishes_truncate() {
-            true => " WITH (publish = 'insert, truncate')",
-            false => " WITH (publish = 'insert')",
-        };
-        let inserts = create(inserts_only, &self.inserts_only).text(publish);
+        let publish = operations(self.dialect, false);
+        let inserts =
+            create(inserts_only, &self.inserts_only).text(" WITH (publish = ").literal(publish).text(")");
         for sql in [create(identified, &self.identified), inserts] {
             client.batch_execute(sql.as_str()).await.map_err(|error| failure(error, "a new publication"))?;
         }
         Ok(())
+    }
+
+    /// Whether the role may not do it itself, and the extension is there to do it.
+    async fn needs_extension(&self, client: &Client) -> Result<bool> {
+        let sql = "SELECT has_database_privilege(current_database(), 'CREATE')";
+        let row = client.query_one(sql, &[]).await.map_err(|error| failure(error, "the right to publish"))?;
+        if !self.others && row.get(0) {
+            return Ok(false);
+        }
+        catalog::publishes_for_others(client).await.map_err(|error| error.into_failure(Side::Source))
+    }
+
+    async fn create_by_extension(&self, client: &Client, name: &String, identified: bool) -> Result<()> {
+        let tables = if identified { &self.identified } else { &self.inserts_only };
+        let made = |error| failure(error, "a new publication by aiven_extras");
+        client.batch_execute("BEGIN").await.map_err(made)?;
+        let outcome = self.called(client, name, identified, tables).await;
+        let end = if matches!(outcome, Ok(None)) { "COMMIT" } else { "ROLLBACK" };
+        client.batch_execute(end).await.map_err(made)?;
+        match outcome.map_err(made)? {
+            None => Ok(()),
+            Some(table) => Err(Definite::new(format!("table {table} cannot be published apart from the one that it inherits from"))
+                .detail("aiven_extras.pg_create_publication publishes both alike; the source would reject updates of the one without replica identity")
+                .hint("on the source make the migrating role a member of the tables' owner, then run `walferry migrate` again")
+                .into()),
+        }
+    }
+
+    /// Makes the publication in the open transaction; gives a table in it that should not be.
+    async fn called(
+        &self,
+        client: &Client,
+        name: &String,
+        identified: bool,
+        tables: &[QualifiedName],
+    ) -> Result<Option<QualifiedName>, tokio_postgres::Error> {
+        let quoted: Vec<String> = tables.iter().map(|table| Sql::default().name(table).to_string()).collect();
+        let sql = "SELECT aiven_extras.pg_create_publication($1, $2, VARIADIC $3)";
+        client.execute(sql, &[name, &operations(self.dialect, identified), &quoted]).await?;
+        let sql = "SELECT n.nspname::text, c.relname::text FROM pg_publication p JOIN pg_publication_rel r ON r.prpubid = p.oid
+                   JOIN pg_class c ON c.oid = r.prrelid JOIN pg_namespace n ON n.oid = c.relnamespace WHERE p.pubname = $1";
+        let found = client.query(sql, &[name]).await?;
+        let found =
+            found.iter().map(|row| QualifiedName::new(row.get::<_, String>(0), row.get::<_, String>(1)));
+        Ok(found.into_iter().find(|table| !tables.contains(table)))
+    }
+}
+
+/// What a publication publishes, as its option `publish` has it.
+fn operations(dialect: Dialect, identified: bool) -> &'static str {
+    match (identified, dialect.publishes_truncate()) {
+        (true, true) => "insert, update, delete, truncate",
+        (true, false) => "insert, update, delete",
+        (false, true) => "insert, truncate",
+        (false, false) => "insert",
     }
 }
 
@@ -144,16 +207,8 @@ pub async fn altered(client: &Client, names: &[String]) -> Result<Vec<Altered>> 
         };
         let alter = || Sql::new("ALTER PUBLICATION ").ident(name);
         if !row.get::<_, bool>(1) {
-            let truncates = Dialect::of(client)
-                .await
-                .map_err(|error| error.into_failure(Side::Source))?
-                .publishes_truncate();
-            let operations = match (index, truncates) {
-                (0, true) => "insert, update, delete, truncate",
-                (0, false) => "insert, update, delete",
-                (_, true) => "insert, truncate",
-                (_, false) => "insert",
-            };
+            let dialect = Dialect::of(client).await.map_err(|error| error.into_failure(Side::Source))?;
+            let operations = operations(dialect, index == 0);
             let mend = vec![alter().text(" SET (publish = ").literal(operations).text(")")];
             let what = "publishes other operations than it did";
             altered.push(Altered { publication: publication.clone(), what, tables: tables(false), mend });

@@ -18,6 +18,7 @@
 
 mod literal;
 mod net;
+mod resolve;
 mod set;
 mod statements;
 mod table;
@@ -34,6 +35,7 @@ use crate::limits::{FAILING_FORGOTTEN_AFTER, FAILING_TIMES_MAX};
 use crate::pg::{CommitLsn, EndLsn, Oid, QualifiedName, Relation, RelationId, Sql};
 use crate::proto::{OldTuple, Tuple, TupleValue};
 
+pub use resolve::{NamedValues, Resolver, Which};
 pub use table::{Carried, Shape, ShapeError, TargetColumn, TargetTable, TypeNames};
 pub use types::{TargetType, is_builtin};
 
@@ -73,6 +75,8 @@ pub struct Step {
     /// How many rows it must touch, for whoever executes it to look at before the commit; `None` where the statement
     /// itself fails, or any number will do.
     pub rows: Option<u64>,
+    /// The change that it is for, in [`Form::Traced`].
+    pub change: Option<Box<Change>>,
 }
 
 /// What goes with a statement.
@@ -92,6 +96,8 @@ pub enum Form {
     Set,
     /// Row by row, in the source's order.
     Ordered,
+    /// The same, each step with its change, for whoever resolves conflicts.
+    Traced,
 }
 
 /// Why changes go row by row.
@@ -475,9 +481,10 @@ impl Planner {
             Change::Truncate { .. } => return Ok(()),
         };
         // One row is inserted, or there is an error: triggers that could do otherwise are seen to beforehand.
-        let rows = (self.form == Form::Ordered || kind != Kind::Insert).then_some(1);
+        let rows = (self.form != Form::Set || kind != Kind::Insert).then_some(1);
+        let traced = (self.form == Form::Traced).then(|| Box::new(change.clone()));
         let (input, relation) = (Input::Params(params), Arc::clone(relation));
-        self.plan.steps.push(Step { statement, input, kind, relation, commit_lsn, rows });
+        self.plan.steps.push(Step { statement, input, kind, relation, commit_lsn, rows, change: traced });
         self.plan.changes[kind as usize] += 1;
         self.plan.ordered = self.plan.ordered.or(reason);
         Ok(())
@@ -543,6 +550,7 @@ impl Planner {
                 relation: Arc::clone(first),
                 commit_lsn,
                 rows: None,
+                change: None,
             });
             self.plan.changes[Kind::Truncate as usize] += 1;
         }
@@ -561,6 +569,7 @@ impl Step {
             relation,
             commit_lsn,
             rows: None,
+            change: None,
         }
     }
 }

@@ -233,7 +233,7 @@ impl Shape {
 
     fn set_step(&self, kind: Kind, statement: Arc<Statement>, input: Input) -> Step {
         let (relation, commit_lsn) = (Arc::clone(&self.relation), self.set.commit_lsn);
-        Step { statement, input, kind, relation, commit_lsn, rows: None }
+        Step { statement, input, kind, relation, commit_lsn, rows: None, change: None }
     }
 
     fn copy(&mut self) -> Arc<Statement> {

@@ -47,6 +47,12 @@ pub(super) fn touch(table: &QualifiedName, key: &[(&str, Match)]) -> Sql {
     condition(Sql::new("SELECT FROM ONLY ").name(table), table, key, 1)
 }
 
+/// The row that the parameters identify, as it is; of several, one.
+pub(super) fn look_up(table: &QualifiedName, columns: &[&str], key: &[(&str, Match)]) -> Sql {
+    let sql = Sql::new("SELECT ").list(columns, ", ", |sql, column| sql.ident(column));
+    condition(sql.text(" FROM ONLY ").name(table), table, key, 1).text(" LIMIT 1")
+}
+
 /// `DELETE` of the row that the parameters identify.
 pub(super) fn delete(table: &QualifiedName, key: &[(&str, Match)]) -> Sql {
     condition(Sql::new("DELETE FROM ONLY ").name(table), table, key, 1)

@@ -312,7 +312,7 @@ impl Shape {
         statements::replace(table, &new, &kept, &key)
     }
 
-    fn push_key(
+    pub(super) fn push_key(
         &self,
         tuple: &Tuple,
         kind: Kind,

@@ -702,4 +702,5 @@ fn definitions_that_do_not_fit() {
     check("id*", Some(r#"table public.t has no column "a" on the target"#));
 }
 
+mod resolve;
 mod set;

@@ -98,6 +98,16 @@ impl Dialect {
         self.0.major() >= 17
     }
 
+    /// `pg_database`: whether its collation is another than the one that its indexes were made with, as far as that is
+    /// recorded (15).
+    pub(super) const fn database_collation_changed(self) -> &'static str {
+        if self.0.major() >= 15 {
+            "datcollversion <> pg_database_collation_actual_version(oid)"
+        } else {
+            "false"
+        }
+    }
+
     /// Whether transactions in progress can be had (14).
     pub const fn streams(self) -> bool {
         self.0.major() >= 14

@@ -133,7 +133,12 @@ impl Metrics {
 
     /// A change met the target in a state in which it could not be applied as it is: `insert_exists`, say.
     pub fn conflict(&self, kind: &'static str) {
-        self.counted.conflicts.with_label_values(&[self.database.as_str(), kind]).inc();
+        self.conflicts(kind, 1);
+    }
+
+    /// So many such changes.
+    pub fn conflicts(&self, kind: &'static str, count: u64) {
+        self.counted.conflicts.with_label_values(&[self.database.as_str(), kind]).inc_by(count);
     }
 
     /// Counts a batch that was applied step by step.

@@ -204,6 +204,12 @@ impl Advice {
     fn for_server_error(error: &ServerError, conninfo: &str) -> Self {
         let message = error.message().unwrap_or_default();
         let (cause, hint) = match error.sqlstate() {
+            _ if error.is_poolers() => (
+                "a connection pooler answers, not the server itself",
+                format!(
+                    "give the server's own host and port in {conninfo}: neither replication nor our locks pass a pooler"
+                ),
+            ),
             "22021" | "22P05" => (
                 "text that cannot be converted",
                 "mend the row on the source, then run `walferry migrate` again; if it says the same again, start \

@@ -121,8 +121,16 @@ impl ServerError {
         self.hint.as_deref().filter(|_| self.message_is_safe())
     }
 
+    /// Whether it comes from a connection pooler that does not pass on what we say at the start.
+    pub fn is_poolers(&self) -> bool {
+        self.class() == "08" && self.message.starts_with("unsupported startup parameter")
+    }
+
     /// Whether the same thing, tried again, may succeed.
     pub fn is_transient(&self) -> bool {
+        if self.is_poolers() {
+            return false;
+        }
         matches!(self.sqlstate.as_str(), "40001" | "40P01" | "55P03")
             || matches!(self.class(), "08" | "53")
             || self.sqlstate.starts_with("57P0")
@@ -301,6 +309,15 @@ mod tests {
         ] {
             assert_eq!(decode(&[(b'C', sqlstate)]).is_transient(), transient, "{sqlstate}");
         }
+    }
+
+    #[test]
+    fn a_pooler_is_known_by_what_it_refuses() {
+        let error = |message| decode(&[(b'C', "08P01"), (b'M', message)]);
+        let pooler = error("unsupported startup parameter: options");
+        assert!(pooler.is_poolers() && !pooler.is_transient());
+        let other = error("query_wait_timeout");
+        assert!(!other.is_poolers() && other.is_transient());
     }
 
     #[test]

@@ -445,7 +445,7 @@ async fn killed_at_any_moment() {
         let taken =
             "SELECT EXISTS (SELECT FROM walferry.request WHERE answered_at IS NULL AND answer IS NOT NULL)";
         wait_for("it is taken", PATIENCE, async || pair.target_value(taken).await == "t").await;
-        sleep(Duration::from_millis(random.random_range(0..400))).await;
+        sleep(Duration::from_millis(random.random_range(0..250))).await;
         // It may have ended already.
         engine.signal("KILL");
         drop(command);

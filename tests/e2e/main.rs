@@ -6,6 +6,7 @@
 //! |---|---|
 //! | `WALFERRY_TEST_SEED` | replays the random choices of a run, which prints its seed |
 //! | `WALFERRY_TEST_KILLS` | how often `crash` kills the engine; 22 unless told otherwise |
+//! | `WALFERRY_TEST_PGBOUNCER` | PgBouncer, if it is not on the path; `poolers` is skipped without |
 //! | `WALFERRY_TEST_DATA` | where the sample databases are; `../shared/data` unless told otherwise; skipped where absent |
 //! | `WALFERRY_TEST_CASE` | runs the cases of `protocol::changes` and `ddl::statements_for_the_target` whose name holds this |
 //! | `WALFERRY_TEST_LARGE_ROWS` | rows of the transaction in `streaming` that is larger than memory |
@@ -14,6 +15,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr)]
 
 mod bad_input;
+mod conflicts;
 mod copy;
 mod crash;
 mod cutover;
@@ -25,6 +27,8 @@ mod harness;
 mod keepalive;
 mod lag;
 mod once;
+mod poolers;
+mod privileges;
 mod protocol;
 mod proxy;
 mod remove;

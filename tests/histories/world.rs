@@ -30,7 +30,7 @@ fn applier(session: TargetSession, tables: Tables, way: Way) -> Applier {
         Way::Set => Form::Set,
         Way::Ordered => Form::Ordered,
     };
-    Applier::new(session, tables, ApplyOptions { follow_ddl: false, form })
+    Applier::new(session, tables, ApplyOptions { form, ..ApplyOptions::default() })
 }
 
 /// By table, the text of each of its rows in some order, those that are long cut short.

@@ -308,6 +308,22 @@ fn oldest_unapplied() {
 }
 
 #[test]
+fn the_last_change_counts_from_when_it_is_received() {
+    let mut script = Script::new(100, DELAY);
+    let check = |script: &Script, expected: Option<u64>| {
+        assert_eq!(script.state.last_change(), expected.map(SourceLsn::new));
+    };
+    script.whole(110, 120, &["apply 100: 110 =120"]);
+    check(&script, None);
+    script.on(changes(130, 2), &[]);
+    check(&script, Some(130));
+    script.whole(140, 150, &[]).keepalive(500, &[]).applied(&["release 1", "apply 120: 130 140 =150"]);
+    check(&script, Some(130));
+    script.stop(&[]).on(changes(510, 1), &[]);
+    check(&script, Some(510));
+}
+
+#[test]
 fn keepalives_count_only_when_nothing_is_left_to_apply() {
     let mut script = Script::new(100, DELAY);
     // Quiet: applied at once, stored rarely.

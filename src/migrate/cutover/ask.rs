@@ -8,11 +8,11 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use crate::apply::Request;
-use crate::apply::store::{MigrationRow, Store};
+use crate::apply::store::Store;
 use crate::config::Method;
 use crate::error::{Definite, Failure, Result};
 use crate::limits::{CUTOVER_ANSWER_WAIT, REQUEST_ENGINE_WAIT, REQUEST_POLL, REQUEST_TAKEN_WAIT};
-use crate::migrate::choose::look;
+use crate::migrate::choose::databases_begun;
 use crate::migrate::{Phase, Sides, unknown_phase};
 
 use super::record::{CutoverStatus, DoneStep, Wanted};
@@ -38,14 +38,7 @@ pub async fn cutover(
     stop: watch::Receiver<bool>,
     told: Told,
 ) -> Result<Vec<(String, CutoverStatus)>> {
-    let mut databases = begun(sides, only).await?;
-    let moved = |row: &MigrationRow| row.method == Method::PgDump && row.phase == Phase::Done.as_str();
-    if databases.iter().any(|(_, row)| !moved(row)) {
-        for (database, _) in databases.extract_if(.., |(_, row)| moved(row)) {
-            tracing::warn!(database, "{MOVED_ONCE}, and done: left as it is");
-        }
-    }
-    let names: Vec<String> = databases.into_iter().map(|(name, _)| name).collect();
+    let names = followed(sides, databases_begun(sides, only).await?).await?;
     let mut refused = Vec::new();
     for name in &names {
         let sides = sides.database(name);
@@ -71,26 +64,22 @@ pub async fn cutover(
     Ok(ended)
 }
 
-/// The databases that the migration was begun in.
-async fn begun(sides: &Sides, only: &[String]) -> Result<Vec<(String, MigrationRow)>> {
-    let target = sides.target_client().await?;
-    let mut found = Vec::new();
-    for looked in look(sides, &target).await? {
-        if only.is_empty() || only.contains(&looked.name) {
-            found.extend(looked.begun?.map(|row| (looked.name, row)));
-        }
+/// Without those that were dumped and restored: there is nothing to cut over. They are refused where there are no others.
+async fn followed(sides: &Sides, names: Vec<String>) -> Result<Vec<String>> {
+    let (mut followed, mut moved) = (Vec::new(), Vec::new());
+    for name in names {
+        let target = sides.database(&name).target_client().await?;
+        let row = Store::new(&target, &sides.name).migration().await?;
+        let done = row.is_some_and(|row| row.method == Method::PgDump && row.phase == Phase::Done.as_str());
+        if done { moved.push(name) } else { followed.push(name) }
     }
-    let missing = only.iter().find(|name| !found.iter().any(|(begun, _)| begun == *name));
-    if found.is_empty() || missing.is_some() {
-        let of = missing.map_or_else(String::new, |name| format!(" in its database {name:?}"));
-        return Err(Definite::new(format!(
-            "no migration {:?} has been begun on this target{of}",
-            sides.name
-        ))
-        .hint("`walferry migrate` begins one")
-        .into());
+    if followed.is_empty() {
+        return Ok(moved);
     }
-    Ok(found)
+    for database in moved {
+        tracing::warn!(database, "{MOVED_ONCE}, and done: left as it is");
+    }
+    Ok(followed)
 }
 
 async fn cutover_database(

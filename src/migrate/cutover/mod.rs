@@ -92,6 +92,11 @@ impl Cutover {
         serde_json::to_value(&self.status).expect("plain data becomes JSON")
     }
 
+    /// When it is given up.
+    pub(super) fn deadline(&self) -> Instant {
+        self.began + self.wanted.timeout()
+    }
+
     /// Whether `done` is recorded is not known: nothing may be undone.
     pub(super) const fn is_concluding(&self) -> bool {
         self.concluding
@@ -140,7 +145,7 @@ impl Attempt<'_> {
         let target = Arc::clone(&self.target);
         let store = Store::new(&target, &self.migration.sides.name);
         let mut stop = self.migration.stop.clone();
-        let Cutover { id, began, .. } = *self.under_way();
+        let (id, deadline) = (self.under_way().id, self.under_way().deadline());
         let timeout = self.under_way().wanted.timeout();
         tokio::select! {
             done = self.steps(synced) => return done,
@@ -148,7 +153,7 @@ impl Attempt<'_> {
             _ = stop.wait_for(|stop| *stop) => {
                 return Err(Definite::new("the engine was told to stop").hint(AGAIN).into());
             }
-            () = sleep_until(began + timeout) => {}
+            () = sleep_until(deadline) => {}
         }
         let cause = format!("it took longer than {} s", timeout.as_secs_f64());
         let waits_for = std::mem::take(&mut self.under_way().waits_for);

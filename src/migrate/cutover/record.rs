@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::config::{Config, FenceKind};
 use crate::error::{Definite, Failure};
+use crate::limits::CUTOVER_TIMEOUT_MAX;
 
 /// What the operator wants.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -114,9 +115,9 @@ impl Wanted {
         }
     }
 
-    /// How long it may take.
-    pub const fn timeout(&self) -> Duration {
-        Duration::from_millis(self.timeout_ms)
+    /// How long it may take: within what the configuration allows, whoever has written the request.
+    pub fn timeout(&self) -> Duration {
+        Duration::from_millis(self.timeout_ms).min(CUTOVER_TIMEOUT_MAX)
     }
 }
 
@@ -202,5 +203,6 @@ mod tests {
         assert_eq!(stored["fence"], "none");
         assert_eq!(serde_json::from_value::<Wanted>(stored).expect("it can be read"), wanted);
         assert_eq!(wanted.timeout(), Duration::from_millis(1_500));
+        assert_eq!(Wanted { timeout_ms: u64::MAX, ..wanted }.timeout(), CUTOVER_TIMEOUT_MAX);
     }
 }

@@ -62,12 +62,13 @@ fn is_about_replication(finding: &Finding) -> bool {
 }
 
 /// What replication needs and a dump does not.
-pub(super) const REPLICATION_ONLY: [&str; 9] = [
+pub(super) const REPLICATION_ONLY: [&str; 10] = [
     "source-wal-level",
     "source-slots",
     "source-slot-name",
     "source-wal-senders",
     "source-replication-privilege",
+    "source-replication-connection",
     "source-publication-privilege",
     "source-table-owners",
     "source-replica-identity",

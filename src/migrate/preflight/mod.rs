@@ -4,9 +4,11 @@
 //! whoever runs the server. Nothing is changed on either side (one setting is tried out in a transaction that is
 //! rolled back). What cannot be looked at is a finding too; a check never ends early because one question failed.
 //!
-//! Not here: who connects, and running `pg_dump`. [`run`] looks at one database and at both servers; where there are more
-//! databases, [`run_servers`] looks at the servers and [`run_database`] at each database.
+//! Not here: running `pg_dump`. [`run`] looks at one database and at both servers; where there are more
+//! databases, [`run_servers`] looks at the servers and [`run_database`] at each database; [`connections`] at how they
+//! are reached.
 
+mod connections;
 mod filter;
 mod hints;
 mod method;
@@ -15,6 +17,7 @@ mod roles;
 mod server;
 mod source_database;
 mod standby;
+mod surroundings;
 mod target;
 
 use tokio_postgres::Client;
@@ -27,6 +30,7 @@ use crate::pg::{ServerVersion, SlotName};
 use crate::source::Error;
 use crate::source::catalog::{self, ServerFacts, Table};
 
+pub use connections::connections;
 pub(super) use report::listed;
 pub use report::{Finding, Report, Severity};
 pub use server::pg_dump;
@@ -65,6 +69,21 @@ pub struct PreflightInput {
     pub extension_tables: bool,
     /// What is known of `pg_dump`.
     pub pg_dump: PgDump,
+    /// Tables copied at the same time, each with a session on both sides.
+    pub jobs: u64,
+    /// What is not to be looked at, and what is not to be surpassed.
+    pub wanted: Wanted,
+    /// All databases that are moved, whose sizes count together; empty: the one that is looked at.
+    pub together: Vec<String>,
+}
+
+/// What the user wants of the checks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Wanted {
+    /// A target that is older than the source is warned of only.
+    pub skip_version_check: bool,
+    /// The databases may take so many bytes together.
+    pub total_bytes_max: Option<u64>,
 }
 
 /// What is known of `pg_dump`.
@@ -96,6 +115,9 @@ impl Default for PreflightInput {
             excluded_extensions: Vec::new(),
             extension_tables: true,
             pg_dump: PgDump::NotLooked,
+            jobs: 1,
+            wanted: Wanted::default(),
+            together: Vec::new(),
         }
     }
 }
@@ -141,6 +163,7 @@ async fn databases(report: &mut Report, sides: &Sides<'_>, input: &PreflightInpu
     source_database::check(report, sides, &tables, &moved, input).await;
     filter::check(report, sides, &tables, &moved, input).await;
     target::check(report, sides, &tables, input).await;
+    surroundings::check(report, sides, &tables, input).await;
 }
 
 /// The tables without those of extensions that are left to the target.

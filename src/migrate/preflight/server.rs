@@ -1,7 +1,7 @@
 //! Findings about the two servers as a whole.
 
 use super::report::{counted, listed, size};
-use super::{Finding, PgDump, PreflightInput, Report, Sides, hints, standby};
+use super::{Finding, PgDump, PreflightInput, Report, Severity, Sides, hints, standby};
 use crate::error::Side;
 use crate::limits::LONG_TRANSACTION;
 use crate::migrate::creation::create_statement;
@@ -15,7 +15,7 @@ pub(super) async fn check(report: &mut Report, sides: &Sides<'_>, input: &Prefli
     let (source, target) = (&sides.source_facts, &sides.target_facts);
     report.push(source_version(source));
     report.add("source-truncate", Side::Source, Ok(truncate(source.version)));
-    report.push(target_version(source, target));
+    report.push(target_version(source.version, target.version, input.wanted.skip_version_check));
     report.push(same_cluster(source, target));
     report.push(recovery("source-recovery", Side::Source, source));
     report.push(recovery("target-recovery", Side::Target, target));
@@ -99,15 +99,18 @@ fn truncate(source: ServerVersion) -> Option<Finding> {
     Some(Finding::warning("source-truncate", "TRUNCATE", cause).hint(hint))
 }
 
-fn target_version(source: &ServerFacts, target: &ServerFacts) -> Finding {
+fn target_version(source: ServerVersion, target: ServerVersion, skipped: bool) -> Finding {
     let (id, subject) = ("target-version", "target");
-    let cause = format!("PostgreSQL {}", version_text(target.version));
-    let needed = source.version.major().max(TARGET_MAJOR_MIN);
-    if target.version.major() >= needed {
+    let cause = format!("PostgreSQL {}", version_text(target));
+    let needed = source.major().max(TARGET_MAJOR_MIN);
+    if target.major() >= needed {
         return Finding::ok(id, subject, cause);
     }
-    Finding::fail(id, subject, format!("{cause} is too old: {needed} or later is needed for this source"))
-        .hint(format!("avn service update SERVICE -c pg_version={needed}"))
+    let severity = if skipped { Severity::Warning } else { Severity::Fail };
+    let cause = format!("{cause} is too old: {needed} or later is needed for this source");
+    Finding::new(id, severity, subject, cause).hint(format!(
+        "avn service update SERVICE -c pg_version={needed}\nor, on your own risk: --skip-db-version-check"
+    ))
 }
 
 /// Physical copies share the system identifier, so the start time has to agree too.
@@ -381,7 +384,6 @@ const TARGET_MAJOR_MIN: u32 = 15;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::migrate::preflight::Severity;
 
     #[test]
     fn transactions_in_the_way() {
@@ -409,6 +411,19 @@ mod tests {
         let severity = |version| truncate(ServerVersion::new(version)).map(|finding| finding.severity);
         assert_eq!(severity(100_023), Some(Severity::Warning));
         assert_eq!(severity(110_022), None);
+    }
+
+    #[test]
+    fn versions_of_the_target() {
+        let check = |source: u32, target: u32, skipped, expected| {
+            let finding = target_version(ServerVersion::new(source), ServerVersion::new(target), skipped);
+            assert_eq!(finding.severity, expected, "{source} {target} {skipped}: {finding:?}");
+        };
+        check(150_001, 150_001, false, Severity::Ok);
+        check(160_000, 150_018, false, Severity::Fail);
+        check(160_000, 150_018, true, Severity::Warning);
+        check(130_000, 140_000, false, Severity::Fail);
+        check(130_000, 140_000, true, Severity::Warning);
     }
 
     #[test]

@@ -17,8 +17,11 @@ pub(super) async fn check(
     input: &PreflightInput,
 ) {
     let facts = &sides.source_facts;
-    report.push(publication_privilege(facts));
-    report.push(owners(facts, moved));
+    let extension = catalog::publishes_for_others(sides.source).await;
+    let publishes = matches!(extension, Ok(true));
+    report.push(publication_privilege(facts, publishes));
+    report.push(owners(facts, moved, publishes));
+    report.add("source-publication-privilege", Side::Source, extension.map(|_| None));
     report.push(readable(facts, tables));
     let found = catalog::sequences(sides.source).await;
     report.add("source-sequences", Side::Source, found.map(|found| [sequences(facts, &found)]));
@@ -31,11 +34,15 @@ pub(super) async fn check(
     report.add("source-other-contents", Side::Source, found.map(|found| others(facts, &found)));
 }
 
-fn publication_privilege(facts: &ServerFacts) -> Finding {
+/// `extension`: `aiven_extras.pg_create_publication` can be called.
+fn publication_privilege(facts: &ServerFacts, extension: bool) -> Finding {
     let id = "source-publication-privilege";
     let subject = format!("role {}", facts.user.name);
     if facts.user.creates_in_database {
         return Finding::ok(id, subject, format!("may create publications in {}", facts.database));
+    }
+    if extension {
+        return Finding::ok(id, subject, "may create publications by aiven_extras.pg_create_publication()");
     }
     let grant =
         Sql::new("GRANT CREATE ON DATABASE ").ident(&facts.database).text(" TO ").ident(&facts.user.name);
@@ -43,13 +50,21 @@ fn publication_privilege(facts: &ServerFacts) -> Finding {
         .hint(hints::command(grant))
 }
 
-fn owners(facts: &ServerFacts, tables: &[Table]) -> Finding {
+fn owners(facts: &ServerFacts, tables: &[Table], extension: bool) -> Finding {
     let id = "source-table-owners";
     let foreign = |table: &Table| published(table) && !table.owned_by_me;
     let others = names(tables, foreign);
     let subject = format!("role {}", facts.user.name);
     if others.is_empty() {
         return Finding::ok(id, subject, "has the privileges of every table's owner, as publications need");
+    }
+    let apart = inherited_apart(tables);
+    if extension && apart.is_empty() {
+        let cause = format!(
+            "publishes {} of others by aiven_extras.pg_create_publication()",
+            counted(others.len(), "table")
+        );
+        return Finding::ok(id, subject, cause);
     }
     let roles: BTreeSet<&str> = tables.iter().filter(|t| foreign(t)).map(|t| t.owner.as_str()).collect();
     let roles: Vec<String> = roles.into_iter().map(str::to_owned).collect();
@@ -58,7 +73,25 @@ fn owners(facts: &ServerFacts, tables: &[Table]) -> Finding {
         counted(others.len(), "table"),
         listed(&others)
     );
+    let cause = if extension {
+        let apart = listed(&apart);
+        format!(
+            "{cause}; aiven_extras cannot publish these apart from the table that they inherit from: {apart}"
+        )
+    } else {
+        cause
+    };
     Finding::fail(id, subject, cause).hint(hints::memberships(&roles, &facts.user.name))
+}
+
+/// Tables that inherit from one of which updates are published, and they not, or the other way round.
+fn inherited_apart(tables: &[Table]) -> Vec<&QualifiedName> {
+    let parent = |name: &QualifiedName| tables.iter().find(|table| table.name == *name);
+    let apart = |table: &Table| {
+        let mut parents = table.inherits.iter().filter_map(parent);
+        parents.any(|parent| parent.has_identity() != table.has_identity())
+    };
+    names(tables, |table| published(table) && apart(table))
 }
 
 fn readable(facts: &ServerFacts, tables: &[Table]) -> Finding {

@@ -137,3 +137,16 @@ pub async fn replica_role(client: &Client) -> Result<ReplicaRole, Error> {
         Ok(ReplicaRole::Refused)
     }
 }
+
+/// Whether `aiven_extras.pg_create_publication` can be called: it publishes tables of other owners.
+///
+/// # Errors
+/// When the server does not answer.
+pub async fn publishes_for_others(client: &Client) -> Result<bool, Error> {
+    let sql = Sql::new(
+        "SELECT EXISTS (SELECT FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace \
+         WHERE n.nspname = 'aiven_extras' AND p.proname = 'pg_create_publication' AND p.pronargs = 3 \
+         AND has_function_privilege(p.oid, 'EXECUTE') AND has_schema_privilege(n.oid, 'USAGE')) AS answer",
+    );
+    ask::row(client, "the right to publish tables of others", &sql, &[]).await?.get("answer")
+}

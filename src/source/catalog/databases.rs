@@ -79,3 +79,15 @@ fn database(row: &ask::Answer) -> Result<Database, Error> {
         icu_rules: row.get("icu_rules")?,
     })
 }
+
+/// Bytes that the databases take on the server's disk, together.
+///
+/// # Errors
+/// When the server does not answer, or one of them may not be connected to.
+pub async fn bytes_of_databases(client: &Client, names: &[String]) -> Result<u64, Error> {
+    let sql = Sql::new(
+        "SELECT coalesce(sum(pg_database_size(oid)), 0)::int8 AS bytes FROM pg_database WHERE datname = ANY ($1)",
+    );
+    let bytes: i64 = ask::row(client, "the databases' sizes", &sql, &[&names]).await?.get("bytes")?;
+    Ok(bytes.unsigned_abs())
+}

@@ -20,14 +20,16 @@ mod roles;
 mod sequences;
 mod server;
 mod slots;
+mod surroundings;
 mod tables;
 mod target;
 
 pub use activity::{PreparedTransaction, WritingTransaction, prepared_transactions, writing_transactions};
 pub use contents::{
-    OtherContents, ReplicaRole, SchemaPrivilege, databases, other_contents, replica_role, schema_privilege,
+    OtherContents, ReplicaRole, SchemaPrivilege, databases, other_contents, publishes_for_others,
+    replica_role, schema_privilege,
 };
-pub use databases::{Database, all_databases, holds_anything};
+pub use databases::{Database, all_databases, bytes_of_databases, holds_anything};
 pub use definitions::{DefinedColumn, Definition, definition, table_name, type_names, type_text};
 pub use extensions::{
     AvailableExtension, Extension, ExtensionTable, available_extensions, dependents_of, extensions,
@@ -50,7 +52,10 @@ pub use server::{
     DatabaseLocale, Provider, ServerFacts, UserFacts, clock, server_facts, server_version, system_id,
 };
 pub use slots::{SlotInfo, current_wal, slot, slots, wal_senders_used};
+pub use surroundings::{
+    ChangedCollation, ReplicaTrigger, SessionRoom, Surroundings, language_names, session_room, surroundings,
+};
 pub use tables::{
     Generated, Identity, Persistence, Table, TableColumn, TableKind, index_bytes, table_names, tables,
 };
-pub use target::{KeyColumn, TargetColumn, TargetTable, target_table, target_tables};
+pub use target::{KeyColumn, TargetColumn, TargetTable, index_columns, target_table, target_tables};

@@ -81,6 +81,26 @@ pub async fn target_tables(client: &Client) -> Result<Vec<TargetTable>, Error> {
     read(client, Scope::User).await
 }
 
+/// The columns of a table's index, without those that are only included; none where one is an expression, or where there
+/// is no such index.
+///
+/// # Errors
+/// When the server does not answer.
+pub async fn index_columns(
+    client: &Client,
+    index: &QualifiedName,
+    table: &str,
+) -> Result<Vec<String>, Error> {
+    let sql = Sql::new("SELECT a.attname::text FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid ")
+        .text("JOIN pg_class t ON t.oid = i.indrelid JOIN pg_namespace n ON n.oid = t.relnamespace ")
+        .text("CROSS JOIN LATERAL unnest(i.indkey) WITH ORDINALITY AS k (number, place) ")
+        .text("JOIN pg_attribute a ON a.attrelid = t.oid AND a.attnum = k.number ")
+        .text("WHERE n.nspname = $1 AND c.relname = $2 AND t.relname = $3 ")
+        .text("AND i.indexprs IS NULL AND k.place <= i.indnkeyatts ORDER BY k.place");
+    let rows = ask::rows(client, "an index", &sql, &[&index.schema, &index.name, &table]).await?;
+    rows.iter().map(|row| row.get("attname")).collect()
+}
+
 async fn read(client: &Client, scope: Scope<'_>) -> Result<Vec<TargetTable>, Error> {
     let dialect = Dialect::of(client).await?;
     let sql = Sql::new(

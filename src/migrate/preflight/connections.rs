@@ -1,0 +1,51 @@
+//! Findings about the way to both servers: whether a connection pooler is in it, and whether the source lets us stream.
+
+use super::{Finding, Report};
+use crate::config::Method;
+use crate::error::Side;
+use crate::pg::Sql;
+use crate::source::replication::ReplicationSession;
+use crate::wire::{self, ConnInfo, Session, SessionOptions};
+
+/// Connects to each side as the migration will, by the method that the report has come to.
+pub async fn connections(report: &mut Report, source: &ConnInfo, target: &ConnInfo) {
+    for (side, info) in [(Side::Source, source), (Side::Target, target)] {
+        let id = match side {
+            Side::Source => "source-pooler",
+            Side::Target => "target-pooler",
+        };
+        report.push(match is_pooled(info).await {
+            Ok(false) => Finding::ok(id, side.as_str(), "nobody between us and the server"),
+            Ok(true) => {
+                Finding::fail(id, side.as_str(), "a connection pooler answers, not the server itself").hint(
+                    "give the server's own host and port: neither replication nor our locks pass a pooler",
+                )
+            }
+            Err(error) => Finding::unreachable(side, &error.into_failure(side)),
+        });
+    }
+    if report.method == Method::Replication {
+        report.push(replication(source).await);
+    }
+}
+
+/// A server tells at the start which process it is; a pooler makes a number up.
+async fn is_pooled(info: &ConnInfo) -> Result<bool, wire::Error> {
+    let mut session = Session::connect(info, &SessionOptions::new("walferry check")).await?;
+    let rows = session.query(&Sql::new("SELECT pg_backend_pid()")).await?;
+    let pid = rows.first().and_then(|row| row.text(0)).and_then(|text| text.parse::<i32>().ok());
+    Ok(pid != Some(session.process_id()))
+}
+
+async fn replication(source: &ConnInfo) -> Finding {
+    let (id, subject) = ("source-replication-connection", "replication connection");
+    let failure = match ReplicationSession::connect(source, "walferry check").await {
+        Ok(mut session) => match session.identify().await {
+            Ok(_) => return Finding::ok(id, subject, "the source lets us stream"),
+            Err(error) => error.into_failure(Side::Source),
+        },
+        Err(error) => error.into_failure(Side::Source),
+    };
+    let unreachable = Finding::unreachable(Side::Source, &failure);
+    Finding { id, subject: subject.to_owned(), ..unreachable }
+}
