@@ -87,6 +87,8 @@ pub struct CheckArgs {
     #[command(flatten)]
     sides: SideArgs,
     #[command(flatten)]
+    method: MethodArgs,
+    #[command(flatten)]
     selection: SelectionArgs,
     #[command(flatten)]
     roles: RoleArgs,
@@ -104,6 +106,8 @@ pub struct CheckArgs {
 pub struct MigrateArgs {
     #[command(flatten)]
     sides: SideArgs,
+    #[command(flatten)]
+    method: MethodArgs,
     #[command(flatten)]
     selection: SelectionArgs,
     #[command(flatten)]
@@ -289,6 +293,14 @@ struct SelectionArgs {
 }
 
 #[derive(Debug, Args)]
+struct MethodArgs {
+    /// How to move: by `replication`, or by `pg_dump`: one dump and restore, and what is written to the source after its
+    /// start is not carried [default: replication where that is possible, else pg_dump]
+    #[arg(long, value_name = "replication|pg_dump")]
+    method: Option<String>,
+}
+
+#[derive(Debug, Args)]
 struct WantedArgs {
     /// Warn only where the target is older than the source, or than what is tested
     #[arg(long)]
@@ -377,6 +389,7 @@ impl Cli {
         match &self.command {
             Command::Check(args) => {
                 args.sides.put(&mut raw);
+                raw.method.clone_from(&args.method.method);
                 args.selection.put(&mut raw);
                 raw.ignore_roles.clone_from(&args.roles.ignore_roles);
                 args.contents.put(&mut raw);
@@ -388,6 +401,7 @@ impl Cli {
                 args.selection.put(&mut raw);
                 args.wanted.put(&mut raw);
                 args.engine.put(&mut raw);
+                raw.method.clone_from(&args.method.method);
                 args.contents.put(&mut raw);
                 raw.until.clone_from(&args.until);
                 raw.confirm_delay.clone_from(&args.confirm_delay);
@@ -825,8 +839,8 @@ mod tests {
     #[test]
     fn everything_typed_reaches_the_configuration() {
         let line = "walferry migrate -s host=a -t host=b --name prod --jobs 3 --listen none --confirm-delay 500ms \
-                    --until synced --max-lag 1MB --on-conflict source-wins --log-format json --verbose --ignore-roles a,B \
-                    --passwords-file p";
+                    --until synced --max-lag 1MB --on-conflict source-wins --method replication --log-format json \
+                    --verbose --ignore-roles a,B --passwords-file p";
         let cli = read(line).expect("it is right");
         let config = Config::resolve(&cli.raw(Environment::default())).expect("it is right");
         assert_eq!(config.source().map(Secret::expose), Ok("host=a"));
@@ -834,6 +848,7 @@ mod tests {
         assert_eq!((config.name.as_str(), config.jobs, config.listen), ("prod", 3, None));
         assert_eq!((config.confirm_delay.as_millis(), config.lag_bytes_max), (500, 1 << 20));
         assert_eq!(config.until, Some(crate::config::Until::Synced));
+        assert_eq!(config.method, Some(crate::config::Method::Replication));
         assert_eq!(config.on_conflict, crate::config::OnConflict::SourceWins);
         assert_eq!((config.log_format, cli.log_format()), (LogFormat::Json, LogFormat::Json));
         assert!(config.verbose && !config.force);

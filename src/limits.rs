@@ -108,9 +108,20 @@ pub const CONFIRM_STEP: Duration = Duration::from_millis(100);
 /// far from the server's limits on plan size and locks.
 pub const SEQUENCES_PER_QUERY: usize = 200;
 
+/// How long a dump's snapshot waits to lock the source's tables against being emptied meanwhile: it holds back nobody
+/// before it has all of them but those who want to change a table, and who waits is tried again.
+pub const TABLES_LOCK_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How often a dump's snapshot is taken anew because a table was made or dropped between the look at them and the locks.
+pub const TABLES_LOCK_TRIES_MAX: usize = 10;
+
 /// How long a start waits for the lock of an engine that may just have been killed: its server process ends when it
 /// has finished the statement that it is at.
 pub const ENGINE_LOCK_WAIT: Duration = Duration::from_secs(15);
+
+/// How long a removal that goes by names waits for the sessions of an engine that was just killed. One whose machine is
+/// gone may last for hours: that is for somebody to decide.
+pub const SESSIONS_GONE_WAIT: Duration = Duration::from_secs(3);
 
 /// How often that lock is tried.
 pub const ENGINE_LOCK_POLL: Duration = Duration::from_millis(100);

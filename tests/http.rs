@@ -1,5 +1,8 @@
 //! The HTTP server over a real socket.
 
+#[path = "http/avn.rs"]
+mod avn;
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -5,6 +5,7 @@
 mod server;
 
 use server::Server;
+use walferry::config::Method;
 use walferry::migrate::preflight::{self, PreflightInput, Report, Severity, Wanted};
 use walferry::pg::SlotName;
 
@@ -317,6 +318,7 @@ async fn a_source_not_made_for_it() {
     assert!(found.failed() && found.only_replication_fails(), "{:?}", not_good(&found));
     let json = serde_json::to_value(&found).unwrap();
     assert_eq!(json["result"], "fail");
+    methods(&source, &target).await;
     assert_eq!(json["findings"][0]["id"], "source-reachable");
     let table = found.render_table(100);
     assert!(table.lines().count() < 50 && table.contains("source-wal-level"), "{table}");
@@ -338,6 +340,31 @@ async fn a_source_not_made_for_it() {
         }
         source.script("postgres", &format!("DROP ROLE {role}")).await;
     }
+}
+
+/// The same source, when nobody forces replication.
+async fn methods(source: &Server, target: &Server) {
+    let run = async |method| {
+        let input = PreflightInput { slots_needed: 2, method, ..PreflightInput::default() };
+        report((source, "poor", "postgres"), (target, "postgres", "postgres"), &input).await
+    };
+    let found = run(None).await;
+    let reason =
+        ["wal_level: replica, but logical is needed", "role poor: may not open replication connections"];
+    check(
+        &found,
+        "method",
+        Severity::Warning,
+        &["falls back to pg_dump", "NOT carried", reason[0], reason[1]],
+    );
+    for id in ["source-wal-level", "source-slots", "source-wal-senders", "source-replication-privilege"] {
+        check(&found, id, Severity::Warning, &["falls back to method pg_dump"]);
+    }
+    assert!(!found.failed() && found.method == Method::PgDump, "{:?}", not_good(&found));
+    assert!(reason.iter().all(|reason| found.method_reason.contains(reason)), "{}", found.method_reason);
+    let found = run(Some(Method::PgDump)).await;
+    assert_eq!(not_good(&found), ["method"]);
+    assert_eq!((found.method, found.method_reason.as_str()), (Method::PgDump, ""));
 }
 
 /// Runs the statements of a finding's hint, each by itself.

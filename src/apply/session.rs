@@ -23,12 +23,21 @@ impl TargetSession {
     /// When another engine holds the lock; when `session_replication_role` cannot be set though triggers or foreign
     /// keys would act; and as any connection.
     pub async fn connect(info: &ConnInfo, migration: &str, lost: Option<i32>) -> Result<Self> {
+        let mut target = Self::lock(info, migration, lost).await?;
+        become_replica(&mut target.session).await?;
+        target.pin_planner().await?;
+        Ok(target)
+    }
+
+    /// Connects and takes the lock, for work that changes no rows: triggers and foreign keys act as ever.
+    ///
+    /// # Errors
+    /// When another engine holds the lock, and as any connection.
+    pub async fn lock(info: &ConnInfo, migration: &str, lost: Option<i32>) -> Result<Self> {
         let options = SessionOptions::new("walferry apply");
         let session = Session::connect(info, &options).await.map_err(|e| e.into_failure(Side::Target))?;
         let mut target = Self { session, migration: migration.to_owned() };
         target.take_lock(lost).await?;
-        become_replica(&mut target.session).await?;
-        target.pin_planner().await?;
         Ok(target)
     }
 

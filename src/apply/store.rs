@@ -22,7 +22,7 @@
 use tokio_postgres::types::PgLsn;
 use tokio_postgres::{Client, Row};
 
-use crate::config::Selection;
+use crate::config::{Method, Selection};
 use crate::error::{Definite, Failure, Result, Side};
 use crate::pg::{EndLsn, PgTimestamp, QualifiedName, RelationId, SlotName, SourceLsn, Sql, SystemId};
 use crate::source;
@@ -98,6 +98,7 @@ CREATE TABLE IF NOT EXISTS walferry.request (
     answered_at   timestamptz,
     answer        jsonb
 );
+ALTER TABLE walferry.migration ADD COLUMN IF NOT EXISTS method_reason text NOT NULL DEFAULT '';
 ALTER TABLE walferry.migration ADD COLUMN IF NOT EXISTS selection jsonb NOT NULL DEFAULT '{}';
 ALTER TABLE walferry.relation ADD COLUMN IF NOT EXISTS source_oid oid;
 ALTER TABLE walferry.relation ADD COLUMN IF NOT EXISTS source_filenode oid;
@@ -120,8 +121,10 @@ pub struct MigrationRow {
     pub phase: String,
     /// How the last run ended: `failed`, `stopped`, or empty while one is at work (or was killed).
     pub ended: String,
-    /// `replication` or `pg_dump`.
-    pub method: String,
+    /// How it is moved.
+    pub method: Method,
+    /// Why it is moved by [`Method::PgDump`] though nobody asked for that; else empty.
+    pub method_reason: String,
     /// What ended the last run, if a failure did.
     pub error: String,
     /// The source cluster.
@@ -238,6 +241,7 @@ impl<'a> Store<'a> {
     pub async fn migration(&self) -> Result<Option<MigrationRow>> {
         // `status` may look at what an older Walferry made, where a column is missing.
         let sql = "SELECT name, format, dbname, phase, ended, method, error, system_id, slot_name, publications, post_data,
+                       coalesce(to_jsonb(m) ->> 'method_reason', '') AS method_reason,
                        coalesce(to_jsonb(m) ->> 'selection', '{}') AS selection,
                        (extract(epoch FROM started_at) * 1000000)::bigint AS started_micros
                    FROM walferry.migration m WHERE name = $1";
@@ -248,21 +252,22 @@ impl<'a> Store<'a> {
     /// Begins the migration.
     pub async fn begin(&self, row: &MigrationRow) -> Result<()> {
         let sql = "INSERT INTO walferry.migration
-                       (name, format, dbname, phase, method, system_id, slot_name, publications, selection)
-                   VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9::text::jsonb)";
-        let (system_id, slot) = (row.system_id.to_string(), row.slot.as_str());
+                       (name, format, dbname, phase, method, system_id, slot_name, publications, method_reason, selection)
+                   VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10::text::jsonb)";
+        let (system_id, slot, method) = (row.system_id.to_string(), row.slot.as_str(), row.method.as_str());
         let selection = serde_json::to_string(&row.selection);
         let selection =
             selection.map_err(|error| damaged(format!("walferry.migration.selection: {error}")))?;
-        let params: [&(dyn tokio_postgres::types::ToSql + Sync); 9] = [
+        let params: [&(dyn tokio_postgres::types::ToSql + Sync); 10] = [
             &self.name,
             &FORMAT,
             &row.dbname,
             &row.phase,
-            &row.method,
+            &method,
             &system_id,
             &slot,
             &row.publications,
+            &row.method_reason,
             &selection,
         ];
         self.execute(sql, &params).await
@@ -487,7 +492,8 @@ fn migration(row: &Row) -> Result<MigrationRow> {
         dbname: row.get("dbname"),
         phase: row.get("phase"),
         ended: row.get("ended"),
-        method: row.get("method"),
+        method: row.get::<_, &str>("method").parse().map_err(damaged)?,
+        method_reason: row.get("method_reason"),
         error: row.get("error"),
         system_id: system_id.map_err(|_| damaged("walferry.migration.system_id is no number".to_owned()))?,
         slot: SlotName::new(row.get("slot_name")).map_err(|error| damaged(error.to_string()))?,

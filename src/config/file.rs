@@ -32,8 +32,10 @@ enum Field<'a> {
 type Place = fn(&mut RawConfig) -> Field<'_>;
 
 /// All keys but those that the connection strings are made of.
-const FIELDS: [(&str, Place); 25] = [
+const FIELDS: [(&str, Place); 27] = [
     ("name", |raw| Field::Text(&mut raw.name)),
+    ("method", |raw| Field::Text(&mut raw.method)),
+    ("migration.method", |raw| Field::Text(&mut raw.method)),
     ("database", |raw| Field::Names(&mut raw.databases)),
     ("ignore-dbs", |raw| Field::Names(&mut raw.ignore_dbs)),
     ("migration.ignore_dbs", |raw| Field::Names(&mut raw.ignore_dbs)),

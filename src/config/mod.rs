@@ -54,6 +54,8 @@ pub struct RawConfig {
     pub skip_tables: Vec<String>,
     /// `--no-createdb`.
     pub no_createdb: bool,
+    /// `--method`.
+    pub method: Option<String>,
     /// `--jobs`.
     pub jobs: Option<String>,
     /// `--listen`.
@@ -128,6 +130,8 @@ pub struct Config {
     pub selection: Selection,
     /// Whether databases that the target lacks are made there.
     pub creates_databases: bool,
+    /// How databases are to be moved; `None`: by replication where that is possible.
+    pub method: Option<Method>,
     /// Tables copied, and indexes made, at the same time.
     pub jobs: usize,
     /// Where HTTP listens; `None`: nowhere.
@@ -175,6 +179,16 @@ pub struct Config {
 /// A migration's name: 1 to 40 of `a-z`, `0-9` and `_`, so that it fits into a replication slot's name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct MigrationName(String);
+
+/// How a database is moved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Method {
+    /// Copied on one snapshot, then kept in sync by logical replication.
+    #[default]
+    Replication,
+    /// Dumped and restored once.
+    PgDump,
+}
 
 /// Where `migrate` ends by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -331,6 +345,7 @@ impl Config {
                 skip_tables: patterns("--skip-table", &raw.skip_tables)?,
             },
             creates_databases: !raw.no_createdb,
+            method: option("--method", raw.method.as_deref(), Method::from_str)?,
             jobs: option("--jobs", raw.jobs.as_deref(), jobs)?.unwrap_or_else(jobs_default),
             listen: listen.unwrap_or(Some(LISTEN_DEFAULT)),
             confirm_delay,
@@ -450,6 +465,16 @@ impl FromStr for MigrationName {
     }
 }
 
+impl Method {
+    /// The name on the command line, in `status` and in Aiven's API.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Replication => "replication",
+            Self::PgDump => "pg_dump",
+        }
+    }
+}
+
 impl OnConflict {
     /// As it is typed.
     pub const fn as_str(self) -> &'static str {
@@ -458,6 +483,21 @@ impl OnConflict {
             Self::SourceWins => "source-wins",
             Self::Skip => "skip",
         }
+    }
+}
+
+impl fmt::Display for Method {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl FromStr for Method {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let known = [Self::Replication, Self::PgDump].into_iter().find(|method| method.as_str() == text);
+        known.ok_or_else(|| format!("{text:?} is neither replication nor pg_dump"))
     }
 }
 
@@ -681,6 +721,10 @@ mod tests {
         check(
             |raw| raw.on_conflict = Some("last-wins".into()),
             "invalid --on-conflict: \"last-wins\" is not known: give stop, source-wins or skip",
+        );
+        check(
+            |raw| raw.method = Some("dump".into()),
+            "invalid --method: \"dump\" is neither replication nor pg_dump",
         );
         check(|raw| raw.ddl = Some("go".into()), "invalid --ddl: \"go\" is not known: give follow or stop");
         check(

@@ -9,9 +9,9 @@ use tokio_postgres::{Client, Notification};
 
 use crate::apply::TargetSession;
 use crate::apply::store::{MigrationRow, Origin, RelationRow, RelationState, Store};
-use crate::config::Until;
+use crate::config::{Method, Until};
 use crate::engine::{Monitor, MonitorInput};
-use crate::error::{Definite, Failure, Result, Side};
+use crate::error::{Definite, Failure, Result, Side, Transient};
 use crate::pg::{EndLsn, QualifiedName, RelationId, SlotName, SourceLsn, SystemId};
 use crate::source::Dialect;
 use crate::source::catalog::{self, Table, TableKind};
@@ -39,10 +39,25 @@ const FOREIGN_KEYS_OF: &str = "2606";
 pub(super) enum Ended {
     /// On request, or at what `--until` names.
     Stopped,
-    /// The migration is cut over.
+    /// The migration is cut over, or dumped and restored, now or since an earlier run.
     Done,
     /// Before it began: the preflight failed.
     CheckFailed,
+}
+
+/// How the database is moved, and why so if nobody asked for it.
+#[derive(Debug, Clone)]
+pub(super) struct Chosen {
+    method: Method,
+    reason: String,
+}
+
+/// What an attempt begins with.
+struct Reached {
+    source: Client,
+    target: Client,
+    requests: mpsc::Receiver<Notification>,
+    chosen: Chosen,
 }
 
 /// The connections and the knowledge of one attempt.
@@ -69,21 +84,32 @@ impl Migration {
     /// Connects, reads the phase, goes on from there.
     pub(super) async fn attempt(&self, context: &mut Context) -> Result<Ended> {
         let sides = &self.sides;
-        let (source, target, requests) = match self.reach(context).await? {
+        let Reached { source, target, requests, chosen } = match self.reach(context).await? {
             ControlFlow::Continue(reached) => reached,
             ControlFlow::Break(ended) => return Ok(ended),
         };
+        let method = chosen.method;
         // From here on nobody else works at this migration.
-        let session = TargetSession::connect(&sides.target, &sides.name, context.apply_process).await?;
+        let session = match method {
+            Method::Replication => {
+                TargetSession::connect(&sides.target, &sides.name, context.apply_process).await?
+            }
+            // Rows come before whatever could act on them.
+            Method::PgDump => TargetSession::lock(&sides.target, &sides.name, context.apply_process).await?,
+        };
         context.apply_process = Some(session.process_id());
         (context.established, context.locked) = (true, true);
         let store = Store::new(&target, &sides.name);
         store.create().await?;
         let row = match store.migration().await? {
             Some(row) => row,
-            None => self.begin(&store).await?,
+            None => self.begin(&store, &source, chosen).await?,
         };
-        self.fits(&row).await?;
+        self.fits(&row, &source).await?;
+        if row.method != method {
+            // The session is not what the method needs; next time it is known.
+            return Err(Transient::new(Side::Target, "another engine began this migration just now").into());
+        }
         let number = store.begin_attempt().await?;
         let phase = Phase::from_name(&row.phase).ok_or_else(|| unknown_phase(&row.phase))?;
         let metrics = self.metrics.database(sides.source.dbname());
@@ -102,6 +128,9 @@ impl Migration {
             requests,
             cutover,
         };
+        if method == Method::PgDump {
+            return attempt.move_once(session).await;
+        }
         let ended = match attempt.settle_cutover(context.cutover.take()).await {
             Ok(()) => match attempt.go_on(session, context).await {
                 Err(failure) => Err(attempt.broken_off(failure).await),
@@ -114,10 +143,7 @@ impl Migration {
     }
 
     /// Connects, checks what is not begun, and waits for its turn where there are rows to copy.
-    async fn reach(
-        &self,
-        context: &mut Context,
-    ) -> Result<ControlFlow<Ended, (Client, Client, mpsc::Receiver<Notification>)>> {
+    async fn reach(&self, context: &mut Context) -> Result<ControlFlow<Ended, Reached>> {
         if let Some(ended) = self.make_database(context).await? {
             return Ok(ControlFlow::Break(ended));
         }
@@ -125,20 +151,24 @@ impl Migration {
             let sides = &self.sides;
             let (target, requests) = sides.listening_client().await?;
             let begun = begun(&Store::new(&target, &sides.name)).await?;
-            if begun.as_ref().is_some_and(|row| row.phase == Phase::Done.as_str()) {
+            if let Some(row) = begun.as_ref().filter(|row| row.phase == Phase::Done.as_str()) {
+                self.refuse_other(row)?;
+                self.show_moved_once(row);
                 return Ok(ControlFlow::Break(Ended::Done));
             }
             let source = sides.source_client().await?;
-            let passed = std::mem::take(&mut context.passed);
-            if begun.is_none() && !passed && !self.passes(&source, &target, true).await? {
-                return Ok(ControlFlow::Break(Ended::CheckFailed));
-            }
+            let chosen = match (&begun, context.passed.take()) {
+                (Some(row), _) => Some(Chosen { method: row.method, reason: row.method_reason.clone() }),
+                (None, Some(chosen)) => Some(chosen),
+                (None, None) => self.passes(&source, &target, true).await?,
+            };
+            let Some(chosen) = chosen else { return Ok(ControlFlow::Break(Ended::CheckFailed)) };
             let copies = begun.is_none_or(|row| Phase::from_name(&row.phase).is_some_and(phase::copies));
             if copies && context.turn.is_none() {
                 context.turn = self.turns.now();
             }
             if !copies || context.turn.is_some() {
-                return Ok(ControlFlow::Continue((source, target, requests)));
+                return Ok(ControlFlow::Continue(Reached { source, target, requests, chosen }));
             }
             // It may take hours.
             drop((source, target, requests));
@@ -152,8 +182,14 @@ impl Migration {
         }
     }
 
-    /// Whether nothing stands in the way. `in_place`: the target's session is in the database to be written to.
-    pub(super) async fn passes(&self, source: &Client, target: &Client, in_place: bool) -> Result<bool> {
+    /// The method, unless something stands in the way. `in_place`: the target's session is in the database to be written
+    /// to.
+    pub(super) async fn passes(
+        &self,
+        source: &Client,
+        target: &Client,
+        in_place: bool,
+    ) -> Result<Option<Chosen>> {
         self.show(Phase::Checking);
         let report = super::check::preflight(self, source, target, in_place).await?;
         for finding in &report.findings {
@@ -166,11 +202,15 @@ impl Migration {
                 database.hint.clone_from(&failed.hint);
             });
         }
-        Ok(!report.failed())
+        self.status.update_database(self.sides.source.dbname(), |database| {
+            database.method = report.method;
+            database.method_reason.clone_from(&report.method_reason);
+        });
+        Ok((!report.failed()).then_some(Chosen { method: report.method, reason: report.method_reason }))
     }
 
     /// Gives the migration its row, with names of its own for what it will make on the source.
-    async fn begin(&self, store: &Store<'_>) -> Result<MigrationRow> {
+    async fn begin(&self, store: &Store<'_>, source: &Client, chosen: Chosen) -> Result<MigrationRow> {
         let unique = format!("walferry_{}_{:08x}", self.sides.name, rand::random::<u32>());
         let slot = SlotName::new(&unique).map_err(|error| Definite::usage(error.to_string()))?;
         let row = MigrationRow {
@@ -178,11 +218,15 @@ impl Migration {
             dbname: self.sides.source.dbname().to_owned(),
             phase: Phase::Schema.as_str().to_owned(),
             ended: String::new(),
-            method: "replication".to_owned(),
+            method: chosen.method,
+            method_reason: chosen.reason,
             error: String::new(),
-            system_id: self.source_system().await?,
+            system_id: self.source_system(chosen.method, source).await?,
             slot,
-            publications: vec![unique.clone(), format!("{unique}_ins")],
+            publications: match chosen.method {
+                Method::Replication => vec![unique.clone(), format!("{unique}_ins")],
+                Method::PgDump => Vec::new(),
+            },
             post_data: Vec::new(),
             selection: self.selection.clone(),
             started_at: None,
@@ -191,26 +235,43 @@ impl Migration {
         Ok(row)
     }
 
-    /// Refuses to go on with another database, or another cluster, than the migration was begun with.
-    async fn fits(&self, row: &MigrationRow) -> Result<()> {
-        let hint = "give the same source as when it was begun, or another --name";
-        let dbname = self.sides.source.dbname();
-        if row.dbname != dbname {
-            let cause =
-                format!("migration {:?} is one of database {:?}, not of {dbname:?}", row.name, row.dbname);
-            return Err(Definite::usage(cause).hint(hint).into());
-        }
-        let system_id = self.source_system().await?;
-        if row.system_id == system_id {
+    /// Refuses to go on with another database, another cluster or another method than the migration was begun with.
+    async fn fits(&self, row: &MigrationRow, source: &Client) -> Result<()> {
+        self.refuse_other(row)?;
+        let system_id = self.source_system(row.method, source).await?;
+        if row.system_id == system_id || [row.system_id, system_id].contains(&SYSTEM_UNKNOWN) {
             return Ok(());
         }
         Err(Definite::new("the source is another cluster than the migration was begun on")
             .detail(format!("begun on system {}, this is system {system_id}", row.system_id))
-            .hint(hint)
+            .hint(HINT_SAME)
             .into())
     }
 
-    async fn source_system(&self) -> Result<SystemId> {
+    /// The part of it that needs no server.
+    fn refuse_other(&self, row: &MigrationRow) -> Result<()> {
+        if let Some(method) = self.method.filter(|method| *method != row.method) {
+            let cause =
+                format!("migration {:?} was begun with method {}, not {method}", row.name, row.method);
+            let hint = "leave --method out, or start afresh: `walferry remove`, empty the target's database, then \
+                        `walferry migrate`";
+            return Err(Definite::usage(cause).hint(hint).into());
+        }
+        let dbname = self.sides.source.dbname();
+        if row.dbname == dbname {
+            return Ok(());
+        }
+        let cause =
+            format!("migration {:?} is one of database {:?}, not of {dbname:?}", row.name, row.dbname);
+        Err(Definite::usage(cause).hint(HINT_SAME).into())
+    }
+
+    /// A role without REPLICATION asks a plain session, which may not know.
+    async fn source_system(&self, method: Method, source: &Client) -> Result<SystemId> {
+        if method == Method::PgDump {
+            let known = catalog::system_id(source).await.map_err(|error| error.into_failure(Side::Source))?;
+            return Ok(known.unwrap_or(SYSTEM_UNKNOWN));
+        }
         let connected = ReplicationSession::connect(&self.sides.source, "walferry").await;
         let mut session = connected.map_err(|error| error.into_failure(Side::Source))?;
         let identity = session.identify().await.map_err(|error| error.into_failure(Side::Source))?;
@@ -345,7 +406,7 @@ impl Attempt<'_> {
 
     /// Roles come first: user mappings and policies of the schema name them. At each start anew, since what the target
     /// refused the last time it may allow now.
-    async fn carry_roles(&self) -> Result<()> {
+    pub(super) async fn carry_roles(&self) -> Result<()> {
         // A session of its own, for its transaction.
         let target = self.migration.sides.target_client().await?;
         let options = RolesOptions {
@@ -419,7 +480,7 @@ impl Attempt<'_> {
         Ok(broken.iter().map(|reference| format!("{FOREIGN_KEYS_OF} {}", reference.oid)).collect())
     }
 
-    async fn index(&self, archive: &Arc<Archive>) -> Result<()> {
+    pub(super) async fn index(&self, archive: &Arc<Archive>) -> Result<()> {
         for wave in [Wave::Indexes, Wave::Rest] {
             self.post_data(archive).make(wave).await?;
         }
@@ -458,7 +519,7 @@ impl Attempt<'_> {
         Ok(with_extensions(tables, &self.migration.contents))
     }
 
-    async fn tools(&self) -> Result<ClientTools> {
+    pub(super) async fn tools(&self) -> Result<ClientTools> {
         ClientTools::find(self.source_version().await?).await
     }
 
@@ -487,6 +548,11 @@ impl Attempt<'_> {
     }
 }
 
+/// What stands for the system identifier of a source that does not tell it: no cluster has it.
+const SYSTEM_UNKNOWN: SystemId = SystemId::new(0);
+
+const HINT_SAME: &str = "give the same source as when it was begun, or another --name";
+
 pub(super) async fn begun(store: &Store<'_>) -> Result<Option<MigrationRow>> {
     if store.exists().await? { store.migration().await } else { Ok(None) }
 }
@@ -510,7 +576,7 @@ pub(super) fn origin(table: &Table) -> Origin {
     Origin { id: RelationId::new(table.oid.get()), filenode: table.filenode, attributes: table.attributes }
 }
 
-fn gone(row: &RelationRow) -> Definite {
+pub(super) fn gone(row: &RelationRow) -> Definite {
     Definite::new(format!("table {} is gone from the source before it was copied", row.name))
         .hint("start afresh: `walferry remove --force`, empty the target's database, then `walferry migrate`")
 }

@@ -2,7 +2,7 @@
 
 use tokio_postgres::Client;
 
-use crate::config::{Config, Contents, Keyless};
+use crate::config::{Config, Contents, Keyless, Method};
 use crate::error::{Result, Side};
 use crate::pg::{ServerVersion, SlotName};
 use crate::source::catalog;
@@ -40,10 +40,14 @@ pub async fn check(sides: &Sides, config: &Config) -> Result<Report> {
         preflight::connections(&mut report, &sides.source, &sides.target).await;
         return Ok(report);
     }
-    report.findings = preflight::run_servers(&source, &target, &input).await.findings;
+    let servers = preflight::run_servers(&source, &target, &input).await;
+    let method = servers.method;
+    report = servers;
     preflight::connections(&mut report, &sides.source, &sides.target).await;
     for database in &choice.databases {
-        let input = input_for(sides, config, &choice, vec![database]);
+        let method = database.begun.as_ref().map_or(method, |row| row.method);
+        let input =
+            PreflightInput { method: Some(method), ..input_for(sides, config, &choice, vec![database]) };
         let found = check_database(sides, database, &target, &input, false).await;
         report.findings.extend(found.findings.into_iter().map(|finding| finding.of_database(&database.name)));
     }
@@ -51,10 +55,13 @@ pub async fn check(sides: &Sides, config: &Config) -> Result<Report> {
 }
 
 fn input_for(sides: &Sides, config: &Config, choice: &Choice, databases: Vec<&Chosen>) -> PreflightInput {
+    let dumped = |database: &&Chosen| method_of(&config.method, database) == Some(Method::PgDump);
+    let replicated: Vec<&Chosen> = choice.databases.iter().filter(|database| !dumped(database)).collect();
     let slots: Vec<SlotName> =
-        choice.databases.iter().filter_map(|d| Some(d.begun.as_ref()?.slot.clone())).collect();
+        replicated.iter().filter_map(|d| Some(d.begun.as_ref()?.slot.clone())).collect();
     PreflightInput {
-        slots_needed: choice.databases.len() as u64,
+        method: method_of_all(&config.method, &databases),
+        slots_needed: replicated.len() as u64,
         resuming: databases.iter().any(|database| database.begun.is_some()),
         target_database_exists: databases.iter().all(|database| database.on_target),
         databases: databases.into_iter().map(|database| database.name.clone()).collect(),
@@ -68,6 +75,19 @@ fn input_for(sides: &Sides, config: &Config, choice: &Choice, databases: Vec<&Ch
         together: choice.databases.iter().map(|database| database.name.clone()).collect(),
         ..with_contents(&config.contents)
     }
+}
+
+/// What was begun stays as it is.
+fn method_of(given: &Option<Method>, database: &Chosen) -> Option<Method> {
+    database.begun.as_ref().map_or(*given, |row| Some(row.method))
+}
+
+/// The method that the servers are looked at for. Those that can still fall back decide, as long as there are any.
+fn method_of_all(given: &Option<Method>, databases: &[&Chosen]) -> Option<Method> {
+    let methods = || databases.iter().map(|database| method_of(given, database));
+    let open = methods().find(Option::is_none);
+    let replicated = methods().find(|method| *method == Some(Method::Replication));
+    open.or(replicated).unwrap_or(Some(Method::PgDump))
 }
 
 fn with_contents(contents: &Contents) -> PreflightInput {
@@ -115,6 +135,7 @@ pub(super) async fn preflight(
     in_place: bool,
 ) -> Result<Report> {
     let input = PreflightInput {
+        method: migration.method,
         databases: vec![migration.sides.source.dbname().to_owned()],
         slots_needed: slots_needed(&migration.status.snapshot()),
         application_name: STREAM_NAME.to_owned(),

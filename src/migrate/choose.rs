@@ -18,7 +18,7 @@ use crate::limits::DATABASES_LOOKED_AT;
 use crate::pg::QualifiedName;
 use crate::source::catalog::{self, Database};
 
-use super::{Sides, source_failed};
+use super::{Phase, Sides, source_failed};
 
 /// Databases that providers keep for themselves.
 const OF_PROVIDERS: [&str; 7] = [
@@ -68,8 +68,12 @@ pub(super) struct Looked {
 /// When a side cannot be reached; a usage error when nothing is left, or the source lacks a database that is named.
 pub(super) async fn choose(sides: &Sides, given: &Selection) -> Result<Choice> {
     let (source, target) = tokio::join!(sides.source_client(), sides.target_client());
-    let (source, target) = (source?, target?);
+    let target = target?;
     let looked = look(sides, &target).await?;
+    let source = match source {
+        Ok(source) => source,
+        Err(failure) => return done_without_source(looked, given).ok_or(failure),
+    };
     let mut begun: Vec<(&str, &MigrationRow)> = Vec::new();
     for Looked { name, begun: row } in &looked {
         match row {
@@ -98,6 +102,26 @@ pub(super) async fn choose(sides: &Sides, given: &Selection) -> Result<Choice> {
         Chosen { name, on_target, begun: row }
     });
     Ok(Choice { databases: databases.collect(), selection, filter })
+}
+
+/// The databases that are meant, where all of them are done: the source may be gone by then.
+fn done_without_source(looked: Vec<Looked>, given: &Selection) -> Option<Choice> {
+    let mut databases = Vec::new();
+    for Looked { name, begun } in looked.into_iter().filter(|looked| given.takes_database(&looked.name)) {
+        match begun {
+            Ok(None) => {}
+            Ok(Some(row)) if row.phase == Phase::Done.as_str() => {
+                databases.push(Chosen { name, on_target: true, begun: Some(row) });
+            }
+            Ok(Some(_)) | Err(_) => return None,
+        }
+    }
+    let named = given.databases.iter().all(|name| databases.iter().any(|database| database.name == *name));
+    (named && !databases.is_empty()).then(|| Choice {
+        databases,
+        selection: given.clone(),
+        filter: TableFilter::default(),
+    })
 }
 
 /// The source's databases that `selection` takes; at least one.

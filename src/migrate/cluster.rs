@@ -118,6 +118,7 @@ impl Cluster {
         let config = &self.config;
         Migration {
             sides: self.sides.database(&database.name),
+            method: config.method,
             entrance: self.sides.target.clone(),
             on_target: database.on_target,
             creates_databases: config.creates_databases,

@@ -26,9 +26,9 @@ impl Migration {
         let source = self.sides.source_client().await?;
         let entrance = control(&self.entrance, "walferry").await;
         let entrance = entrance.map_err(|error| error.into_failure(Side::Target))?;
-        if !self.passes(&source, &entrance, false).await? {
+        let Some(chosen) = self.passes(&source, &entrance, false).await? else {
             return Ok(Some(Ended::CheckFailed));
-        }
+        };
         let name = self.sides.source.dbname();
         let all = catalog::all_databases(&source).await.map_err(source_failed)?;
         let like = all
@@ -37,7 +37,7 @@ impl Migration {
             .ok_or_else(|| Definite::usage(format!("the source has no database {name:?} any more")))?;
         create(&entrance, &like).await?;
         self.finish_database(&entrance, &like).await?;
-        (context.database_made, context.passed) = (true, true);
+        (context.database_made, context.passed) = (true, Some(chosen));
         Ok(None)
     }
 

@@ -13,9 +13,11 @@
 //! | [`copy`], [`late`], [`sequences`] | rows, and where sequences stand |
 //! | [`uncarried`] | what the stream does not bring |
 //! | [`follow`], [`drift`] | the pipeline, and what goes on beside it |
+//! | [`once`] | the other method: one dump and restore, nothing to follow |
 //! | [`mod@cutover`] | the end of the source's writes, and of the migration |
 //! | [`mod@tail`] | the changes themselves, to look at |
-//! | [`report`], [`mod@resync`], [`mod@remove`] | what is shown of, and done to, a migration that need not run; its end |
+//! | [`report`], [`mod@resync`] | what is shown of, and done to, a migration that need not run |
+//! | [`mod@remove`], [`leftovers`] | its end |
 //!
 //! All that is remembered is on the target ([`crate::apply::store`]), so that there is one way to start: read the
 //! phase and go on.
@@ -32,7 +34,9 @@ mod dump;
 mod filter;
 mod follow;
 mod late;
+mod leftovers;
 mod objects;
+mod once;
 pub mod phase;
 pub mod preflight;
 mod publications;
@@ -54,7 +58,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_postgres::{Client, Notification};
 
-use crate::config::{Config, Contents, Ddl, FenceCommands, OnConflict, Selection, TableFilter, Until};
+use crate::config::{
+    Config, Contents, Ddl, FenceCommands, Method, OnConflict, Selection, TableFilter, Until,
+};
 use crate::error::{Definite, Exit, Failure, Result, Side};
 use crate::status::{MetricsRegistry, StatusHandle};
 use crate::wire::{ConnInfo, Environment, control, control_listening};
@@ -97,6 +103,8 @@ pub struct Sides {
 pub(crate) struct Migration {
     /// Between what: this database, on both sides.
     pub sides: Sides,
+    /// How it is to be moved; `None`: by replication where that is possible.
+    pub method: Option<Method>,
     /// The target, by the database that is connected to first.
     entrance: ConnInfo,
     /// The target has the database.

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! waiting ─▶ checking ─▶ schema ─▶ copying ─▶ indexing ─▶ catching_up ◀─▶ syncing ◀─▶ cutting_over ─▶ done
+//!                                               └─▶ done (method pg_dump: nothing is followed)
 //!     any but done ─▶ failed, stopped          failed, stopped ─▶ the phase that the work goes on from
 //! ```
 //!
@@ -24,7 +25,7 @@ pub fn may_become(from: Phase, to: Phase) -> bool {
         | (Checking, Schema)
         | (Schema, Copying)
         | (Copying, Indexing)
-        | (Indexing, CatchingUp)
+        | (Indexing, CatchingUp | Done)
         | (CatchingUp, Syncing)
         | (Syncing, CatchingUp | CuttingOver)
         | (CuttingOver, Done | Syncing) => true,
@@ -52,7 +53,7 @@ mod tests {
         ".xx......xx", // checking
         "..xx.....xx", // schema
         "...xx....xx", // copying
-        "....xx...xx", // indexing
+        "....xx..xxx", // indexing
         ".....xx..xx", // catching_up
         ".....xxx.xx", // syncing
         "......xxxxx", // cutting_over

@@ -1,18 +1,26 @@
 //! The end of a migration: everything that Walferry made goes, on both sides, of all its databases. Rows and tables stay.
+//!
+//! The target knows what was made on the source. Where it is dead, or knows nothing, only names tell: `--force` goes by
+//! them. Where the source is dead, `--force` removes the target's side. Either way it is said what is left, and how to drop
+//! that by hand.
 
 use tokio::task::JoinSet;
+use tokio_postgres::Client;
 
 use crate::apply::TargetSession;
-use crate::apply::store::{ChangedIdentity, MigrationRow, Store};
-use crate::error::{Definite, Exit, Failure, Result, Side};
+use crate::apply::store::{ChangedIdentity, MigrationRow, RelationState, Store};
+use crate::config::Method;
+use crate::error::{Definite, Exit, Failure, Result};
 use crate::pg::Sql;
 use crate::source::catalog;
 
 use super::choose::{Looked, look};
 use super::cluster::worst;
+use super::leftovers::{Leftovers, unseen_by_hand};
 use super::phase::safe_to_remove;
+use super::preflight::listed;
 use super::uncarried::{before, put_back};
-use super::{Phase, Sides, cutover, publications, snapshot, unknown_phase};
+use super::{Phase, Sides, cutover, publications, snapshot, source_failed, unknown_phase};
 
 /// What was dropped, and how it ended.
 #[derive(Debug)]
@@ -23,35 +31,61 @@ pub struct Removed {
     pub ended: Result<Exit>,
 }
 
+/// What the target knows of one database.
+enum Known {
+    Begun(MigrationRow),
+    /// What is there cannot be understood.
+    Damaged,
+}
+
 /// Drops slots, publications and the migration's rows of the databases in `only`, or of all where there are none.
 ///
 /// Nothing at all is dropped where one of them is not finished and `force` is not given.
 ///
 /// # Errors
-/// When the target cannot be reached. What fails in one database does not keep the others.
+/// When the target cannot be reached: with `force` the source's side is removed all the same. What fails in one database
+/// does not keep the others.
 pub async fn remove(sides: &Sides, only: &[String], force: bool) -> Result<Removed> {
-    let target = sides.target_client().await?;
+    let target = match sides.target_client().await {
+        Ok(target) => target,
+        Err(failure) => return Ok(without_target(sides, only, force, &failure).await),
+    };
     let looked = look(sides, &target).await?;
     let mut ends = Vec::new();
-    let mut rows = Vec::new();
+    let mut known = Vec::new();
     for Looked { name, begun } in looked.into_iter().filter(|it| only.is_empty() || only.contains(&it.name)) {
-        match begun.and_then(|row| row.map(|row| finished(&row, force).map(|()| row)).transpose()) {
-            Ok(row) => rows.extend(row.map(|row| (name, row))),
+        match begun {
+            Ok(None) => {}
+            Ok(Some(row)) => match finished(&sides.database(&name), &row, force).await {
+                Ok(()) => known.push((name, Known::Begun(row))),
+                Err(failure) => ends.push((name, Err(failure))),
+            },
+            Err(Failure::Definite(damaged)) if force => {
+                let (database, cause, detail) = (&name, &damaged.cause, &damaged.detail);
+                tracing::warn!(database, cause, detail, "what it made on the source goes by name");
+                known.push((name, Known::Damaged));
+            }
             Err(failure) => ends.push((name, Err(failure))),
         }
     }
+    if known.is_empty() && ends.is_empty() {
+        return by_name(sides, only, force).await;
+    }
     let mut dropped = Vec::new();
     if !ends.is_empty() && !force {
-        ends.extend(rows.into_iter().map(|(name, _)| (name, Ok(Exit::Fine))));
+        ends.extend(known.into_iter().map(|(name, _)| (name, Ok(Exit::Fine))));
         return Ok(Removed { dropped, ended: worst(ends) });
     }
-    let several = rows.len() > 1;
+    let several = known.len() > 1;
     let mut work = JoinSet::new();
-    for (name, row) in rows {
+    for (name, known) in known {
         let sides = sides.database(&name);
         work.spawn(async move {
             let mut dropped = Vec::new();
-            let ended = remove_database(&sides, &row, force, &mut dropped).await;
+            let ended = match known {
+                Known::Begun(row) => remove_database(&sides, &row, force, &mut dropped).await,
+                Known::Damaged => remove_damaged(&sides, &mut dropped).await,
+            };
             (name, dropped, ended)
         });
     }
@@ -63,17 +97,36 @@ pub async fn remove(sides: &Sides, only: &[String], force: bool) -> Result<Remov
     Ok(Removed { dropped, ended: worst(ends) })
 }
 
-fn finished(row: &MigrationRow, force: bool) -> Result<()> {
-    let phase = Phase::from_name(&row.phase).ok_or_else(|| unknown_phase(&row.phase))?;
-    if safe_to_remove(phase) || force {
+async fn finished(sides: &Sides, row: &MigrationRow, force: bool) -> Result<()> {
+    let phase = Phase::from_name(&row.phase).ok_or_else(|| unknown_phase(&row.phase));
+    if force || safe_to_remove(phase?) {
         return Ok(());
     }
-    Err(Definite::new(format!("the migration is not finished: its phase is {phase}"))
-        .detail("tables that are not copied completely would stay on the target as they are")
+    let target = sides.target_client().await?;
+    Err(Definite::new(format!("the migration is not finished: its phase is {}", row.phase))
+        .detail(half_done(&Store::new(&target, &sides.name)).await?)
         .hint(
             "to give it up all the same: `walferry remove --force`; for one database only: `--database NAME`",
         )
         .into())
+}
+
+/// What would stay on the target, and not be what it seems.
+async fn half_done(store: &Store<'_>) -> Result<String> {
+    let rows = store.relations().await?;
+    let left: Vec<String> = rows
+        .iter()
+        .filter(|row| row.state != RelationState::Copied)
+        .map(|row| row.name.to_string())
+        .collect();
+    if left.is_empty() {
+        return Ok(
+            "every table was copied; what comes after that (indexes, constraints, later changes) would be \
+                   missing on the target"
+                .to_owned(),
+        );
+    }
+    Ok(format!("these tables are not copied completely and would stay so on the target: {}", listed(&left)))
 }
 
 /// Both sides of one database: the source's goes first, since the target's knows its names.
@@ -84,45 +137,67 @@ async fn remove_database(
     dropped: &mut Vec<String>,
 ) -> Result<()> {
     // With the lock in hand no engine can be at work, and none can begin.
-    let lock = TargetSession::connect(&sides.target, &sides.name, None).await?;
+    let lock = TargetSession::lock(&sides.target, &sides.name, None).await?;
     let target = sides.target_client().await?;
     let store = Store::new(&target, &sides.name);
-    let identities = store.identities().await?;
-    let source = match sides.source_client().await {
-        Ok(source) => source,
-        Err(failure) if force => {
-            store.remove().await?;
-            return Err(left_on_source(row, &identities, &failure).into());
-        }
-        Err(failure) => return Err(failure),
-    };
-    let phase = Phase::from_name(&row.phase).ok_or_else(|| unknown_phase(&row.phase))?;
-    settle_fence(sides, &store, phase).await?;
-    let slot =
-        catalog::slot(&source, row.slot.as_str()).await.map_err(|error| error.into_failure(Side::Source))?;
+    if row.method == Method::Replication {
+        let identities = store.identities().await?;
+        let source = match sides.source_client().await {
+            Ok(source) => source,
+            Err(failure) if force => {
+                store.remove().await?;
+                return Err(left_on_source(row, &identities, &failure).into());
+            }
+            Err(failure) => return Err(source_unreachable(&failure)),
+        };
+        drop_on_source(sides, &source, row, &store, &identities, dropped).await?;
+    }
+    dropped.push(forget(sides, &store).await?);
+    drop(lock);
+    Ok(())
+}
+
+async fn drop_on_source(
+    sides: &Sides,
+    source: &Client,
+    row: &MigrationRow,
+    store: &Store<'_>,
+    identities: &[ChangedIdentity],
+    dropped: &mut Vec<String>,
+) -> Result<()> {
+    settle_fence(sides, store, Phase::from_name(&row.phase)).await?;
+    let slot = catalog::slot(source, row.slot.as_str()).await.map_err(source_failed)?;
     if slot.is_some() {
-        snapshot::drop_slot(&source, &row.slot).await?;
+        snapshot::drop_slot(source, &row.slot).await?;
         dropped.push(format!("replication slot {} on the source", row.slot));
     }
-    for name in publications::drop_all(&source, &row.publications).await? {
+    for name in publications::drop_all(source, &row.publications).await? {
         dropped.push(format!("publication {name} on the source"));
     }
     // Not before: a publication of updates makes the source refuse them where nothing identifies a row.
-    for name in put_back(&source, &identities).await? {
+    for name in put_back(source, identities).await? {
         dropped
             .push(format!("REPLICA IDENTITY FULL of table {name} on the source: it has again what it had"));
     }
-    store.remove().await?;
-    dropped.push(format!("migration {:?} in schema walferry on the target", sides.name));
-    drop(lock);
+    Ok(())
+}
+
+/// The target's side of it goes unread, the source's by name.
+async fn remove_damaged(sides: &Sides, dropped: &mut Vec<String>) -> Result<()> {
+    let _lock = TargetSession::lock(&sides.target, &sides.name, None).await?;
+    let source = sides.source_client().await.map_err(|failure| source_unreachable(&failure))?;
+    let found = Leftovers::find(&source, &sides.name).await?;
+    dropped.extend(found.drop_all(&source).await?);
+    let target = sides.target_client().await?;
+    dropped.push(forget(sides, &Store::new(&target, &sides.name)).await?);
     Ok(())
 }
 
 /// Takes down the fence of a cutover whose engine ended. That of one that is done stays: whoever still writes to the
 /// source would lose what he writes.
-async fn settle_fence(sides: &Sides, store: &Store<'_>, phase: Phase) -> Result<()> {
+async fn settle_fence(sides: &Sides, store: &Store<'_>, phase: Option<Phase>) -> Result<()> {
     let Some(fence) = cutover::left_fence(store).await? else { return Ok(()) };
-    if phase != Phase::Done {
+    if phase != Some(Phase::Done) {
         for warning in cutover::lower(&sides.source, &fence, None).await? {
             tracing::warn!("{warning}");
         }
@@ -130,6 +205,143 @@ async fn settle_fence(sides: &Sides, store: &Store<'_>, phase: Phase) -> Result<
         tracing::warn!("left on the source, so that nobody writes to it by mistake: {setting}");
     }
     Ok(())
+}
+
+async fn forget(sides: &Sides, store: &Store<'_>) -> Result<String> {
+    store.remove().await?;
+    Ok(format!("migration {:?} in schema walferry on the target", sides.name))
+}
+
+/// The databases of the source in which something was left, by name. One that cannot be entered is named in the log.
+async fn leftovers(sides: &Sides, only: &[String]) -> Result<Vec<(String, Client, Leftovers)>> {
+    let source = sides.source_client().await?;
+    let mut found = Vec::new();
+    for database in catalog::all_databases(&source).await.map_err(source_failed)? {
+        let meant = only.is_empty() || only.contains(&database.name);
+        if database.template || !database.connectable || !meant {
+            continue;
+        }
+        let name = database.name;
+        match sides.database(&name).source_client().await {
+            Ok(client) => {
+                let left = Leftovers::find(&client, &sides.name).await?;
+                if !left.is_empty() {
+                    found.push((name, client, left));
+                }
+            }
+            Err(failure) => {
+                tracing::warn!(database = name, %failure, "cannot be asked whether a migration left something there");
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn list(found: &[(String, Client, Leftovers)]) -> String {
+    let each = found.iter().map(|(name, _, left)| format!("in database {name:?}: {}", left.list()));
+    if found.is_empty() { "nothing".to_owned() } else { each.collect::<Vec<_>>().join("; ") }
+}
+
+fn by_hand(found: &[(String, Client, Leftovers)]) -> String {
+    match found {
+        [(_, _, only)] => only.by_hand(),
+        several => {
+            let each =
+                several.iter().map(|(name, _, left)| format!("in database {name:?}: {}", left.by_hand()));
+            each.collect::<Vec<_>>().join(" ")
+        }
+    }
+}
+
+async fn drop_all(found: &[(String, Client, Leftovers)]) -> Removed {
+    tracing::warn!(found = list(found), "found on the source by name: dropped, as far as it is not in use");
+    let (mut dropped, mut ends) = (Vec::new(), Vec::new());
+    for (name, client, left) in found {
+        let ended = left.drop_all(client).await.map(|objects| {
+            let named =
+                |object| if found.len() > 1 { format!("{object}, database {name:?}") } else { object };
+            dropped.extend(objects.into_iter().map(named));
+            Exit::Fine
+        });
+        ends.push((name.clone(), ended));
+    }
+    Removed { dropped, ended: worst(ends) }
+}
+
+/// The target is there, and knows of no such migration; the source may.
+async fn by_name(sides: &Sides, only: &[String], force: bool) -> Result<Removed> {
+    let found = match leftovers(sides, only).await {
+        Ok(found) => found,
+        Err(failure) => {
+            tracing::warn!(%failure, "the source cannot be asked whether a migration left something there");
+            Vec::new()
+        }
+    };
+    if force || found.is_empty() {
+        return Ok(if found.is_empty() {
+            Removed { dropped: Vec::new(), ended: Ok(Exit::Fine) }
+        } else {
+            drop_all(&found).await
+        });
+    }
+    let cause = format!(
+        "the target knows of no migration {:?}, but the source has what one of that name left",
+        sides.name
+    );
+    Err(Definite::new(cause)
+        .detail(list(&found))
+        .hint(format!(
+            "if they are of no migration to another target: `walferry remove --force`; by hand, on the source: {}",
+            by_hand(&found)
+        ))
+        .into())
+}
+
+/// How a removal ends whose target cannot be reached: the source's side is removed with `force`, else listed.
+async fn without_target(sides: &Sides, only: &[String], force: bool, failure: &Failure) -> Removed {
+    let ended = |definite: Definite| Removed { dropped: Vec::new(), ended: Err(definite.into()) };
+    let found = match leftovers(sides, only).await {
+        Ok(found) => found,
+        Err(other) => {
+            return ended(
+                Definite::new("neither side can be reached: nothing is dropped")
+                    .detail(format!("{failure}; {other}"))
+                    .hint(format!(
+                        "if the source still lives, run there, in each database: {}",
+                        unseen_by_hand(&sides.name)
+                    )),
+            );
+        }
+    };
+    let detail = format!("{failure}\nfound on the source by name: {}", list(&found));
+    if !force {
+        let hint = match by_hand(&found) {
+            nothing if nothing.is_empty() => "make the target reachable".to_owned(),
+            by_hand => format!(
+                "make the target reachable; if it is gone for good: `walferry remove --force`, or by hand, on the \
+                 source: {by_hand}"
+            ),
+        };
+        let cause = "the target cannot be reached, and it alone knows what was made: nothing is dropped";
+        return ended(Definite::new(cause).detail(detail).hint(hint));
+    }
+    let removed = drop_all(&found).await;
+    if removed.ended.is_err() {
+        return removed;
+    }
+    let left = Definite::new("the source's side is removed, the target could not be reached")
+        .detail(detail)
+        .hint("if the target still lives, run there: DROP SCHEMA walferry CASCADE, or `walferry remove --force` again");
+    Removed { ended: Err(left.into()), ..removed }
+}
+
+fn source_unreachable(failure: &Failure) -> Failure {
+    Definite::new("the source cannot be reached: nothing is dropped")
+        .detail(failure.to_string())
+        .hint(
+            "make it reachable; if it is gone for good: `walferry remove --force` removes the target's side",
+        )
+        .into()
 }
 
 /// The target's side is gone, the source's side could not be reached: how to drop that by hand.
@@ -141,5 +353,5 @@ fn left_on_source(row: &MigrationRow, identities: &[ChangedIdentity], failure: &
         identities.iter().map(|changed| format!("; {}", before(&changed.name, changed))).collect();
     Definite::new("the target's side is removed, the source could not be reached")
         .detail(failure.to_string())
-        .hint(format!("if the source still lives, run there: {drop_slot}; {drop_publications}{identities}"))
+        .hint(format!("if the source still lives, run there: {drop_slot}; {drop_publications}{identities};"))
 }

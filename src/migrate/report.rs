@@ -49,9 +49,15 @@ async fn add_source(
     only: &[String],
     snapshot: &mut StatusSnapshot,
 ) -> Result<()> {
+    // Of a dump the source knows nothing, and when all are dumps, it may be gone.
+    if only.len() == rows.len() && rows.iter().all(|(_, row)| row.method == Method::PgDump) {
+        return Ok(());
+    }
     let client = sides.source_client().await?;
     for ((_, row), database) in rows.iter().zip(&mut snapshot.databases) {
-        ask(&client, row, database).await?;
+        if row.method == Method::Replication {
+            ask(&client, row, database).await?;
+        }
     }
     if only.is_empty() {
         let selection = remembered(&Selection::default(), rows);
@@ -69,6 +75,9 @@ async fn add_source(
 /// # Errors
 /// When the target does not answer.
 pub(super) async fn objects_on_source(store: &Store<'_>, row: &MigrationRow) -> Result<Vec<String>> {
+    if row.method == Method::PgDump {
+        return Ok(Vec::new());
+    }
     let mut objects = vec![format!("replication slot {}", row.slot)];
     objects.extend(row.publications.iter().map(|name| format!("publication {name}")));
     let identities = store.identities().await?;
@@ -83,8 +92,8 @@ async fn database(store: &Store<'_>, row: &MigrationRow) -> Result<DatabaseStatu
     let mut database = DatabaseStatus::new(row.dbname.clone());
     let shown = if row.ended.is_empty() { &row.phase } else { &row.ended };
     database.phase = Phase::from_name(shown).ok_or_else(|| unknown_phase(shown))?;
-    database.method =
-        if row.method == Method::PgDump.as_str() { Method::PgDump } else { Method::Replication };
+    database.method = row.method;
+    database.method_reason.clone_from(&row.method_reason);
     database.error.clone_from(&row.error);
     database.started_at = row.started_at;
     if let Some((end, _)) = store.progress().await? {

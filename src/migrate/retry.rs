@@ -14,7 +14,7 @@ use crate::engine::{Clocks, Monitor};
 use crate::error::{Exit, Failure, Result};
 use crate::limits::{RETRY_FOR, RETRY_FOR_AT_START, RETRY_PAUSE_MAX, RETRY_PAUSE_MIN, STEADY_AFTER};
 
-use super::attempt::Ended;
+use super::attempt::{Chosen, Ended};
 use super::cluster::Turn;
 use super::cutover::Cutover;
 use super::{Migration, Phase};
@@ -36,8 +36,8 @@ pub(super) struct Context {
     pub turn: Option<Turn>,
     /// The target's database was made.
     pub database_made: bool,
-    /// The checks were passed a moment ago.
-    pub passed: bool,
+    /// What the checks, passed a moment ago, have found to be the method.
+    pub passed: Option<Chosen>,
     /// Transactions in progress could not be kept here: from now on the source keeps them.
     pub spill_failed: bool,
     /// A cutover that an attempt did not get to its end: that is still to be recorded, or its fence to be taken down.
@@ -59,7 +59,7 @@ pub(super) async fn run(migration: &Migration, turn: Option<Turn>) -> Result<Exi
             Ok(Ended::Stopped) => return Ok(ended(migration, &context, Phase::Stopped, "").await),
             Ok(Ended::Done) => {
                 migration.status.update_database(dbname, |database| database.phase = Phase::Done);
-                tracing::info!("the migration is done; `walferry remove` drops what it made on both sides");
+                tracing::info!("the migration is done; `walferry remove` drops what it left");
                 return Ok(Exit::Fine);
             }
             Ok(Ended::CheckFailed) => return Ok(Exit::Check),

@@ -7,7 +7,8 @@
 use serde::Serialize;
 use serde_json::Value;
 
-use super::snapshot::{DatabaseStatus, Method, ServiceStatus, StatusSnapshot, TableStatus};
+use super::snapshot::{DatabaseStatus, ServiceStatus, StatusSnapshot, TableStatus};
+use crate::config::Method;
 use crate::pg::{PgTimestamp, SourceLsn};
 
 /// The whole migration's status, made of its databases'.

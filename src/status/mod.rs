@@ -13,11 +13,12 @@ mod table;
 mod terminal;
 pub mod units;
 
+pub use crate::config::Method;
 pub use http::{HttpServer, Observed, not_ready};
 pub use lag::{Lag, LagClock};
 pub use metrics::{Metrics, MetricsError, MetricsRegistry};
 pub use snapshot::{
-    ChangeCounts, DatabaseStatus, Method, PhaseName, ServiceStatus, SlotStatus, StatusHandle, StatusSnapshot,
+    ChangeCounts, DatabaseStatus, PhaseName, ServiceStatus, SlotStatus, StatusHandle, StatusSnapshot,
     TableState, TableStatus,
 };
 pub use table::text;

@@ -4,8 +4,9 @@
 
 use std::fmt::{self, Write};
 
-use super::snapshot::{DatabaseStatus, Method, StatusSnapshot, TableState, TableStatus};
+use super::snapshot::{DatabaseStatus, StatusSnapshot, TableState, TableStatus};
 use super::{json, table, units};
+use crate::config::Method;
 use crate::limits::PAGE_TABLES_MAX;
 
 /// The page.

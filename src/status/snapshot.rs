@@ -11,6 +11,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::sync::watch;
 
+use crate::config::Method;
 use crate::error::Failure;
 use crate::pg::{PgTimestamp, QualifiedName, SlotName, SourceLsn};
 
@@ -70,15 +71,6 @@ pub struct DatabaseStatus {
     pub started_at: Option<PgTimestamp>,
     /// When this entry was last written; set by [`StatusHandle::update_database`].
     pub updated_at: Option<PgTimestamp>,
-}
-
-/// How a database is moved.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Method {
-    /// Copied on one snapshot, then kept in sync by logical replication.
-    Replication,
-    /// Dumped and restored once.
-    PgDump,
 }
 
 /// The phase of a pipeline, by name only. Which move from one to another is legal is the migration's business.
@@ -329,16 +321,6 @@ impl StatusHandle {
     }
 }
 
-impl Method {
-    /// The name in `status` and in Aiven's API.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Replication => "replication",
-            Self::PgDump => "pg_dump",
-        }
-    }
-}
-
 impl PhaseName {
     /// All phases, in the order in which a pipeline passes through them; then the two that end it early.
     pub const ALL: [Self; 11] = [
@@ -430,7 +412,7 @@ macro_rules! display_as_str {
     };
 }
 
-display_as_str!(Method, PhaseName, ServiceStatus, TableState);
+display_as_str!(PhaseName, ServiceStatus, TableState);
 
 fn now() -> PgTimestamp {
     let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

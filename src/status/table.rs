@@ -5,6 +5,7 @@ use comfy_table::{Table, presets};
 use super::json::time;
 use super::snapshot::{DatabaseStatus, PhaseName, StatusSnapshot};
 use super::units;
+use crate::config::Method;
 use crate::pg::SourceLsn;
 
 /// One block for each database.
@@ -30,6 +31,9 @@ pub(super) fn plain(text: &str) -> String {
 
 /// The lag in one phrase: `1.0 MB, 3.2 s`.
 pub(super) fn lag(database: &DatabaseStatus) -> String {
+    if database.method == Method::PgDump {
+        return "not followed: changes on the source after the start are not carried".to_owned();
+    }
     match (database.lag_bytes, database.lag_seconds) {
         (None, None) => "unknown".to_owned(),
         (bytes, seconds) => {

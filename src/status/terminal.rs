@@ -13,12 +13,13 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing_subscriber::fmt::MakeWriter;
 
-use super::snapshot::{DatabaseStatus, PhaseName, StatusHandle, StatusSnapshot, TableState};
+use super::snapshot::{DatabaseStatus, PhaseName, StatusHandle, StatusSnapshot, TableState, TableStatus};
 use super::table::{lag, plain};
 use super::{page, units};
 use crate::limits::{
     PROGRESS_LOG_EVERY, RATE_WINDOW, TERMINAL_DATABASES_MAX, TERMINAL_REFRESH, TERMINAL_TABLES_MAX,
 };
+use crate::pg::QualifiedName;
 
 /// Standard error, shared by the bars and the log.
 #[derive(Debug, Clone)]
@@ -98,8 +99,13 @@ enum Line {
 
 /// Makes lines of snapshots; remembers what it needs for rates.
 struct Progress {
-    rates: Vec<(String, Rate)>,
+    rates: Vec<(Measured, Rate)>,
+    /// Each database's phase, and since when it is in it.
+    phases: Vec<(String, PhaseName, Duration)>,
 }
+
+/// What grows: a database, or one of its tables.
+type Measured = (String, Option<QualifiedName>);
 
 /// How fast something has grown within the last moments.
 #[derive(Debug, Default)]
@@ -114,15 +120,31 @@ struct Drawn {
 
 impl Progress {
     fn new() -> Self {
-        Self { rates: Vec::new() }
+        Self { rates: Vec::new(), phases: Vec::new() }
+    }
+
+    /// How long the database has been in its phase, as far as we have seen.
+    fn in_phase(&mut self, database: &DatabaseStatus, now: Duration) -> Duration {
+        match self.phases.iter_mut().find(|(dbname, ..)| *dbname == database.dbname) {
+            Some((_, phase, since)) if *phase == database.phase => now.saturating_sub(*since),
+            Some((_, phase, since)) => {
+                (*phase, *since) = (database.phase, now);
+                Duration::ZERO
+            }
+            None => {
+                self.phases.push((database.dbname.clone(), database.phase, now));
+                Duration::ZERO
+            }
+        }
     }
 
     fn lines(&mut self, snapshot: &StatusSnapshot, now: Duration) -> Vec<Line> {
         let mut lines = Vec::new();
         for database in snapshot.databases.iter().take(TERMINAL_DATABASES_MAX) {
+            let in_phase = self.in_phase(database, now);
             match database.phase {
                 PhaseName::Copying => self.copy_lines(&mut lines, database, now),
-                _ => lines.push(Line::Text(phase_line(database))),
+                _ => lines.push(Line::Text(phase_line(database, in_phase))),
             }
             if !database.error.is_empty() {
                 lines.push(Line::Text(format!("  {}", plain(&database.error))));
@@ -138,28 +160,46 @@ impl Progress {
         let rows: u64 = database.tables.iter().map(|table| table.rows_copied).sum();
         let bytes: u64 = database.tables.iter().map(|table| table.bytes_copied).sum();
         let (done, of) = copied_share(database);
-        let rate = self.rate(&database.dbname);
-        rate.add(now, bytes);
-        let per_second = rate.per_second();
-        let mut text =
-            format!("{} rows, {}, {}/s", units::count(rows), units::bytes(bytes), units::bytes(per_second));
-        if let Some(left) = time_left(bytes, done, of, per_second) {
-            text.push_str(&format!(", {} left", units::seconds(left)));
-        }
+        let text = self.copied((database.dbname.clone(), None), now, (rows, bytes), (done, of));
         lines.push(Line::Bar { label: plain(&database.dbname), done, of, text });
         let running = database.tables.iter().filter(|table| table.state == TableState::Copying);
-        for table in running.take(TERMINAL_TABLES_MAX) {
+        let running: Vec<&TableStatus> = running.take(TERMINAL_TABLES_MAX).collect();
+        // A table that is done has no rate.
+        self.rates.retain(|((dbname, table), _)| {
+            *dbname != database.dbname
+                || table.as_ref().is_none_or(|name| running.iter().any(|table| table.name == *name))
+        });
+        for table in running {
             let (done, of) = page::progress(table);
-            let (rows, bytes) = (units::count(table.rows_copied), units::bytes(table.bytes_copied));
+            let measured = (database.dbname.clone(), Some(table.name.clone()));
+            let text = self.copied(measured, now, (table.rows_copied, table.bytes_copied), (done, of));
             let label = format!("  {}", plain(&table.name.to_string()));
-            lines.push(Line::Bar { label, done, of, text: format!("{rows} rows, {bytes}") });
+            lines.push(Line::Bar { label, done, of, text });
         }
     }
 
-    fn rate(&mut self, dbname: &str) -> &mut Rate {
-        let found = self.rates.iter().position(|(name, _)| name == dbname);
+    /// How long it will take at this speed, how fast, bytes, rows: a narrow terminal cuts off what matters least.
+    fn copied(
+        &mut self,
+        measured: Measured,
+        now: Duration,
+        (rows, bytes): (u64, u64),
+        (done, of): (u64, u64),
+    ) -> String {
+        let rate = self.rate(measured);
+        rate.add(now, bytes);
+        let per_second = rate.per_second();
+        let left =
+            time_left(bytes, done, of, per_second).map(|left| format!("{} left", units::seconds(left)));
+        let speed = (per_second > 0).then(|| format!("{}/s", units::bytes(per_second)));
+        let copied = [units::bytes(bytes), format!("{} rows", units::count(rows))];
+        left.into_iter().chain(speed).chain(copied).collect::<Vec<_>>().join(", ")
+    }
+
+    fn rate(&mut self, measured: Measured) -> &mut Rate {
+        let found = self.rates.iter().position(|(known, _)| *known == measured);
         let index = found.unwrap_or_else(|| {
-            self.rates.push((dbname.to_owned(), Rate::default()));
+            self.rates.push((measured, Rate::default()));
             self.rates.len() - 1
         });
         &mut self.rates[index].1
@@ -188,7 +228,11 @@ impl Rate {
 }
 
 impl Drawn {
-    fn draw(&mut self, lines: Vec<Line>) {
+    fn draw(&mut self, mut lines: Vec<Line>) {
+        // What the terminal echoes (^C) comes a line below, and as much of the top is not cleared then: an empty line.
+        if !lines.is_empty() {
+            lines.insert(0, Line::Text(String::new()));
+        }
         for gone in self.bars.drain(lines.len().min(self.bars.len())..) {
             gone.finish_and_clear();
             self.screen.bars.remove(&gone);
@@ -203,7 +247,7 @@ impl Drawn {
                     bar.set_message(text);
                 }
                 Line::Bar { label, done, of, text } => {
-                    bar.set_style(style("{prefix:24!} [{bar:24}] {percent:>3}% {wide_msg}"));
+                    bar.set_style(style(BAR));
                     bar.set_prefix(label);
                     bar.set_length(of);
                     bar.set_position(done);
@@ -215,19 +259,26 @@ impl Drawn {
     }
 }
 
+const BAR: &str = "{prefix:24!} [{bar:16}] {percent:>3}% {wide_msg}";
+
 fn style(template: &'static str) -> ProgressStyle {
     let style = ProgressStyle::with_template(template);
     // The templates are fixed and tested; the plain style is there instead of a panic.
     style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> ")
 }
 
-fn phase_line(database: &DatabaseStatus) -> String {
+fn phase_line(database: &DatabaseStatus, in_phase: Duration) -> String {
     let name = plain(&database.dbname);
     let phase = database.phase;
     match phase {
         PhaseName::CatchingUp | PhaseName::Syncing | PhaseName::CuttingOver => {
             let applied = units::count(database.transactions_applied);
-            format!("{name}: {phase}, lag {}, {applied} transactions applied", lag(database))
+            let transactions =
+                if database.transactions_applied == 1 { "transaction" } else { "transactions" };
+            format!("{name}: {phase}, lag {}, {applied} {transactions} applied", lag(database))
+        }
+        PhaseName::Schema | PhaseName::Indexing => {
+            format!("{name}: {phase}, for {}", units::seconds(in_phase.as_secs_f64()))
         }
         _ => format!("{name}: {phase}"),
     }
@@ -279,8 +330,6 @@ fn log(database: &DatabaseStatus) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pg::QualifiedName;
-    use crate::status::snapshot::TableStatus;
 
     fn copying(tables: &[(TableState, u64, u64)]) -> StatusSnapshot {
         let mut snapshot = StatusSnapshot::new("default");
@@ -314,13 +363,13 @@ mod tests {
                 label: "shop".to_owned(),
                 done: (1 << 20) + (1 << 19),
                 of: 3 << 20,
-                text: "150 rows, 1.5 MB, 256.0 kB/s, 6.0 s left".to_owned(),
+                text: "6.0 s left, 256.0 kB/s, 1.5 MB, 150 rows".to_owned(),
             },
             Line::Bar {
                 label: "  public.t1".to_owned(),
                 done: 50,
                 of: 100,
-                text: "50 rows, 512.0 kB".to_owned(),
+                text: "2.0 s left, 256.0 kB/s, 512.0 kB, 50 rows".to_owned(),
             },
         ];
         assert_eq!(lines, expected);
@@ -353,6 +402,22 @@ mod tests {
         check(PhaseName::Checking, "sh\\nop: checking");
         check(PhaseName::Syncing, "sh\\nop: syncing, lag 1.0 kB, 0.5 s, 1,234 transactions applied");
         check(PhaseName::Done, "sh\\nop: done");
+        check(PhaseName::Indexing, "sh\\nop: indexing, for 0.0 s");
+    }
+
+    #[test]
+    fn a_phase_has_its_time() {
+        let mut progress = Progress::new();
+        let mut check = |phase, at: u64, expected: &str| {
+            let mut snapshot = StatusSnapshot::new("default");
+            snapshot.database_mut("shop").phase = phase;
+            let lines = progress.lines(&snapshot, Duration::from_secs(at));
+            assert_eq!(lines, [Line::Text(expected.to_owned())]);
+        };
+        check(PhaseName::Schema, 5, "shop: schema, for 0.0 s");
+        check(PhaseName::Schema, 7, "shop: schema, for 2.0 s");
+        check(PhaseName::Indexing, 8, "shop: indexing, for 0.0 s");
+        check(PhaseName::Indexing, 208, "shop: indexing, for 3m 20s");
     }
 
     #[test]
@@ -372,7 +437,7 @@ mod tests {
 
     #[test]
     fn templates_are_valid() {
-        for template in ["{wide_msg}", "{prefix:24!} [{bar:24}] {percent:>3}% {wide_msg}"] {
+        for template in ["{wide_msg}", BAR] {
             assert!(ProgressStyle::with_template(template).is_ok(), "{template}");
         }
     }

@@ -58,14 +58,15 @@ pub enum RelayError {
     Target(#[source] Error),
 }
 
-/// Forwards all rows, reading the next run while one is being sent. `on_progress` gets the bytes of each run sent.
+/// Forwards all rows, reading the next run while one is being sent. `on_progress` gets the messages (a row each, but for
+/// the ends of a binary copy) and the bytes of each run sent.
 ///
 /// # Errors
 /// When either end fails.
 pub async fn relay(
     mut source: CopyOut<'_>,
     mut target: CopyIn<'_>,
-    mut on_progress: impl FnMut(u64),
+    mut on_progress: impl FnMut(u64, u64),
 ) -> Result<Relayed, RelayError> {
     let mut relayed = Relayed::default();
     let mut next = source.next_frames().await;
@@ -80,12 +81,12 @@ pub async fn relay(
             }
         };
         let bytes = u64::try_from(frames.len()).unwrap_or(u64::MAX);
-        put_together(&mut frames);
+        let messages = put_together(&mut frames);
         let sending = async { target.send_frames(frames.freeze()).await.map_err(RelayError::Target) };
         let reading = async { Ok(source.next_frames().await) };
         ((), next) = tokio::try_join!(sending, reading)?;
         relayed.bytes += bytes;
-        on_progress(bytes);
+        on_progress(messages, bytes);
     }
     relayed.rows_written = target.finish().await.map_err(RelayError::Target)?;
     relayed.rows_read = source.rows().unwrap_or_default();
@@ -267,9 +268,9 @@ impl CopyIn<'_> {
 }
 
 /// Puts whole CopyData messages together into as few as [`limits::COPY_MESSAGE_BYTES`] allows. What they carry stays as
-/// it is: where one message ends means nothing to the reader.
-fn put_together(frames: &mut BytesMut) {
-    let (mut read, mut written) = (0, 0);
+/// it is: where one message ends means nothing to the reader. Gives the number that there were.
+fn put_together(frames: &mut BytesMut) -> u64 {
+    let (mut read, mut written, mut messages) = (0, 0, 0);
     // Where the message begins that is being put together.
     let mut head = 0;
     while let Some((_, length)) = frame(&frames[read..]).ok().flatten() {
@@ -287,9 +288,11 @@ fn put_together(frames: &mut BytesMut) {
             written += length;
         }
         read = next;
+        messages += 1;
     }
     seal(frames, head, written);
     frames.truncate(written);
+    messages
 }
 
 /// Gives the message from `head` to `end` its length.
@@ -344,7 +347,7 @@ mod tests {
         let check = |bodies: &[usize], expected: &[usize]| {
             let mut frames = messages(bodies.iter().copied());
             let (before, _) = carried(&frames);
-            put_together(&mut frames);
+            assert_eq!(put_together(&mut frames), bodies.len() as u64);
             let (after, lengths) = carried(&frames);
             assert!(before == after, "{bodies:?}");
             assert_eq!(lengths, expected, "{bodies:?}");

@@ -107,8 +107,9 @@ async fn servers_that_are_not_ready_for_it() {
     })
     .await;
     pair.source("SET ROLE app_owner; CREATE TABLE t (a int PRIMARY KEY); INSERT INTO t VALUES (1)").await;
-    refused(&pair.migrate(), 3, &["wal_level", "logical"]).await;
-    pair.command("check").run().await.assert(3, &["ALTER SYSTEM SET wal_level"]);
+    let replication = |launch: Launch| launch.arguments(&["--method", "replication"]);
+    refused(&replication(pair.migrate()), 3, &["wal_level", "logical"]).await;
+    replication(pair.command("check")).run().await.assert(3, &["ALTER SYSTEM SET wal_level"]);
     untouched(&pair).await;
     let source = pair.cluster.source.client("postgres").await.unwrap();
     source.batch_execute("ALTER SYSTEM SET wal_level = logical").await.unwrap();
@@ -121,7 +122,7 @@ async fn servers_that_are_not_ready_for_it() {
     pair.target("DROP TABLE t").await;
 
     pair.source("ALTER ROLE app_owner NOREPLICATION").await;
-    refused(&pair.migrate(), 3, &["REPLICATION"]).await;
+    refused(&replication(pair.migrate()), 3, &["REPLICATION"]).await;
     pair.source("ALTER ROLE app_owner REPLICATION").await;
     pair.target("REVOKE SET ON PARAMETER session_replication_role FROM avnadmin").await;
     pair.source("SET ROLE app_owner; CREATE TABLE u (a int PRIMARY KEY REFERENCES t)").await;

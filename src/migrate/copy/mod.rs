@@ -70,6 +70,16 @@ struct Ongoing {
     row: RelationRow,
     pieces_left: usize,
     begun: bool,
+    /// Rows of pieces that have not ended: to be shown, no more.
+    rows_under_way: u64,
+}
+
+/// A piece's table, when the piece is copied.
+struct Counted {
+    row: RelationRow,
+    rows_under_way: u64,
+    /// This was its last piece.
+    finished: bool,
 }
 
 /// What the workers share.
@@ -105,7 +115,7 @@ impl Copy {
         let mut ongoing = HashMap::new();
         for (index, row) in rows.into_iter().enumerate() {
             let pieces_left = pieces.iter().filter(|piece| piece.table == index).count();
-            ongoing.insert(row.name.clone(), Ongoing { row, pieces_left, begun: false });
+            ongoing.insert(row.name.clone(), Ongoing { row, pieces_left, begun: false, rows_under_way: 0 });
         }
         let workers = self.jobs.min(pieces.len());
         let ongoing = Mutex::new(ongoing);
@@ -147,20 +157,24 @@ impl Copy {
         while let Some(piece) = shared.pieces.get(shared.next.fetch_add(1, Ordering::Relaxed)) {
             self.begin(shared, piece).await?;
             let rows = self.copy(&mut source, &mut target, shared, piece).await?;
-            let (row, finished) = self.count(shared, piece, rows);
+            let counted = self.count(shared, piece, rows);
             if self.again.is_some() {
-                let recorded = target.execute(&set_relation(&self.migration, &row)).await;
+                let recorded = target.execute(&set_relation(&self.migration, &counted.row)).await;
                 recorded.map_err(|error| error.into_failure(Side::Target))?;
             }
             self.commit(&mut target).await?;
-            self.end(&row, finished).await?;
+            self.end(&counted).await?;
         }
         source.close().await;
         target.close().await;
         Ok(())
     }
 
-    async fn reading_session(&self) -> Result<Session> {
+    /// A session on the source that sees the snapshot.
+    ///
+    /// # Errors
+    /// When the source fails, or the snapshot is gone.
+    pub async fn reading_session(&self) -> Result<Session> {
         let options = SessionOptions::new("walferry copy");
         let connected = Session::connect(&self.source, &options).await;
         let mut session = connected.map_err(|error| error.into_failure(Side::Source))?;
@@ -192,7 +206,8 @@ impl Copy {
         tracing::debug!(table = %table.name, pages = ?piece.pages, binary, freeze, "copying");
         let to = target.copy_in(&to).await.map_err(failed(Side::Target))?;
         let from = source.copy_out(&from).await.map_err(failed(Side::Source))?;
-        let relayed = relay(from, to, |bytes| self.progressed(shared, &table.name, bytes)).await;
+        let progressed = |rows, bytes| self.progressed(shared, &table.name, rows, bytes);
+        let relayed = relay(from, to, progressed).await;
         let relayed = relayed.map_err(|error| match error {
             RelayError::Source(error) => failed(Side::Source)(error),
             RelayError::Target(error) => failed(Side::Target)(error),
@@ -259,54 +274,58 @@ impl Copy {
             if self.again.is_none() {
                 Store::new(&self.control, &self.migration).set_relation(&row).await?;
             }
-            self.show(&row, TableState::Copying);
+            self.show(&row, 0, TableState::Copying);
         }
         Ok(())
     }
 
-    /// What is to be recorded of the piece's table, and whether this was its last piece.
-    fn count(&self, shared: &Shared, piece: &Piece, rows: u64) -> (RelationRow, bool) {
+    /// What is to be recorded now that the piece is copied.
+    fn count(&self, shared: &Shared, piece: &Piece, rows: u64) -> Counted {
         self.metrics.copied(rows, 0);
         shared.with(&shared.tables[piece.table].name, |table| {
             table.pieces_left -= 1;
             table.row.rows_copied = table.row.rows_copied.saturating_add_unsigned(rows);
+            table.rows_under_way = table.rows_under_way.saturating_sub(rows);
             let finished = table.pieces_left == 0;
             if finished {
                 if self.again.is_none() {
                     table.row.state = RelationState::Copied;
                 }
                 table.row.copy_lsn = Some(self.copy_lsn);
+                table.rows_under_way = 0;
             }
-            (table.row.clone(), finished)
+            Counted { row: table.row.clone(), rows_under_way: table.rows_under_way, finished }
         })
     }
 
-    async fn end(&self, row: &RelationRow, finished: bool) -> Result<()> {
-        if finished {
+    async fn end(&self, counted: &Counted) -> Result<()> {
+        let Counted { row, rows_under_way, finished } = counted;
+        if *finished {
             if self.again.is_none() {
                 Store::new(&self.control, &self.migration).set_relation(row).await?;
             }
             tracing::info!(table = %row.name, rows = row.rows_copied, bytes = row.bytes_copied, "table copied");
         }
         let done = if self.again.is_some() { TableState::Streaming } else { TableState::Copied };
-        self.show(row, if finished { done } else { TableState::Copying });
+        self.show(row, *rows_under_way, if *finished { done } else { TableState::Copying });
         Ok(())
     }
 
-    fn progressed(&self, shared: &Shared, name: &QualifiedName, bytes: u64) {
+    fn progressed(&self, shared: &Shared, name: &QualifiedName, rows: u64, bytes: u64) {
         self.metrics.copied(0, bytes);
-        let row = shared.with(name, |table| {
+        let (row, under_way) = shared.with(name, |table| {
+            table.rows_under_way += rows;
             table.row.bytes_copied = table.row.bytes_copied.saturating_add_unsigned(bytes);
-            table.row.clone()
+            (table.row.clone(), table.rows_under_way)
         });
-        self.show(&row, TableState::Copying);
+        self.show(&row, under_way, TableState::Copying);
     }
 
-    fn show(&self, row: &RelationRow, state: TableState) {
+    fn show(&self, row: &RelationRow, rows_under_way: u64, state: TableState) {
         self.status.update_database(&self.dbname, |database| {
             if let Some(table) = database.table_mut(&row.name) {
                 table.state = state;
-                table.rows_copied = row.rows_copied.unsigned_abs();
+                table.rows_copied = row.rows_copied.unsigned_abs() + rows_under_way;
                 table.bytes_copied = row.bytes_copied.unsigned_abs();
             }
         });

@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::apply::Request;
 use crate::apply::store::Store;
+use crate::config::Method;
 use crate::error::{Definite, Failure, Result};
 use crate::limits::{CUTOVER_ANSWER_WAIT, REQUEST_ENGINE_WAIT, REQUEST_POLL, REQUEST_TAKEN_WAIT};
 use crate::migrate::choose::databases_begun;
@@ -20,11 +21,13 @@ use super::{AGAIN, COMMAND, WHEN_SYNCED, status};
 /// Hears of each step: the database, and what is done.
 pub type Told = Arc<dyn Fn(&str, &DoneStep) + Send + Sync>;
 
+const MOVED_ONCE: &str = "it is moved by method pg_dump";
+
 /// Asks the running engine to cut over the databases in `only`, or all of the migration where there are none, at the same
 /// time; waits until each is done, refused or given up. When `stop` becomes true, the engine is asked to give them up.
 ///
 /// None is asked for where one of them is not ready: an application that needs several moves with all of them. One that
-/// is done already says so again.
+/// is done already says so again; what method `pg_dump` has moved is left out where there are others.
 ///
 /// # Errors
 /// When the target cannot be reached, or not for long enough to know how it ended.
@@ -35,7 +38,7 @@ pub async fn cutover(
     stop: watch::Receiver<bool>,
     told: Told,
 ) -> Result<Vec<(String, CutoverStatus)>> {
-    let names = databases_begun(sides, only).await?;
+    let names = followed(sides, databases_begun(sides, only).await?).await?;
     let mut refused = Vec::new();
     for name in &names {
         let sides = sides.database(name);
@@ -59,6 +62,24 @@ pub async fn cutover(
     let mut ended: Vec<_> = work.join_all().await.into_iter().collect::<Result<_>>()?;
     ended.sort_by(|(one, _), (other, _)| one.cmp(other));
     Ok(ended)
+}
+
+/// Without those that were dumped and restored: there is nothing to cut over. They are refused where there are no others.
+async fn followed(sides: &Sides, names: Vec<String>) -> Result<Vec<String>> {
+    let (mut followed, mut moved) = (Vec::new(), Vec::new());
+    for name in names {
+        let target = sides.database(&name).target_client().await?;
+        let row = Store::new(&target, &sides.name).migration().await?;
+        let done = row.is_some_and(|row| row.method == Method::PgDump && row.phase == Phase::Done.as_str());
+        if done { moved.push(name) } else { followed.push(name) }
+    }
+    if followed.is_empty() {
+        return Ok(moved);
+    }
+    for database in moved {
+        tracing::warn!(database, "{MOVED_ONCE}, and done: left as it is");
+    }
+    Ok(followed)
 }
 
 async fn cutover_database(
@@ -103,6 +124,18 @@ async fn refuse(store: &Store<'_>) -> Result<Option<Result<CutoverStatus, Defini
         return Ok(Some(Err(none)));
     };
     let phase = Phase::from_name(&row.phase).ok_or_else(|| unknown_phase(&row.phase))?;
+    if row.method == Method::PgDump {
+        let hint = match phase {
+            Phase::Done => {
+                "if nobody wrote there since, point the application at the target; else start afresh"
+            }
+            _ => "wait until `walferry migrate` is done with it",
+        };
+        let refusal = Definite::new(format!("{MOVED_ONCE}: there is nothing to cut over"))
+            .detail("changes made on the source after its start are NOT carried")
+            .hint(hint);
+        return Ok(Some(Err(refusal)));
+    }
     if phase == Phase::Done {
         let last = store.last_request(COMMAND).await?;
         return Ok(Some(Ok(last.map(|last| status(&last)).transpose()?.unwrap_or_default())));

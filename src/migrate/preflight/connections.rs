@@ -1,12 +1,13 @@
 //! Findings about the way to both servers: whether a connection pooler is in it, and whether the source lets us stream.
 
 use super::{Finding, Report};
+use crate::config::Method;
 use crate::error::Side;
 use crate::pg::Sql;
 use crate::source::replication::ReplicationSession;
 use crate::wire::{self, ConnInfo, Session, SessionOptions};
 
-/// Connects to each side as the migration will.
+/// Connects to each side as the migration will, by the method that the report has come to.
 pub async fn connections(report: &mut Report, source: &ConnInfo, target: &ConnInfo) {
     for (side, info) in [(Side::Source, source), (Side::Target, target)] {
         let id = match side {
@@ -23,7 +24,9 @@ pub async fn connections(report: &mut Report, source: &ConnInfo, target: &ConnIn
             Err(error) => Finding::unreachable(side, &error.into_failure(side)),
         });
     }
-    report.push(replication(source).await);
+    if report.method == Method::Replication {
+        report.push(replication(source).await);
+    }
 }
 
 /// A server tells at the start which process it is; a pooler makes a number up.

@@ -11,6 +11,7 @@
 mod connections;
 mod filter;
 mod hints;
+mod method;
 mod report;
 mod roles;
 mod server;
@@ -21,7 +22,7 @@ mod target;
 
 use tokio_postgres::Client;
 
-use crate::config::{Contents, TableFilter};
+use crate::config::{Contents, Method, TableFilter};
 use crate::error::Side;
 use crate::migrate::filter::moved;
 use crate::migrate::uncarried;
@@ -30,6 +31,7 @@ use crate::source::Error;
 use crate::source::catalog::{self, ServerFacts, Table};
 
 pub use connections::connections;
+pub(super) use report::listed;
 pub use report::{Finding, Report, Severity};
 pub use server::pg_dump;
 
@@ -49,6 +51,8 @@ pub struct PreflightInput {
     /// The target session is in the database that will be written to; otherwise that one is yet to be created, and
     /// the session only serves to look at the server.
     pub target_database_exists: bool,
+    /// How it is to be moved; `None`: by replication where that is possible.
+    pub method: Option<Method>,
     /// Databases that the target lacks are to be created.
     pub creates_databases: bool,
     /// The tables that are to be moved.
@@ -102,6 +106,7 @@ impl Default for PreflightInput {
             application_name: "walferry".to_owned(),
             resuming: false,
             target_database_exists: true,
+            method: Some(Method::Replication),
             creates_databases: true,
             tables: TableFilter::default(),
             replica_identity_full: false,
@@ -124,6 +129,7 @@ pub async fn run(source: &Client, target: &Client, input: &PreflightInput) -> Re
     server::check(&mut report, &sides, input).await;
     roles::check(&mut report, &sides, input).await;
     databases(&mut report, &sides, input).await;
+    method::settle(&mut report, input.method);
     report
 }
 
@@ -133,14 +139,17 @@ pub async fn run_servers(source: &Client, target: &Client, input: &PreflightInpu
     let Some(sides) = Sides::reach(&mut report, source, target).await else { return report };
     server::check(&mut report, &sides, input).await;
     roles::check(&mut report, &sides, input).await;
+    method::settle(&mut report, input.method);
     report
 }
 
-/// Looks at the databases that the two sessions are in, and not at the servers.
+/// Looks at the databases that the two sessions are in, and not at the servers: the method is to be given, as a look at
+/// the servers has found it.
 pub async fn run_database(source: &Client, target: &Client, input: &PreflightInput) -> Report {
     let mut report = Report::default();
     let Some(sides) = Sides::reach(&mut report, source, target).await else { return report };
     databases(&mut report, &sides, input).await;
+    method::settle(&mut report, input.method);
     report
 }
 

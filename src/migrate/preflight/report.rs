@@ -9,9 +9,12 @@ use comfy_table::{ContentArrangement, Table};
 use serde::Serialize;
 use serde::ser::SerializeStruct;
 
+use crate::config::Method;
 use crate::error::{Failure, Side, Transient};
 use crate::limits::{FINDING_LINES_SHOWN, FINDING_NAMES_MAX};
 use crate::source::Error;
+
+use super::method;
 
 /// One thing that was looked at, and how it was found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -50,6 +53,10 @@ pub enum Severity {
 pub struct Report {
     /// The findings, in the order in which things were looked at.
     pub findings: Vec<Finding>,
+    /// How the database is to be moved, now that all was looked at.
+    pub method: Method,
+    /// Why it is [`Method::PgDump`] though nobody asked for that; else empty.
+    pub method_reason: String,
 }
 
 impl Finding {
@@ -174,7 +181,7 @@ impl Report {
     /// Whether the check failed, but on nothing that a one-time dump and restore needs: method `pg_dump` would work.
     pub fn only_replication_fails(&self) -> bool {
         let fails = self.findings.iter().filter(|finding| finding.severity == Severity::Fail);
-        self.failed() && fails.into_iter().all(|finding| REPLICATION_ONLY.contains(&finding.id))
+        self.failed() && fails.into_iter().all(|finding| method::REPLICATION_ONLY.contains(&finding.id))
     }
 
     /// The finding of that identifier.
@@ -256,23 +263,8 @@ impl Serialize for Report {
     }
 }
 
-/// What replication needs and a dump does not.
-const REPLICATION_ONLY: [&str; 11] = [
-    "source-wal-level",
-    "source-slots",
-    "source-slot-name",
-    "source-wal-senders",
-    "source-replication-privilege",
-    "source-replication-connection",
-    "source-publication-privilege",
-    "source-table-owners",
-    "source-replica-identity",
-    "source-version",
-    "target-replication-role",
-];
-
 /// The names, as many as a text can bear.
-pub(super) fn listed<T: fmt::Display>(names: &[T]) -> String {
+pub(in crate::migrate) fn listed<T: fmt::Display>(names: &[T]) -> String {
     let shown: Vec<String> = names.iter().take(FINDING_NAMES_MAX).map(T::to_string).collect();
     let more = names.len().saturating_sub(FINDING_NAMES_MAX);
     if more == 0 { shown.join(", ") } else { format!("{} and {more} more", shown.join(", ")) }
