@@ -28,8 +28,10 @@ enum Field<'a> {
     Switch(&'a mut bool),
 }
 
+type FieldOf = fn(&mut RawConfig) -> Field<'_>;
+
 /// All keys but those that the connection strings are made of.
-const FIELDS: [(&str, fn(&mut RawConfig) -> Field<'_>); 27] = [
+const FIELDS: [(&str, FieldOf); 27] = [
     ("name", |raw| Field::Text(&mut raw.name)),
     ("method", |raw| Field::Text(&mut raw.method)),
     ("migration.method", |raw| Field::Text(&mut raw.method)),

@@ -51,14 +51,17 @@ pub(super) struct Chosen {
     reason: String,
 }
 
+/// Both sides, and how the database is moved from one to the other.
+struct Connected {
+    source: Client,
+    target: Client,
+    requests: mpsc::Receiver<Notification>,
+    chosen: Chosen,
+}
+
 /// What an attempt begins with.
 enum Reached {
-    Both {
-        source: Client,
-        target: Client,
-        requests: mpsc::Receiver<Notification>,
-        chosen: Chosen,
-    },
+    Both(Box<Connected>),
     /// It goes no further.
     Ended(Ended),
 }
@@ -87,8 +90,8 @@ impl Migration {
     /// Connects, reads the phase, goes on from there.
     pub(super) async fn attempt(&self, context: &mut Context) -> Result<Ended> {
         let sides = &self.sides;
-        let (source, target, requests, chosen) = match self.reach(context).await? {
-            Reached::Both { source, target, requests, chosen } => (source, target, requests, chosen),
+        let Connected { source, target, requests, chosen } = match self.reach(context).await? {
+            Reached::Both(connected) => *connected,
             Reached::Ended(ended) => return Ok(ended),
         };
         let method = chosen.method;
@@ -171,7 +174,7 @@ impl Migration {
                 context.turn = self.turns.now();
             }
             if !copies || context.turn.is_some() {
-                return Ok(Reached::Both { source, target, requests, chosen });
+                return Ok(Reached::Both(Box::new(Connected { source, target, requests, chosen })));
             }
             // It may take hours.
             drop((source, target, requests));
