@@ -854,7 +854,7 @@ mod tests {
         assert!(config.verbose && !config.force);
         assert_eq!(
             (config.ignored_roles, config.passwords_file),
-            (vec!["a".into(), "B".into()], Some("p".into()))
+            (vec!["B".into(), "a".into()], Some("p".into()))
         );
 
         let line = "walferry cutover --fence none --max-lag 1kB --timeout 2m --json";

@@ -33,7 +33,7 @@ pub struct Removed {
 
 /// What the target knows of one database.
 enum Known {
-    Begun(MigrationRow),
+    Begun(Box<MigrationRow>),
     /// What is there cannot be understood.
     Damaged,
 }
@@ -57,7 +57,7 @@ pub async fn remove(sides: &Sides, only: &[String], force: bool) -> Result<Remov
         match begun {
             Ok(None) => {}
             Ok(Some(row)) => match finished(&sides.database(&name), &row, force).await {
-                Ok(()) => known.push((name, Known::Begun(row))),
+                Ok(()) => known.push((name, Known::Begun(Box::new(row)))),
                 Err(failure) => ends.push((name, Err(failure))),
             },
             Err(Failure::Definite(damaged)) if force => {
