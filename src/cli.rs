@@ -325,8 +325,7 @@ struct EngineArgs {
 
 #[derive(Debug, Args)]
 struct RoleArgs {
-    /// Roles of the source to leave out, with commas, and nothing of theirs is carried but their objects; can be given
-    /// several times
+    /// Roles of the source to leave out, with what is granted to them, with commas; can be given several times
     #[arg(long, value_name = "ROLE,…")]
     ignore_roles: Vec<String>,
 }
@@ -342,7 +341,7 @@ struct ContentArgs {
     /// Do not make these extensions on the target, with commas; can be given several times
     #[arg(long, value_name = "EXTENSION,…")]
     excluded_extensions: Vec<String>,
-    /// Move the rows that users have in tables of extensions [default]
+    /// Move the rows that users have in tables of extensions: this is the default
     #[arg(long, overrides_with = "no_replicate_extension_tables")]
     replicate_extension_tables: bool,
     /// Leave the tables of extensions as the target's extensions make them
@@ -579,7 +578,7 @@ pub fn report(failure: &Failure, format: LogFormat, out: &mut impl Write) -> io:
 const AFTER_HELP: &str = "\
 Start with:
   export SOURCE_SERVICE_URI='postgres://user:password@old.example.com/shop'
-  export TARGET_SERVICE_URI='postgres://avnadmin:password@pg-xy.aivencloud.com:12345/shop'
+  export TARGET_SERVICE_URI='postgres://avnadmin:password@pg-xy.aivencloud.com:12345/defaultdb'
   walferry check && walferry migrate
 
 Put passwords into these variables, or into the file that PGPASSFILE names: what is
@@ -855,7 +854,7 @@ mod tests {
         assert!(config.verbose && !config.force);
         assert_eq!(
             (config.ignored_roles, config.passwords_file),
-            (vec!["a".into(), "B".into()], Some("p".into()))
+            (vec!["B".into(), "a".into()], Some("p".into()))
         );
 
         let line = "walferry cutover --fence none --max-lag 1kB --timeout 2m --json";

@@ -62,6 +62,11 @@ pub const QUEUE_COST_MAX: usize = 64 << 20;
 
 const _: () = assert!(SEGMENT_COST_MAX <= BATCH_COST_MAX && BATCH_COST_MAX < QUEUE_COST_MAX);
 
+/// The same of all databases together, where that leaves each of them room for one segment: less would not do.
+pub const QUEUES_COST_MAX: usize = 128 << 20;
+
+const _: () = assert!(QUEUE_COST_MAX <= QUEUES_COST_MAX);
+
 /// Statements prepared on one apply session; when there are more, all are dropped and prepared anew. Each costs the
 /// target some 10 kB.
 pub const PREPARED_STATEMENTS_MAX: usize = 1_000;
@@ -429,6 +434,10 @@ pub const FENCE_LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 pub const UNFENCE_TIMEOUT: Duration = Duration::from_secs(30);
 
 const _: () = assert!(UNFENCE_TIMEOUT.as_secs() < CUTOVER_ANSWER_WAIT.as_secs());
+
+/// How long after a cutover's time is over a statement of it may go on that nobody waits for any more: whoever asked is
+/// to hear that it took too long, and not which statement the server has ended for that.
+pub const LATE_STATEMENT_GRACE: Duration = Duration::from_secs(1);
 
 /// How long a source without a fence has to stay unwritten: who has stopped its writers loses that time, and a writer
 /// that was forgotten is likely to write in it.

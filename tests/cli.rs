@@ -46,6 +46,10 @@ fn mistakes_end_with_2_and_a_reason() {
     check(&["migrate", "--jobs", "99"], &[], 2, "invalid --jobs");
     check(&["migrate", "--on-conflict", "last"], &[], 2, "give stop, source-wins or skip");
     check(&["status", "--json", "--avn"], &[], 2, "exclude each other");
+    check(&["migrate", "--database", "a,,b"], &[], 2, "invalid --database: \"a,,b\" has an empty name");
+    check(&["migrate", "--with-table", "orders"], &[], 2, "invalid --with-table: \"orders\" is neither");
+    check(&["check", "--config", "/nonexistent.toml"], &[], 2, "cannot read the configuration file");
+    check(&["check", "-c", "migration.hots=a"], &[], 2, "-c: unknown key \"migration.hots\"");
     check(&["migrate", "--log-format", "xml"], &[], 2, "neither text nor json");
     check(&["check"], &[("RUST_LOG", "walferry=loud")], 2, "invalid RUST_LOG");
 }
@@ -68,6 +72,9 @@ fn passwords_are_warned_of_and_never_shown() {
     let typed = ["migrate", "-s", "postgres://u:hunter2@a/db", "--listen", &address];
     let ended = check(&typed, &[target], 5, "use SOURCE_SERVICE_URI or PGPASSFILE");
     assert!(!ended.stderr.contains("use TARGET_SERVICE_URI"), "{}", ended.stderr);
+    let typed = ["-c", "migration.host=a", "-c", "migration.password=hunter2", "--listen", &address];
+    check(&[&["migrate"], &typed[..]].concat(), &[target], 5, "the password in -c migration.password");
+    check(&["migrate", "migration.password=hunter2"], &[], 2, "unexpected argument '<connection string>'");
     check(&["migrate", "postgres://u:hunter2@a/db"], &[], 2, "unexpected argument '<connection string>'");
 }
 

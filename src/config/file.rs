@@ -28,10 +28,11 @@ enum Field<'a> {
     Switch(&'a mut bool),
 }
 
-type FieldOf = fn(&mut RawConfig) -> Field<'_>;
+/// The place of a key's value.
+type Place = fn(&mut RawConfig) -> Field<'_>;
 
 /// All keys but those that the connection strings are made of.
-const FIELDS: [(&str, FieldOf); 27] = [
+const FIELDS: [(&str, Place); 27] = [
     ("name", |raw| Field::Text(&mut raw.name)),
     ("method", |raw| Field::Text(&mut raw.method)),
     ("migration.method", |raw| Field::Text(&mut raw.method)),
@@ -298,8 +299,8 @@ impl Conninfo {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Config;
     use super::*;
+    use crate::config::Config;
     use crate::error::Exit;
 
     fn raw(file: &str, settings: &[&str]) -> RawConfig {

@@ -29,7 +29,7 @@ use tracing::Instrument;
 use crate::apply::{Applied, Applier, ApplyError, ConflictKind, Done, Written};
 use crate::assemble::Assembler;
 use crate::error::{Result, Side};
-use crate::limits::{PING_AFTER, QUEUE_COST_MAX, READER_QUEUE_MAX, RECEIVE_MANY, TICK};
+use crate::limits::{PING_AFTER, READER_QUEUE_MAX, RECEIVE_MANY, TICK};
 use crate::pg::{EndLsn, PgTimestamp, SourceLsn};
 use crate::plan::Batch;
 use crate::proto::StandbyStatusUpdate;
@@ -55,6 +55,8 @@ pub struct Run {
     pub confirm_delay: Duration,
     /// Finish as soon as everything that commits before this position is durable.
     pub run_to: Option<SourceLsn>,
+    /// Memory of everything received and not yet applied.
+    pub queue_cost_max: usize,
     /// Where transactions in progress are kept, if the stream has them.
     pub spill: Option<SpillDir>,
     /// Where the positions are shown.
@@ -95,14 +97,15 @@ pub async fn run(
     }
     let (reader, writer) = stream;
     let (sender, incoming) = mpsc::channel(READER_QUEUE_MAX);
-    let memory = Arc::new(Semaphore::new(QUEUE_COST_MAX));
+    let memory = Arc::new(Semaphore::new(run.queue_cost_max));
     let mut readers = JoinSet::new();
     let assembler = Assembler::resuming(run.stored);
     let assembler = match &run.spill {
         Some(spill) => assembler.streaming(spill.clone()),
         None => assembler,
     };
-    let reading = reader::read(reader, assembler, Arc::clone(&memory), sender, run.metrics.clone());
+    let memory_of_reader = reader::Memory { permits: Arc::clone(&memory), cost_max: run.queue_cost_max };
+    let reading = reader::read(reader, assembler, memory_of_reader, sender, run.metrics.clone());
     readers.spawn(reading.in_current_span());
     let shell = Shell {
         state: State::new(run.stored, run.confirm_delay, run.run_to),

@@ -40,6 +40,14 @@ pub(super) enum Incoming {
     SpillFailed(SpillError),
 }
 
+/// What segments may take.
+pub(super) struct Memory {
+    /// What is left.
+    pub(super) permits: Arc<Semaphore>,
+    /// What there is.
+    pub(super) cost_max: usize,
+}
+
 /// How eagerly the socket is read: at once when quiet, in gulps when behind.
 ///
 /// A walsender sends a small packet for each message. A reader that wakes up for each makes the source pay twice the
@@ -55,7 +63,7 @@ struct Pace {
 pub(super) async fn read(
     mut stream: CopyBothReader,
     mut assembler: Assembler,
-    memory: Arc<Semaphore>,
+    memory: Memory,
     out: mpsc::Sender<Incoming>,
     metrics: Metrics,
 ) {
@@ -141,11 +149,11 @@ fn take(assembler: &mut Assembler, pace: &mut Pace, payload: Bytes) -> Result<Op
 }
 
 /// Waits until the segment's memory may be held.
-async fn permitted(mut segment: Segment, memory: &Semaphore) -> Segment {
+async fn permitted(mut segment: Segment, memory: &Memory) -> Segment {
     // One row may be larger than the bound: it then has the memory to itself.
-    segment.cost = segment.cost.min(QUEUE_COST_MAX);
+    segment.cost = segment.cost.min(memory.cost_max);
     let cost = u32::try_from(segment.cost).unwrap_or(u32::MAX);
-    let permit = memory.acquire_many(cost).await.expect("the semaphore is never closed");
+    let permit = memory.permits.acquire_many(cost).await.expect("the semaphore is never closed");
     permit.forget();
     segment
 }

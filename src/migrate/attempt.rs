@@ -1,6 +1,7 @@
 //! One run of a migration, from the stored phase on.
 
 use std::collections::HashSet;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
@@ -51,19 +52,12 @@ pub(super) struct Chosen {
     reason: String,
 }
 
-/// Both sides, and how the database is moved from one to the other.
-struct Connected {
+/// What an attempt begins with.
+struct Reached {
     source: Client,
     target: Client,
     requests: mpsc::Receiver<Notification>,
     chosen: Chosen,
-}
-
-/// What an attempt begins with.
-enum Reached {
-    Both(Box<Connected>),
-    /// It goes no further.
-    Ended(Ended),
 }
 
 /// The connections and the knowledge of one attempt.
@@ -90,9 +84,9 @@ impl Migration {
     /// Connects, reads the phase, goes on from there.
     pub(super) async fn attempt(&self, context: &mut Context) -> Result<Ended> {
         let sides = &self.sides;
-        let Connected { source, target, requests, chosen } = match self.reach(context).await? {
-            Reached::Both(connected) => *connected,
-            Reached::Ended(ended) => return Ok(ended),
+        let Reached { source, target, requests, chosen } = match self.reach(context).await? {
+            ControlFlow::Continue(reached) => reached,
+            ControlFlow::Break(ended) => return Ok(ended),
         };
         let method = chosen.method;
         // From here on nobody else works at this migration.
@@ -149,9 +143,9 @@ impl Migration {
     }
 
     /// Connects, checks what is not begun, and waits for its turn where there are rows to copy.
-    async fn reach(&self, context: &mut Context) -> Result<Reached> {
+    async fn reach(&self, context: &mut Context) -> Result<ControlFlow<Ended, Reached>> {
         if let Some(ended) = self.make_database(context).await? {
-            return Ok(Reached::Ended(ended));
+            return Ok(ControlFlow::Break(ended));
         }
         loop {
             let sides = &self.sides;
@@ -160,7 +154,7 @@ impl Migration {
             if let Some(row) = begun.as_ref().filter(|row| row.phase == Phase::Done.as_str()) {
                 self.refuse_other(row)?;
                 self.show_moved_once(row);
-                return Ok(Reached::Ended(Ended::Done));
+                return Ok(ControlFlow::Break(Ended::Done));
             }
             let source = sides.source_client().await?;
             let chosen = match (&begun, context.passed.take()) {
@@ -168,13 +162,13 @@ impl Migration {
                 (None, Some(chosen)) => Some(chosen),
                 (None, None) => self.passes(&source, &target, true).await?,
             };
-            let Some(chosen) = chosen else { return Ok(Reached::Ended(Ended::CheckFailed)) };
+            let Some(chosen) = chosen else { return Ok(ControlFlow::Break(Ended::CheckFailed)) };
             let copies = begun.is_none_or(|row| Phase::from_name(&row.phase).is_some_and(phase::copies));
             if copies && context.turn.is_none() {
                 context.turn = self.turns.now();
             }
             if !copies || context.turn.is_some() {
-                return Ok(Reached::Both(Box::new(Connected { source, target, requests, chosen })));
+                return Ok(ControlFlow::Continue(Reached { source, target, requests, chosen }));
             }
             // It may take hours.
             drop((source, target, requests));
@@ -183,7 +177,7 @@ impl Migration {
             let mut stop = self.stop.clone();
             tokio::select! {
                 turn = self.turns.wait() => context.turn = Some(turn),
-                _ = stop.wait_for(|stop| *stop) => return Ok(Reached::Ended(Ended::Stopped)),
+                _ = stop.wait_for(|stop| *stop) => return Ok(ControlFlow::Break(Ended::Stopped)),
             }
         }
     }
@@ -437,7 +431,7 @@ impl Attempt<'_> {
             copy_lsn,
             ranges: Dialect::new(self.source_version().await?).scans_page_ranges(),
             as_replica,
-            again: false,
+            again: None,
             jobs: self.migration.jobs,
             status: self.migration.status.clone(),
             metrics: self.metrics.clone(),

@@ -14,7 +14,10 @@ use tracing::Instrument;
 
 use crate::config::{Config, Selection};
 use crate::error::{Definite, Exit, Failure, Result};
-use crate::limits::{DATABASES_COPIED_MAX, RETRY_FOR_AT_START, RETRY_PAUSE_MAX, RETRY_PAUSE_MIN};
+use crate::limits::{
+    DATABASES_COPIED_MAX, QUEUE_COST_MAX, QUEUES_COST_MAX, RETRY_FOR_AT_START, RETRY_PAUSE_MAX,
+    RETRY_PAUSE_MIN, SEGMENT_COST_MAX,
+};
 use crate::status::{MetricsRegistry, StatusHandle};
 use crate::wire::Environment;
 
@@ -123,6 +126,7 @@ impl Cluster {
             filter: choice.filter.clone(),
             turns: turns.clone(),
             arrival: Arc::new(arrival),
+            queue_cost_max: queue_cost_max(self.status.snapshot().databases.len()),
             jobs: config.jobs,
             confirm_delay: config.confirm_delay,
             spill_dir: config.spill_dir.clone(),
@@ -206,6 +210,11 @@ impl Drop for Arrival {
     fn drop(&mut self) {
         self.arrive();
     }
+}
+
+/// The memory of one of so many databases.
+fn queue_cost_max(databases: usize) -> usize {
+    (QUEUES_COST_MAX / databases.max(1)).clamp(SEGMENT_COST_MAX, QUEUE_COST_MAX)
 }
 
 fn is_being_copied(database: &Chosen) -> bool {
@@ -302,6 +311,19 @@ mod tests {
                 "\"db2\": a check failed",
             ],
         );
+    }
+
+    #[test]
+    fn memory_is_shared() {
+        let check = |databases: usize, mebibytes: usize| {
+            assert_eq!(queue_cost_max(databases), mebibytes << 20, "{databases}");
+        };
+        check(0, 64);
+        check(1, 64);
+        check(2, 64);
+        check(4, 32);
+        check(8, 16);
+        check(100, 16);
     }
 
     #[tokio::test]

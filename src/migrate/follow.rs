@@ -114,6 +114,7 @@ impl Attempt<'_> {
             stored,
             confirm_delay: self.migration.confirm_delay,
             run_to,
+            queue_cost_max: self.migration.queue_cost_max,
             spill,
             status: self.migration.status.clone(),
             metrics: self.metrics.clone(),

@@ -119,6 +119,8 @@ pub(crate) struct Migration {
     turns: Turns,
     /// Whether it is where [`Migration::until`] wants it.
     arrival: Arc<Arrival>,
+    /// Memory of what is received and not yet applied.
+    queue_cost_max: usize,
     /// Tables and indexes at the same time.
     pub jobs: usize,
     /// How long a durable position waits before it is confirmed.

@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_postgres::Client;
 use tracing::Instrument;
 
 use crate::apply::store::Store;
 use crate::error::{Definite, Failure, Result, Side};
+use crate::limits::LATE_STATEMENT_GRACE;
 use crate::pg::{QualifiedName, Sql};
 use crate::source::{self, catalog};
 use crate::wire::{self, ConnInfo, Session, SessionOptions};
@@ -170,6 +172,13 @@ pub async fn analyze(target: &ConnInfo, control: &Client, jobs: usize) -> Result
 /// confirmed to the source that is not on the target's disk, with all that was written before it.
 pub(super) fn unhurried() -> Vec<(&'static str, String)> {
     vec![("synchronous_commit", "off".to_owned())]
+}
+
+/// Keeps a session's statements from going on for long after the `deadline`, when nobody waits for them any more: a server
+/// does not notice that the client of a running statement is gone.
+pub(super) fn statements_until(deadline: Instant) -> Sql {
+    let left = deadline.saturating_duration_since(Instant::now()) + LATE_STATEMENT_GRACE;
+    Sql::new("SET statement_timeout = ").number(i64::try_from(left.as_millis()).unwrap_or(i64::MAX))
 }
 
 async fn connect(target: &ConnInfo) -> Result<Session> {

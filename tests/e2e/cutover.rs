@@ -179,7 +179,8 @@ impl Writer {
 async fn writers_until_the_fence() {
     let shop = Shop::start().await;
     let Shop { pair, clerk } = &shop;
-    shop.refused("refused", &[], "no migration of this name").await;
+    let ended = shop.cutover(&["--json"]).run().await;
+    ended.assert(5, &["no migration \"default\" has been begun on this target", "hint: "]);
     let mut engine = pair.migrate().start();
     engine.wait_phase("syncing").await;
     let writers: Vec<Writer> =

@@ -58,7 +58,7 @@ async fn lag_is_what_it_is() {
     let source = &pair.cluster.source;
     load_shop(source, DATABASE).await.unwrap();
     source.sql("other", "CREATE TABLE filler (a int, b text)").await.unwrap();
-    let mut engine = pair.migrate().start();
+    let mut engine = pair.migrate().arguments(&["--database", DATABASE]).start();
     let mut codes = BTreeSet::new();
     let deadline = Instant::now() + PATIENCE;
     while engine.phase().await != "syncing" {

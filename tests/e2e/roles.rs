@@ -56,6 +56,7 @@ const OBJECTS: &str = r#"
     CREATE MATERIALIZED VIEW mv AS SELECT count(*) AS n FROM t;
     CREATE FUNCTION f(int, mood) RETURNS int LANGUAGE sql AS 'SELECT $1'; REVOKE EXECUTE ON FUNCTION f FROM PUBLIC;
     GRANT EXECUTE ON FUNCTION f TO team; CREATE FUNCTION f(text) RETURNS int LANGUAGE sql AS 'SELECT 1';
+    CREATE FUNCTION nobody() RETURNS int LANGUAGE sql AS 'SELECT 1'; REVOKE ALL ON FUNCTION nobody() FROM PUBLIC, app_owner;
     CREATE PROCEDURE p() LANGUAGE sql AS 'SELECT 1'; CREATE AGGREGATE total(int) (sfunc = int4pl, stype = int);
     CREATE AGGREGATE rows(*) (sfunc = int8inc, stype = int8, initcond = '0');
     CREATE OPERATOR === (leftarg = int, rightarg = int, function = int4eq);
@@ -100,7 +101,7 @@ const PRIVILEGES: &str = "
         UNION ALL SELECT 'column', c.oid::regclass || '.' || a.attname, c.relowner, a.attacl, c.relnamespace::regnamespace::text
             FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
         UNION ALL SELECT 'routine', oid::regprocedure::text, proowner, coalesce(proacl, acldefault('f', proowner)),
-               pronamespace::regnamespace::text FROM pg_proc WHERE proname <> 'span_multirange'
+               pronamespace::regnamespace::text FROM pg_proc WHERE proname NOT IN ('span_multirange', 'nobody')
         UNION ALL SELECT 'type', oid::regtype::text, typowner, coalesce(typacl, acldefault('T', typowner)),
                typnamespace::regnamespace::text FROM pg_type WHERE typtype <> 'm' AND typcategory <> 'A'
                    AND typrelid NOT IN (SELECT oid FROM pg_class WHERE relkind = 'S')
@@ -235,6 +236,8 @@ async fn new_passwords(pair: &Pair) {
         assert!(!log.contains(password.as_str()), "a new password is in the log");
     }
     assert!(may_log_in(pair, "already", "of the target").await);
+    let nobody = "SELECT has_function_privilege('lead', 'public.nobody()', 'EXECUTE')";
+    assert_eq!(pair.target_value(nobody).await, "f");
     let names =
         "SELECT string_agg(rolname, ' ') FROM pg_roles WHERE rolname IN ('unwanted', 'rds_something')";
     assert_eq!(pair.target_value(names).await, "");

@@ -1,42 +1,17 @@
 //! What the stream does not bring: tables without replica identity, unlogged ones, large objects, materialised views,
-//! tables of extensions.
-//!
-//! An engine is stopped where a cutover has it: nothing runs, and the source is at rest, or not.
+//! tables of extensions. A cutover brings them up to date, whatever befell the one before it.
 
 use std::path::PathBuf;
 
-use tokio::sync::watch;
-use walferry::config::{Config, Environment, RawConfig, Secret};
-use walferry::error::Failure;
-use walferry::migrate::{Migration, Stream};
-use walferry::status::{MetricsRegistry, StatusHandle, StatusSnapshot};
+use serde_json::Value;
+use tokio::process::Child;
+use tokio::time::sleep;
 
-use super::harness::{DATABASE, Engine, PATIENCE, Pair, wait_for};
+use super::harness::{DATABASE, Engine, PATIENCE, POLL, Pair, wait_for};
 use super::versions::asked_pairs;
 
-/// What a cutover does, between two engines.
-async fn bring_up_to_date(pair: &Pair, change: impl FnOnce(&mut RawConfig)) {
-    try_to_bring_up_to_date(pair, Stream::Ended, change).await.unwrap();
-}
-
-async fn try_to_bring_up_to_date(
-    pair: &Pair,
-    stream: Stream,
-    change: impl FnOnce(&mut RawConfig),
-) -> Result<(), Failure> {
-    let secret = |text: String| Some(Secret::new(text));
-    let environment = Environment {
-        source: secret(pair.cluster.source_uri(DATABASE)),
-        target: secret(pair.cluster.target_uri(DATABASE)),
-    };
-    let mut raw = RawConfig { environment, jobs: Some("3".to_owned()), ..RawConfig::default() };
-    change(&mut raw);
-    let config = Config::resolve(&raw).unwrap();
-    let status = StatusHandle::new(StatusSnapshot::new(config.name.as_str()));
-    let (_stop, stopped) = watch::channel(false);
-    let migration = Migration::new(&config, status, MetricsRegistry::new().unwrap(), stopped).unwrap();
-    migration.bring_up_to_date(stream).await
-}
+/// Nothing keeps the source from being written to: what is written in the next two seconds ends the cutover.
+const UNFENCED: [&str; 4] = ["--fence", "none", "--timeout", "30s"];
 
 async fn started(pair: &Pair, arguments: &[&str]) -> Engine {
     let mut engine = pair.migrate().arguments(arguments).start();
@@ -44,9 +19,45 @@ async fn started(pair: &Pair, arguments: &[&str]) -> Engine {
     engine
 }
 
-async fn stopped(pair: &Pair, mut engine: Engine) {
-    engine.wait_drained(pair).await;
-    engine.terminate(0).await;
+/// A cutover that is asked for; the command runs on.
+fn asked(pair: &Pair, arguments: &[&str]) -> Child {
+    let mut process = pair.command("cutover").arguments(arguments).arguments(&["--json"]).process();
+    process.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap()
+}
+
+/// How it ended, as its only database's answer; the exit code has to be this one.
+async fn answered(command: Child, code: i32) -> Value {
+    let output = command.wait_with_output().await.unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{}{stderr}", String::from_utf8_lossy(&output.stdout));
+    let answer: Value = serde_json::from_slice(&output.stdout).expect("one object");
+    answer["databases"][0].clone()
+}
+
+/// Cuts over: the engine ends with it.
+async fn cuts_over(pair: &Pair, engine: &mut Engine, arguments: &[&str]) -> Value {
+    let answer = answered(asked(pair, arguments), 0).await;
+    assert_eq!(answer["state"], "done", "{answer:#}");
+    engine.wait_exit(0, PATIENCE).await;
+    answer
+}
+
+/// A cutover that has brought everything up to date, and is given up then: while nobody should write, somebody does,
+/// after `meanwhile`.
+async fn given_up_at_the_end(pair: &Pair, write: &str, meanwhile: impl AsyncFnOnce()) {
+    let owner = pair.owner().await;
+    let mut command = asked(pair, &UNFENCED);
+    let carried = "SELECT EXISTS (SELECT FROM walferry.request
+                   WHERE answered_at IS NULL AND answer -> 'steps' @> '[{\"step\": \"carry\"}]')";
+    // One that ends before that says why.
+    while pair.target_value(carried).await != "t" && command.try_wait().unwrap().is_none() {
+        sleep(POLL).await;
+    }
+    meanwhile().await;
+    owner.batch_execute(write).await.unwrap();
+    let answer = answered(command, 5).await;
+    assert_eq!(answer["state"], "given_up", "{answer:#}");
+    assert_eq!(answer["error"]["cause"], "somebody writes to the source after the fence", "{answer:#}");
 }
 
 async fn assert_same(pair: &Pair, question: &str) {
@@ -84,6 +95,18 @@ const CHANGES: &str = "
     UPDATE deferred SET a = a + 1; DELETE FROM parted WHERE b = 3; UPDATE parted SET b = 50 WHERE b = 5;
     DELETE FROM unlogged WHERE a > 50; INSERT INTO unlogged VALUES (1000); UPDATE followed SET body = 'y' WHERE id = 1";
 
+const MORE_CHANGES: &str = "
+    DELETE FROM keyless WHERE a = 7; DELETE FROM unlogged WHERE a > 40; UPDATE deferred SET a = a + 1;
+    INSERT INTO keyless SELECT g, 'more' FROM generate_series(1, 50) g; UPDATE parted SET b = 60 WHERE b = 7";
+
+const CHANGES_AGAIN: &str = "
+    UPDATE keyless SET body = 'again' WHERE a < 20; DELETE FROM unlogged WHERE a > 30; INSERT INTO part_1 VALUES (1, 99)";
+
+const LAST_CHANGES: &str = "
+    UPDATE keyless SET body = 'last' WHERE a < 10; INSERT INTO keyless SELECT g, 'last' FROM generate_series(1, 50) g;
+    INSERT INTO referenced VALUES (12); INSERT INTO referring VALUES (3, 12); DELETE FROM unlogged WHERE a > 20;
+    REFRESH MATERIALIZED VIEW z_first; REFRESH MATERIALIZED VIEW a_last";
+
 const VIEWS: &str = "SELECT 1, count FROM z_first UNION ALL SELECT 2, twice FROM a_last ORDER BY 1";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -93,57 +116,69 @@ async fn tables_and_views() {
     }
 }
 
+const COPYING: &str =
+    "SELECT string_agg(table_name, ' ' ORDER BY table_name) FROM walferry.relation WHERE state = 'copying'";
+
 async fn moved_without_the_stream(pair: Pair) {
     let owner = pair.owner().await;
     owner.batch_execute(TABLES).await.unwrap();
-    let engine = started(&pair, &[]).await;
+    let mut engine = started(&pair, &[]).await;
     assert_tables_equal(&pair).await;
     assert_same(&pair, VIEWS).await;
     let filled = "SELECT matviewname, ispopulated FROM pg_matviews ORDER BY 1";
     assert_same(&pair, filled).await;
-
     owner.batch_execute(CHANGES).await.unwrap();
-    stopped(&pair, engine).await;
+    engine.wait_drained(&pair).await;
     assert!(!pair.compare().await.tables_equal(), "what is missed has to be missed first");
-    // Not drained: what is in the copy must not come again from the stream, what comes after it must.
-    let more = "INSERT INTO keyless SELECT g, 'more' FROM generate_series(1, 50) g; INSERT INTO referenced VALUES (12);
-                INSERT INTO referring VALUES (3, 12); REFRESH MATERIALIZED VIEW z_first; REFRESH MATERIALIZED VIEW a_last";
-    owner.batch_execute(more).await.unwrap();
-    bring_up_to_date(&pair, |_| {}).await;
+
+    // Given up afterwards: the stream knew nothing of it, so whatever it did, the tables are copied afresh.
+    let write = "UPDATE keyless SET body = 'z' WHERE a = 1; INSERT INTO keyless VALUES (8, 'late')";
+    given_up_at_the_end(&pair, write, async || {
+        assert_eq!(pair.target_value(COPYING).await, "deferred keyless part_1 referenced");
+        pair.target("INSERT INTO keyless VALUES (1, 'twice'); DELETE FROM referenced WHERE a IS NULL").await;
+    })
+    .await;
+    let settled =
+        async || pair.target("SELECT FROM walferry.relation WHERE state <> 'copied'").await.is_empty();
+    wait_for("tables copied afresh", PATIENCE, settled).await;
+    engine.wait_until("it follows again", |detail| detail["phase"] == "syncing").await;
+    pair.assert_follows(&mut engine).await;
+
+    // Given up in the middle. Nothing of it stays on the target.
+    owner.batch_execute(MORE_CHANGES).await.unwrap();
+    let reader = pair.cluster.target.client(DATABASE).await.unwrap();
+    reader.batch_execute("BEGIN; SELECT FROM z_first").await.unwrap();
+    let answer = answered(asked(&pair, &["--fence", "none", "--timeout", "3s"]), 5).await;
+    assert_eq!(answer["error"]["cause"], "it took longer than 3 s", "{answer:#}");
+    assert_eq!(answer["error"]["detail"], "it waited for what replication does not carry", "{answer:#}");
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'REFRESH%' AND state = 'active'";
+    wait_for("nothing that goes on", PATIENCE, async || pair.target_value(waiting).await == "0").await;
+    wait_for("tables copied afresh", PATIENCE, settled).await;
+    engine.wait_until("it follows again", |detail| detail["phase"] == "syncing").await;
+    engine.wait_drained(&pair).await;
+    let keyless = pair.compare().await;
+    assert!(keyless.table("public.keyless").unwrap().equal(), "{keyless}");
+
+    // Killed in the middle.
+    owner.batch_execute(CHANGES_AGAIN).await.unwrap();
+    let command = asked(&pair, &UNFENCED);
+    wait_for("a view that waits", PATIENCE, async || pair.target_value(waiting).await == "1").await;
+    engine.kill9().await;
+    assert_eq!(pair.target_value(COPYING).await, "deferred keyless part_1 referenced");
+    reader.batch_execute("ROLLBACK").await.unwrap();
+    drop((command, reader));
+    let mut engine = started(&pair, &[]).await;
+    assert_eq!(pair.target_value(COPYING).await, "");
+
+    // Changes are under way when it begins: what is in a copy must not come again, what comes after it must.
+    owner.batch_execute(LAST_CHANGES).await.unwrap();
+    drop(owner);
+    let answer = cuts_over(&pair, &mut engine, &[]).await;
+    assert_eq!(answer["warnings"], serde_json::json!([]));
+    assert_tables_equal(&pair).await;
     assert_same(&pair, VIEWS).await;
     assert_same(&pair, filled).await;
-    let comparison = pair.compare().await;
-    let differing = comparison.tables.iter().filter(|table| !table.equal());
-    assert_eq!(differing.map(|table| table.name.name.as_str()).collect::<Vec<_>>(), ["referring"]);
-
-    owner
-        .batch_execute("INSERT INTO keyless VALUES (8, 'later'); INSERT INTO part_1 VALUES (1, 99)")
-        .await
-        .unwrap();
-    let engine = started(&pair, &[]).await;
-    owner.batch_execute("INSERT INTO keyless VALUES (9, 'last')").await.unwrap();
-    stopped(&pair, engine).await;
-    assert_tables_equal(&pair).await;
-
-    // It can be done again, and tables can be left out.
-    owner.batch_execute("DELETE FROM keyless WHERE a = 7; DELETE FROM unlogged").await.unwrap();
-    bring_up_to_date(&pair, |raw| raw.ignore_keyless = true).await;
-    let comparison = pair.compare().await;
-    assert!(comparison.table("public.unlogged").unwrap().equal(), "{comparison}");
-    assert!(!comparison.table("public.keyless").unwrap().equal(), "{comparison}");
-    bring_up_to_date(&pair, |_| {}).await;
-    assert_tables_equal(&pair).await;
-
-    // Given up while a stream ran that knew nothing of it: whatever that did, the tables are copied afresh.
-    try_to_bring_up_to_date(&pair, Stream::GoesOn, |_| {}).await.unwrap();
-    assert_tables_equal(&pair).await;
-    let copying = "SELECT string_agg(table_name, ' ' ORDER BY table_name) FROM walferry.relation WHERE state = 'copying'";
-    assert_eq!(pair.target_value(copying).await, "deferred keyless part_1 referenced");
-    pair.target("INSERT INTO keyless VALUES (1, 'twice'); DELETE FROM referenced WHERE a IS NULL").await;
-    let engine = started(&pair, &[]).await;
-    stopped(&pair, engine).await;
-    assert_tables_equal(&pair).await;
-    assert_eq!(pair.target_value(copying).await, "");
+    assert_eq!(engine.log().matches("view=public.z_first").count(), 1, "{}", engine.log());
     pair.assert_removes().await;
 }
 
@@ -184,7 +219,11 @@ async fn identities_for_the_time_being(pair: Pair) {
         &["REPLICA IDENTITY FULL of table public.keyless", "FULL of table public.nothing", "public.part"],
     );
     assert!(!status.stdout.contains("\"Full\"") && !status.stdout.contains("keyed"), "{}", status.stdout);
-    engine.terminate(0).await;
+    // Nothing has to be copied again.
+    let answer = cuts_over(&pair, &mut engine, &UNFENCED).await;
+    assert_eq!(answer["warnings"], serde_json::json!([]));
+    assert!(!engine.log().contains("copying tables again"), "{}", engine.log());
+    assert_tables_equal(&pair).await;
     // What somebody else did to it since is his.
     owner.batch_execute("ALTER TABLE part REPLICA IDENTITY NOTHING").await.unwrap();
     pair.assert_removes().await;
@@ -231,7 +270,10 @@ async fn large_objects_of(pair: Pair) {
     pair.target("CREATE ROLE team; GRANT team TO avnadmin").await;
     let owner = pair.owner().await;
     owner
-        .batch_execute("CREATE TABLE t (a int PRIMARY KEY, o oid); INSERT INTO t VALUES (1, 1000)")
+        .batch_execute(
+            "CREATE TABLE t (a int PRIMARY KEY, o oid); INSERT INTO t VALUES (1, 1000);
+             CREATE TABLE keyless (a int); INSERT INTO keyless VALUES (1), (2)",
+        )
         .await
         .unwrap();
     owner.batch_execute(FEW).await.unwrap();
@@ -241,14 +283,15 @@ async fn large_objects_of(pair: Pair) {
     pair.target("SELECT lo_from_bytea(777, 'of the target')").await;
 
     // Killed in the middle, wherever that is.
-    let engine = pair.migrate().start();
+    let ignoring = ["--ignore-keyless", "--ignore-roles", "elsewhere"];
+    let engine = pair.migrate().arguments(&ignoring).start();
     let some =
         async || pair.target("SELECT FROM pg_largeobject_metadata OFFSET 300 LIMIT 1").await.len() == 1;
     wait_for("some large objects", PATIENCE, some).await;
     engine.kill9().await;
     let there = pair.target_value("SELECT count(*) FROM walferry.large_object").await;
     eprintln!("killed with {there} large objects on the target");
-    let engine = started(&pair, &[]).await;
+    let mut engine = started(&pair, &ignoring).await;
     let own = "SELECT lo_unlink(777)";
     assert_eq!(pair.target_value("SELECT lo_get(777)::text").await, "\\x6f662074686520746172676574");
     pair.target(own).await;
@@ -257,23 +300,39 @@ async fn large_objects_of(pair: Pair) {
 
     owner.batch_execute(FEW_CHANGES).await.unwrap();
     owner.batch_execute("SELECT lo_unlink(20000 + n) FROM generate_series(2, 1500, 2) n").await.unwrap();
-    stopped(&pair, engine).await;
-    bring_up_to_date(&pair, |_| {}).await;
+    // Nothing that the stream takes part in was copied: it goes on.
+    given_up_at_the_end(&pair, "INSERT INTO t VALUES (2)", async || {}).await;
     assert_same(&pair, LARGE_OBJECTS).await;
-    // All gone, but for one that is not ours.
-    owner.batch_execute("SELECT lo_unlink(oid) FROM pg_largeobject_metadata").await.unwrap();
+    // By now their owners have got their own objects.
+    assert_same(&pair, "SELECT oid, pg_get_userbyid(lomowner) FROM pg_largeobject_metadata ORDER BY 1").await;
+    assert!(!engine.log().contains("copied afresh"), "{}", engine.log());
+    // All gone, but for one that is not ours; and a table without identity, which was left out.
+    owner
+        .batch_execute(
+            "SELECT lo_unlink(oid) FROM pg_largeobject_metadata; UPDATE keyless SET a = 3 WHERE a = 2;
+             INSERT INTO keyless VALUES (4)",
+        )
+        .await
+        .unwrap();
     pair.target("SELECT lo_from_bytea(777, 'of the target')").await;
-    bring_up_to_date(&pair, |_| {}).await;
+    let answer = cuts_over(&pair, &mut engine, &UNFENCED).await;
+    let missing = "tables whose updates and deletes are missing on the target: public.keyless";
+    assert_eq!(answer["warnings"], serde_json::json!([missing]));
     assert_eq!(pair.target("SELECT oid FROM pg_largeobject_metadata").await, [[Some("777".to_owned())]]);
+    let rows = "SELECT string_agg(a::text, ' ' ORDER BY a) FROM keyless";
+    assert_eq!(
+        (pair.source_value(rows).await, pair.target_value(rows).await),
+        ("1 3 4".into(), "1 2 4".into())
+    );
 
     // One that may not be read, and one that is in the way.
     pair.source("SELECT lo_from_bytea(3000, 'secret')").await;
+    pair.assert_removes().await;
     let check = pair.command("check").run().await;
     check.assert(3, &["source-large-objects", "may not read 1 large object"]);
     pair.source("SELECT lo_unlink(3000)").await;
-    pair.assert_removes().await;
     owner.batch_execute("SELECT lo_from_bytea(777, 'of the source')").await.unwrap();
-    pair.target("DROP TABLE t").await;
+    pair.target("DROP TABLE t, keyless").await;
     let ended = pair.migrate().run().await;
     ended.assert(5, &["large object 777 of the target is in the way", "SELECT lo_unlink(777)"]);
 }
@@ -335,13 +394,13 @@ async fn tables_of_extensions() {
     pair.target("CREATE EXTENSION walferry_theirs").await;
     let check =
         pair.command("check").arguments(&["--excluded-extensions", "walferry_ours,citext"]).run().await;
-    check.assert(3, &["walferry_ours, citext: left out, but needed by: column m of table public.moods\n"]);
+    check.assert(3, &["citext, walferry_ours: left out, but needed by: column m of table public.moods\n"]);
     let without_citext = ["--excluded-extensions", "citext"];
     let check = pair.command("check").arguments(&without_citext).run().await;
     check.assert(0, &["target-extension-tables", "public.walferry_theirs_jobs"]);
     assert!(!check.stdout.contains("source-excluded-extensions"), "{}", check.stdout);
 
-    let engine = started(&pair, &without_citext).await;
+    let mut engine = started(&pair, &without_citext).await;
     assert_same(&pair, OURS).await;
     assert_eq!(pair.target_value("SELECT count(*) FROM pg_extension WHERE extname = 'citext'").await, "0");
     let changes = "
@@ -349,20 +408,21 @@ async fn tables_of_extensions() {
         DELETE FROM walferry_ours_jobs WHERE id = 2; DELETE FROM walferry_ours_settings WHERE id = 11;
         UPDATE walferry_ours_settings SET body = 'new' WHERE id = 10; INSERT INTO walferry_ours_settings VALUES (12, 'new')";
     owner.batch_execute(changes).await.unwrap();
-    stopped(&pair, engine).await;
+    engine.wait_drained(&pair).await;
     let jobs = "SELECT * FROM walferry_ours_jobs ORDER BY id";
     assert_same(&pair, jobs).await;
-    let without = |raw: &mut RawConfig| raw.excluded_extensions = Some("citext".to_owned());
-    bring_up_to_date(&pair, without).await;
+    given_up_at_the_end(&pair, "INSERT INTO moods VALUES (2, 'sad')", async || {}).await;
     assert_same(&pair, OURS).await;
 
     // What cannot be written there is said as soon as it has to be.
     owner.batch_execute("INSERT INTO walferry_theirs_settings VALUES (10, 'ours')").await.unwrap();
-    let refused = try_to_bring_up_to_date(&pair, Stream::Ended, without).await.unwrap_err().to_string();
+    let refused = answered(asked(&pair, &UNFENCED), 5).await["error"].to_string();
     assert!(refused.contains("walferry_theirs_settings") && refused.contains("--no-replicate"), "{refused}");
-    try_to_bring_up_to_date(&pair, Stream::Ended, |raw| raw.no_replicate_extension_tables = true)
-        .await
-        .unwrap();
+    engine.terminate(0).await;
+    let without = ["--excluded-extensions", "citext", "--no-replicate-extension-tables"];
+    let mut engine = started(&pair, &without).await;
+    cuts_over(&pair, &mut engine, &UNFENCED).await;
+    assert_same(&pair, OURS).await;
     pair.assert_removes().await;
 
     pair.target("DROP TABLE moods; DROP EXTENSION walferry_ours").await;

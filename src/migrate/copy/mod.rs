@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_postgres::Client;
 use tracing::Instrument;
 
@@ -26,7 +27,7 @@ use crate::status::{Metrics, StatusHandle, TableState};
 use crate::wire::{self, ConnInfo, RelayError, Session, SessionOptions, relay};
 
 use super::joined;
-use super::objects::unhurried;
+use super::objects::{statements_until, unhurried};
 use pieces::{Emptied, Manner, Piece};
 
 /// What a copy needs.
@@ -53,8 +54,8 @@ pub struct Copy {
     /// The target's triggers and foreign keys are there already: they must not act.
     pub as_replica: bool,
     /// The tables are copied already, and are replaced: each is emptied and copied in one transaction, together with
-    /// what is recorded of it, which keeps its state.
-    pub again: bool,
+    /// what is recorded of it, which keeps its state. Until then at the latest: see [`statements_until`].
+    pub again: Option<Instant>,
     /// Pairs of sessions.
     pub jobs: usize,
     /// Where progress is shown.
@@ -97,7 +98,8 @@ impl Copy {
     /// When either side fails; the tables that were finished stay finished.
     pub async fn run(&self, tables: Vec<Table>, rows: Vec<RelationRow>) -> Result<()> {
         // An extension's table is emptied when it is copied, of some rows alone.
-        let own = rows.iter().zip(&tables).filter(|(_, table)| !self.again && table.extension.is_none());
+        let fresh = self.again.is_none();
+        let own = rows.iter().zip(&tables).filter(|(_, table)| fresh && table.extension.is_none());
         let half: Vec<&QualifiedName> =
             own.filter(|(row, _)| row.state == RelationState::Copying).map(|(row, _)| &row.name).collect();
         if !half.is_empty() {
@@ -109,7 +111,7 @@ impl Copy {
             })?;
         }
         let manners = self.manners(&tables).await?;
-        let pieces = pieces::pieces(&tables, self.ranges && !self.again, self.jobs);
+        let pieces = pieces::pieces(&tables, self.ranges && self.again.is_none(), self.jobs);
         let mut ongoing = HashMap::new();
         for (index, row) in rows.into_iter().enumerate() {
             let pieces_left = pieces.iter().filter(|piece| piece.table == index).count();
@@ -134,7 +136,7 @@ impl Copy {
         let manner = |table: &Table| {
             let there = found.get(&table.name);
             let manner = Manner::of(table, there);
-            let emptied = if self.again { Emptied::again(there) } else { manner.emptied };
+            let emptied = if self.again.is_some() { Emptied::again(there) } else { manner.emptied };
             Manner { freeze: manner.freeze && !self.as_replica, emptied, ..manner }
         };
         Ok(tables.iter().map(manner).collect())
@@ -145,6 +147,10 @@ impl Copy {
         let options = SessionOptions { settings: unhurried(), ..SessionOptions::new("walferry copy") };
         let target = Session::connect(&self.target, &options).await;
         let mut target = target.map_err(|error| error.into_failure(Side::Target))?;
+        if let Some(deadline) = self.again {
+            let bound = target.execute(&statements_until(deadline)).await;
+            bound.map_err(|error| error.into_failure(Side::Target))?;
+        }
         if self.as_replica {
             become_replica(&mut target).await?;
         }
@@ -152,7 +158,7 @@ impl Copy {
             self.begin(shared, piece).await?;
             let rows = self.copy(&mut source, &mut target, shared, piece).await?;
             let counted = self.count(shared, piece, rows);
-            if self.again {
+            if self.again.is_some() {
                 let recorded = target.execute(&set_relation(&self.migration, &counted.row)).await;
                 recorded.map_err(|error| error.into_failure(Side::Target))?;
             }
@@ -256,7 +262,7 @@ impl Copy {
         let name = &shared.tables[piece.table].name;
         let row = shared.with(name, |table| {
             let first = !std::mem::replace(&mut table.begun, true);
-            if !self.again {
+            if self.again.is_none() {
                 table.row.state = RelationState::Copying;
             }
             if first {
@@ -265,7 +271,7 @@ impl Copy {
             first.then(|| table.row.clone())
         });
         if let Some(row) = row {
-            if !self.again {
+            if self.again.is_none() {
                 Store::new(&self.control, &self.migration).set_relation(&row).await?;
             }
             self.show(&row, 0, TableState::Copying);
@@ -282,7 +288,7 @@ impl Copy {
             table.rows_under_way = table.rows_under_way.saturating_sub(rows);
             let finished = table.pieces_left == 0;
             if finished {
-                if !self.again {
+                if self.again.is_none() {
                     table.row.state = RelationState::Copied;
                 }
                 table.row.copy_lsn = Some(self.copy_lsn);
@@ -295,12 +301,12 @@ impl Copy {
     async fn end(&self, counted: &Counted) -> Result<()> {
         let Counted { row, rows_under_way, finished } = counted;
         if *finished {
-            if !self.again {
+            if self.again.is_none() {
                 Store::new(&self.control, &self.migration).set_relation(row).await?;
             }
             tracing::info!(table = %row.name, rows = row.rows_copied, bytes = row.bytes_copied, "table copied");
         }
-        let done = if self.again { TableState::Streaming } else { TableState::Copied };
+        let done = if self.again.is_some() { TableState::Streaming } else { TableState::Copied };
         self.show(row, *rows_under_way, if *finished { done } else { TableState::Copying });
         Ok(())
     }

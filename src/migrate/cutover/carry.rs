@@ -1,16 +1,18 @@
 //! What replication does not carry, brought up to date while nobody writes.
 
+use tokio::time::Instant;
 use tokio_postgres::Client;
 
 use crate::config::Keyless;
 use crate::error::{Failure, Result, Side};
 use crate::migrate::attempt::Attempt;
+use crate::migrate::filter::moved;
 use crate::migrate::sequences;
 use crate::pg::Sql;
 use crate::source;
-use crate::source::catalog::{self, Persistence, SequenceValues, Table, TableKind};
+use crate::source::catalog::{SequenceValues, Table};
 
-use super::fence::{at_source, some};
+use super::fence::some;
 
 /// What was carried, and what was not.
 #[derive(Debug)]
@@ -22,21 +24,22 @@ pub(super) struct Carried {
 }
 
 impl Attempt<'_> {
-    /// Sequences, then all that [`crate::migrate::uncarried`] is about; `source` is a session that may write.
+    /// Sequences, then all that [`crate::migrate::uncarried`] is about; `source` is a session that may write, and what
+    /// takes long on the target ends by itself soon after the `deadline`.
     ///
     /// # Errors
     /// When either side refuses, or does not answer in time.
-    pub(super) async fn carry_rest(&self, source: &Client) -> Result<Carried> {
+    pub(super) async fn carry_rest(&self, source: &Client, deadline: Instant) -> Result<Carried> {
         let target = self.migration.sides.target_client().await?;
         let sequences = sequences::carry(source, &target).await?;
-        self.bring_up_to_date().await?;
+        self.bring_up_to_date(deadline).await?;
         let mut warnings = Vec::new();
         let missing = missing_sequences(&target, &sequences).await?;
         if !missing.is_empty() {
             warnings.push(format!("sequences that the target does not have: {}", some(&missing)));
         }
         if self.migration.contents.keyless == Keyless::Ignore {
-            let tables = catalog::tables(source).await.map_err(at_source)?;
+            let tables = moved(&self.source_tables().await?, &self.migration.filter, &self.row.dbname);
             let ignored = tables.iter().filter(|table| is_ignored(table)).map(|table| table.name.to_string());
             let ignored: Vec<String> = ignored.collect();
             if !ignored.is_empty() {
@@ -48,9 +51,9 @@ impl Attempt<'_> {
     }
 }
 
-/// Tables whose updates and deletes the stream does not have.
+/// Whether the stream has no updates and deletes of it.
 fn is_ignored(table: &Table) -> bool {
-    table.kind == TableKind::Plain && table.persistence == Persistence::Permanent && !table.has_identity()
+    table.is_leaf() && table.is_followed() && !table.has_identity()
 }
 
 /// Those of the tables that the target does not have.

@@ -33,7 +33,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_postgres::Client;
 
 use crate::apply::Request;
-use crate::apply::store::{RelationState, Store};
+use crate::apply::store::{RelationRow, RelationState, Store};
 use crate::config::FenceKind;
 use crate::error::{Definite, Failure, Result, Side, Transient};
 use crate::limits::{REQUEST_POLL, UNFENCED_WATCH};
@@ -228,7 +228,7 @@ impl Attempt<'_> {
     async fn refuse_uncopied(&mut self) -> Result<()> {
         let tables = self.look_at_source_tables().await?;
         let relations = self.store().relations().await?;
-        let copied = |row: &&crate::apply::store::RelationRow| row.state == RelationState::Copied;
+        let copied = |row: &&RelationRow| row.state == RelationState::Copied;
         let mut left: Vec<String> =
             relations.iter().filter(|row| !copied(row)).map(|row| row.name.to_string()).collect();
         let snapshot = self.migration.status.snapshot();
@@ -237,7 +237,9 @@ impl Attempt<'_> {
         if !left.is_empty() {
             return Err(Definite::new("tables are not copied").detail(some(&left)).hint(WHEN_SYNCED).into());
         }
-        let followed = |table: &Table| relations.iter().any(|row| is(row, table));
+        // One that is not in the stream may have been made anew under its name.
+        let anew = |row: &RelationRow, table: &Table| !table.is_followed() && row.name == table.name;
+        let followed = |table: &Table| relations.iter().any(|row| is(row, table) || anew(row, table));
         let others = tables.iter().filter(|table| table.kind == TableKind::Plain && !followed(table));
         let mut missing: Vec<String> = others.map(|table| table.name.to_string()).collect();
         missing.extend(carry::missing_tables(&self.target, tables.iter().filter(|t| followed(t))).await?);
@@ -312,7 +314,8 @@ impl Attempt<'_> {
 
     async fn carry(&mut self, client: &Client) -> Result<SequenceValues> {
         self.under_way().waits_for = "what replication does not carry".to_owned();
-        let carried = self.carry_rest(client).await?;
+        let deadline = self.under_way().deadline();
+        let carried = self.carry_rest(client, deadline).await?;
         self.under_way().status.warnings.extend(carried.warnings);
         Ok(carried.sequences)
     }

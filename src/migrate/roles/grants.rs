@@ -15,7 +15,8 @@ use crate::pg::Sql;
 use crate::source::Dialect;
 use crate::source::catalog::{self, DefaultPrivilege, Object, Privilege};
 
-/// Makes the privileges on the target's objects, whose owners are `owners`, what they are on the source.
+/// Makes the privileges on the target's objects what they are on the source: on those that `owners` has the target's
+/// owner of, which must be on both sides. The source may have one without any privilege.
 pub(super) async fn carry(
     source: &Client,
     target: &Client,
@@ -106,10 +107,8 @@ fn difference(
     };
     let grants = Gathered::of(wanted.iter().filter(concerned).filter(lacks));
     let had: HashSet<Key<'_>> = wanted.iter().map(key).collect();
-    let there: HashSet<&Object> = wanted.iter().map(|wanted| &wanted.object).collect();
     let too_much = |found: &&Privilege| {
-        there.contains(&found.object)
-            && !had.contains(&key(found))
+        !had.contains(&key(found))
             && found.grantee.as_ref() != Some(&parties.me)
             && (found.privilege != "MAINTAIN" || source.has_maintain())
     };

@@ -8,7 +8,7 @@
 //! An object stays with the target's user where its owner is reserved or left out. Its owner's privileges are then
 //! granted like anybody's, if the owner is on the target.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use tokio_postgres::Client;
 
@@ -30,7 +30,7 @@ pub async fn carry_objects(source: &Client, target: &Client, ignored: &[String])
     let defaults =
         catalog::default_privileges(source).await.map_err(|error| error.into_failure(Side::Source))?;
     let wanted = catalog::owners(source).await.map_err(|error| error.into_failure(Side::Source))?;
-    let found = owners(target).await?;
+    let found = owners_on(target).await?;
     let mut refused = Vec::new();
     let owners = wanted.iter().filter(|owned| owned.alterable).map(|owned| owned.owner.as_str());
     let needed: BTreeSet<&str> = owners.chain(defaults.iter().map(|entry| entry.role.as_str())).collect();
@@ -39,23 +39,18 @@ pub async fn carry_objects(source: &Client, target: &Client, ignored: &[String])
     for statements in parties.transfers(&wanted, &found) {
         refused.extend(execute(target, &statements, Within::Session).await?);
     }
-    let found = owners_by_object(owners_of(target).await?);
+    let mut found = owners_on(target).await?;
+    let of_source: HashSet<&Object> = wanted.iter().map(|owned| &owned.object).collect();
+    found.retain(|object, _| of_source.contains(object));
     refused.extend(grants::carry(source, target, &parties, &found).await?);
     refused.extend(grants::carry_defaults(target, &parties, &defaults).await?);
     log_refused(&refused);
     Ok(refused)
 }
 
-async fn owners(target: &Client) -> Result<HashMap<Object, String>> {
-    Ok(owners_by_object(owners_of(target).await?))
-}
-
-async fn owners_of(target: &Client) -> Result<Vec<Owned>> {
-    catalog::owners(target).await.map_err(|error| error.into_failure(Side::Target))
-}
-
-fn owners_by_object(owned: Vec<Owned>) -> HashMap<Object, String> {
-    owned.into_iter().map(|owned| (owned.object, owned.owner)).collect()
+async fn owners_on(target: &Client) -> Result<HashMap<Object, String>> {
+    let owned = catalog::owners(target).await.map_err(|error| error.into_failure(Side::Target))?;
+    Ok(owned.into_iter().map(|owned| (owned.object, owned.owner)).collect())
 }
 
 /// Which roles there are to speak of.
@@ -89,17 +84,21 @@ impl Parties {
     ) -> Result<Self> {
         let dialect = crate::source::Dialect::of(target).await;
         let options = dialect.map_err(|error| error.into_failure(Side::Target))?.self_grant();
-        let missing =
-            owners.iter().filter(|owner| self.both.contains(**owner) && !self.able.contains(**owner));
-        let join = |owner: &&str| Sql::new("GRANT ").ident(owner).text(" TO ").ident(&self.me).text(options);
-        let statements: Vec<Sql> = missing.map(join).collect();
-        if statements.is_empty() {
+        let missing = owners.iter().filter(|owner| self.both.contains(**owner) && !self.may_own(owner));
+        let missing: Vec<&str> = missing.copied().collect();
+        if missing.is_empty() {
             return Ok(self);
         }
-        refused.extend(execute(target, &statements, Within::Session).await?);
+        let join = |owner: &&str| Sql::new("GRANT ").ident(owner).text(" TO ").ident(&self.me).text(options);
+        let statements: Vec<Sql> = missing.iter().map(join).collect();
+        let said = execute(target, &statements, Within::Session).await?;
         let there = catalog::roles(target).await.map_err(|error| error.into_failure(Side::Target))?;
         let able = there.into_iter().filter(|role| role.inherited && role.assumable);
         self.able = able.map(|role| role.name).collect();
+        // Another session of ours, for another database, may have done the same meanwhile, and been in the way.
+        let still = missing.iter().zip(&statements).filter(|(owner, _)| !self.may_own(owner));
+        let still: Vec<&Sql> = still.map(|(_, statement)| statement).collect();
+        refused.extend(said.into_iter().filter(|refused| still.contains(&&refused.statement)));
         Ok(self)
     }
 

@@ -25,11 +25,14 @@ pub mod views;
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use tokio::time::Instant;
+
 use crate::apply::Tables;
 use crate::apply::store::{RelationRow, RelationState};
 use crate::config::{Contents, Keyless};
 use crate::error::{Result, Side};
 use crate::pg::{QualifiedName, SourceLsn};
+use crate::source;
 use crate::source::catalog::{self, ExtensionTable, Table, TableKind};
 
 pub use identities::{before, put_back};
@@ -39,6 +42,7 @@ use super::attempt::Attempt;
 use super::copy::Copy;
 use super::drift::is;
 use super::late::announced;
+use super::objects::statements_until;
 use super::{publications, snapshot};
 use large_objects::LargeObjects;
 
@@ -52,11 +56,12 @@ pub fn with_extensions(tables: Vec<Table>, contents: &Contents) -> Vec<Table> {
 impl Attempt<'_> {
     /// Brings everything up to date that the stream does not. The stream runs on, and has brought all that the source wrote.
     /// When nothing came of it afterwards either, [`crate::apply::store::Store::keep_copied_again`] says so; else the attempt has to end, and the
-    /// next one copies the tables in question afresh.
+    /// next one copies the tables in question afresh. Whoever gives it up at the `deadline` leaves no long statement to
+    /// the target.
     ///
     /// # Errors
     /// When a side does not answer, or something cannot be read or written: what was done stays done.
-    pub(super) async fn bring_up_to_date(&self) -> Result<()> {
+    pub(super) async fn bring_up_to_date(&self, deadline: Instant) -> Result<()> {
         let Again { tables, mut rows, streamed } = self.copied_again().await?;
         for row in &mut rows {
             row.state = RelationState::Copied;
@@ -67,18 +72,21 @@ impl Attempt<'_> {
         }
         if streamed.is_empty() {
             // Where nothing of it is in the stream, the position means nothing, and no slot has to wait for others.
-            let at_source = |error: crate::source::Error| error.into_failure(Side::Source);
+            let at_source = |error: source::Error| error.into_failure(Side::Source);
             let wal = catalog::current_wal(&self.source).await.map_err(at_source)?;
             let snapshot = snapshot::export(&self.migration.sides.source).await?;
-            self.replace(&snapshot.id, wal, tables, rows).await?;
+            self.replace(&snapshot.id, wal, tables, rows, deadline).await?;
             self.carry_large_objects(&snapshot.id).await?;
         } else {
             let snapshot = self.snapshot().await?;
-            self.replace(&snapshot.id, snapshot.consistent_point, tables, rows).await?;
+            self.replace(&snapshot.id, snapshot.consistent_point, tables, rows, deadline).await?;
             self.carry_large_objects(&snapshot.id).await?;
         }
-        // A session of its own: a cutover that is given up leaves a long statement to the server.
+        // A session of its own: one that is given up in the middle of a statement leaves it to the server.
         let target = self.migration.sides.target_client().await?;
+        let bound = target.batch_execute(statements_until(deadline).as_str()).await;
+        bound
+            .map_err(|error| source::Error::new("a bound on statements", error).into_failure(Side::Target))?;
         views::refresh(&self.source, &target, Which::All).await
     }
 
@@ -88,8 +96,9 @@ impl Attempt<'_> {
         at: SourceLsn,
         tables: Vec<Table>,
         rows: Vec<RelationRow>,
+        deadline: Instant,
     ) -> Result<()> {
-        Copy { again: true, ..self.copy(snapshot, at, true).await? }.run(tables, rows).await
+        Copy { again: Some(deadline), ..self.copy(snapshot, at, true).await? }.run(tables, rows).await
     }
 
     /// The large objects, as the exported `snapshot` shows them.

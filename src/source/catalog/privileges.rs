@@ -343,7 +343,7 @@ WITH namespace AS (
 ), every AS (
     SELECT 'SCHEMA' AS kind, 'pg_namespace'::regclass AS classid, n.oid, n.nspowner AS owner, n.nspacl AS acl,
            'n'::\"char\" AS letter, NULL::text AS schema, true AS alterable
-    FROM pg_namespace n JOIN namespace USING (oid)
+    FROM pg_namespace n JOIN namespace s ON s.oid = n.oid
     UNION ALL SELECT CASE c.relkind WHEN 'S' THEN 'SEQUENCE' WHEN 'v' THEN 'VIEW' WHEN 'm' THEN 'MATERIALIZED VIEW'
                WHEN 'f' THEN 'FOREIGN TABLE' ELSE 'TABLE' END, 'pg_class'::regclass, c.oid, c.relowner, c.relacl,
            (CASE c.relkind WHEN 'S' THEN 's' ELSE 'r' END)::\"char\", n.nspname::text,

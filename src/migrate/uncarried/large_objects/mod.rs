@@ -20,6 +20,7 @@ use std::sync::Arc;
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use tokio_postgres::{Client, Row};
+use tracing::Instrument;
 
 use crate::error::{Definite, Failure, Result, Side, Transient};
 use crate::limits::LARGE_OBJECTS_PER_STEP;
@@ -89,7 +90,7 @@ impl LargeObjects {
         let mut work = JoinSet::new();
         for _ in 0..self.jobs {
             let (all, next) = (self.clone(), Arc::clone(&next));
-            work.spawn(async move { all.work(&next).await });
+            work.spawn(async move { all.work(&next).await }.in_current_span());
         }
         let mut tally = Tally::default();
         while let Some(done) = work.join_next().await {
