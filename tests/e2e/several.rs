@@ -198,3 +198,54 @@ async fn removed(pair: &Pair) {
     }
     pair.command("remove").run().await.assert(0, &["nothing to drop"]);
 }
+
+/// One has the only slot that there is; the other falls back, and each comes to its own end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_is_followed_the_other_dumped() {
+    let pair = Pair::with(|options| {
+        options.databases = ["followed", "dumped", "defaultdb"].map(str::to_owned).to_vec();
+        options.source_options = options.source_options.clone().setting("max_replication_slots", "1");
+    })
+    .await;
+    for name in ["followed", "dumped"] {
+        let tables = "SET ROLE app_owner; CREATE TABLE t (a int PRIMARY KEY, b text);
+                      INSERT INTO t SELECT g, 'x' FROM generate_series(1, 500) g;
+                      CREATE TABLE u (a int PRIMARY KEY); INSERT INTO u VALUES (1); SELECT lo_from_bytea(4711, 'large')";
+        source(&pair, name, tables).await;
+    }
+    let skipping = ["--skip-table", "public.u"];
+    let begin =
+        pair.migrate().arguments(&skipping).arguments(&["--database", "followed", "--until", "copied"]);
+    begin.run().await.assert(0, &["replication slot created"]);
+
+    let both = ["--database", "followed,dumped"];
+    pair.command("check").arguments(&both).run().await.assert(0, &["falls back to pg_dump"]);
+    let mut engine = pair.migrate().arguments(&both).start();
+    let ends =
+        |details: &BTreeMap<String, Value>| phases(details) == [("dumped", "done"), ("followed", "syncing")];
+    engine.wait_details("one is dumped, the other followed", ends).await;
+    let shown = status(&pair).run().await;
+    let shown: Value = serde_json::from_str(&shown.stdout).unwrap();
+    assert_eq!(shown["migration"]["method"], "", "{shown:#}");
+    let details = engine.details().await;
+    assert_eq!(details["dumped"]["method"], "pg_dump");
+    assert!(
+        details["dumped"]["method_reason"].as_str().unwrap().contains("max_replication_slots"),
+        "{details:?}"
+    );
+    assert_eq!(details["followed"]["method"], "replication");
+
+    source(&pair, "followed", "SET ROLE app_owner; INSERT INTO t VALUES (0, 'later')").await;
+    let cut_over = pair.command("cutover").run().await;
+    cut_over.assert(0, &["followed: done", "moved by method pg_dump, and done: left as it is"]);
+    engine.wait_exit(0, PATIENCE).await;
+    for (name, rows) in [("followed", "501"), ("dumped", "500")] {
+        let counts = "SELECT (SELECT count(*) FROM t), (SELECT count(*) FROM u), (SELECT count(*) FROM pg_largeobject_metadata)";
+        let found = pair.cluster.target.sql(name, counts).await.unwrap();
+        let found: Vec<_> = found[0].iter().map(|value| value.as_deref().unwrap()).collect();
+        assert_eq!(found, [rows, "0", "1"], "{name}");
+    }
+    let only = pair.command("cutover").arguments(&["--database", "dumped"]).run().await;
+    only.assert(5, &["there is nothing to cut over", "NOT carried"]);
+    pair.command("remove").run().await.assert(0, &["dropped replication slot", "database \"dumped\""]);
+}
