@@ -78,6 +78,12 @@ async fn find(sides: &Sides, texts: &[&String]) -> Result<Found> {
     let row = store.migration().await?;
     let row = row.ok_or_else(|| Definite::new("the migration was removed meanwhile"))?;
     let phase = Phase::from_name(&row.phase).ok_or_else(|| unknown_phase(&row.phase))?;
+    if phase == Phase::Done {
+        return Err(Definite::new("the migration is done: nothing is copied any more")
+            .detail(format!("database {:?}", row.dbname))
+            .hint("copy what differs by hand, or start afresh: `walferry remove`, an empty database, `walferry migrate`")
+            .into());
+    }
     if !matches!(phase, Phase::CatchingUp | Phase::Syncing) {
         return Err(Definite::new(format!("the first copy is not complete: the phase is {phase}"))
             .hint("run `walferry migrate` until it follows; then stop it, and run this again")

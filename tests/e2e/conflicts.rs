@@ -378,7 +378,7 @@ async fn resync() {
         ("other.item", "did you mean public.item?"),
         ("public.nothing_like_it", "`walferry status` lists its tables"),
         ("item", "give schema.table"),
-        ("shop.public.item", "of database \"defaultdb\", not of \"shop\""),
+        ("shop.public.item", "its databases: defaultdb"),
     ] {
         resync(&["public.item", table]).run().await.assert(2, &[hint]);
     }
@@ -388,8 +388,9 @@ async fn resync() {
     pair.target(r#"UPDATE item SET b = 'theirs'; DELETE FROM two; INSERT INTO "Odd"."A.b" VALUES (9)"#).await;
     pair.source("SET ROLE app_owner; INSERT INTO item VALUES (3, 'z'); DELETE FROM part WHERE a = 2; DELETE FROM item WHERE a = 2").await;
     let named = ["public.ITEM", "defaultdb.public.part", r#""Odd"."A.b""#];
-    let lines = ["public.item is copied", "public.one is", "public.two is", r#""Odd"."A.b" is copied"#];
-    resync(&named).run().await.assert(0, &lines);
+    let tables = ["public.item", "public.one", "public.two", r#""Odd"."A.b""#];
+    let lines = tables.map(|table| format!("{table} of database \"defaultdb\" is copied afresh"));
+    resync(&named).run().await.assert(0, &lines.each_ref().map(String::as_str));
     assert_eq!(pair.target_value(copied).await, "0");
     let mut engine = launch.start();
     engine.wait_phase("syncing").await;
