@@ -379,6 +379,12 @@ impl<'a> Store<'a> {
         self.execute(sql, &[&self.name, &name.schema, &name.name]).await
     }
 
+    /// How many changes were left out since they did not fit.
+    pub async fn skipped_conflicts(&self) -> Result<i64> {
+        let sql = "SELECT count(*) FROM walferry.conflict WHERE migration = $1 AND resolution = 'skipped'";
+        Ok(self.one(sql, &[&self.name]).await?.get(0))
+    }
+
     /// Records that the tables that were copied again are as they should be.
     pub async fn keep_copied_again(&self) -> Result<()> {
         let sql = "UPDATE walferry.relation SET state = 'copied'

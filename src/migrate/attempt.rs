@@ -12,6 +12,7 @@ use crate::apply::store::{MigrationRow, Origin, RelationRow, RelationState, Stor
 use crate::config::{Method, Until};
 use crate::engine::{Monitor, MonitorInput};
 use crate::error::{Definite, Failure, Result, Side, Transient};
+use crate::limits::CONNECTIONS_BESIDE_JOBS;
 use crate::pg::{EndLsn, QualifiedName, RelationId, SlotName, SourceLsn, SystemId};
 use crate::source::Dialect;
 use crate::source::catalog::{self, Table, TableKind};
@@ -138,6 +139,7 @@ impl Migration {
             },
             Err(failure) => Err(failure),
         };
+        context.fenced = attempt.cutover.as_ref().is_some_and(Cutover::is_fenced);
         context.cutover = attempt.cutover.take().filter(|cutover| !cutover.is_concluding());
         ended
     }
@@ -447,9 +449,9 @@ impl Attempt<'_> {
             snapshot::end_temporary(&self.source, &temporary).await?;
             return snapshot::create(source, &self.source, &temporary, true).await;
         }
-        let tables = self.identified(self.source_tables().await?).await?;
+        let tables = moved(&self.source_tables().await?, &self.migration.filter, &self.row.dbname);
+        let tables = self.identified(tables).await?;
         let dialect = Dialect::new(self.source_version().await?);
-        let tables = moved(&tables, &self.migration.filter, &self.row.dbname);
         Publications::of(&tables, dialect).create(&self.source, &self.row.publications).await?;
         let rows: Vec<RelationRow> =
             tables.iter().filter(|t| t.kind == TableKind::Plain).map(relation_row).collect();
@@ -488,7 +490,8 @@ impl Attempt<'_> {
         objects::analyze(&self.migration.sides.target, &self.target, self.migration.jobs).await?;
         sequences::carry(&self.source, &self.target).await?;
         let ignored = &self.migration.sides.ignored_roles;
-        carry_database(&self.source, &self.target, ignored).await?;
+        let sessions = self.migration.jobs + CONNECTIONS_BESIDE_JOBS;
+        carry_database(&self.source, &self.target, ignored, sessions).await?;
         carry_objects(&self.source, &self.target, ignored).await?;
         Ok(())
     }

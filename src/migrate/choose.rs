@@ -199,6 +199,28 @@ async fn tables_of(sides: &Sides) -> Result<Option<Vec<QualifiedName>>> {
     }
 }
 
+/// The databases of the source that the migration takes and was not begun in yet.
+///
+/// # Errors
+/// When a side does not answer.
+pub(super) async fn databases_waiting(sides: &Sides) -> Result<Vec<String>> {
+    let target = sides.target_client().await?;
+    let mut begun = Vec::new();
+    for looked in look(sides, &target).await? {
+        begun.extend(looked.begun?.map(|row| (looked.name, row)));
+    }
+    let rows: Vec<(&str, &MigrationRow)> = begun.iter().map(|(name, row)| (name.as_str(), row)).collect();
+    if rows.iter().all(|(_, row)| row.phase == Phase::Done.as_str()) {
+        return Ok(Vec::new());
+    }
+    let source = sides.source_client().await?;
+    let on_source = catalog::all_databases(&source).await.map_err(source_failed)?;
+    let selection = remembered(&Selection::default(), &rows);
+    let mut names = selected(sides, &on_source, &selection, &rows).await?;
+    names.retain(|name| rows.iter().all(|(begun, _)| begun != name));
+    Ok(names)
+}
+
 /// The databases in `only` that the migration was begun in; all of them where there are none.
 ///
 /// # Errors

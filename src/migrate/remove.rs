@@ -145,12 +145,17 @@ async fn remove_database(
         let source = match sides.source_client().await {
             Ok(source) => source,
             Err(failure) if force => {
+                let fence = fenced(sides, &store, Phase::from_name(&row.phase)).await;
                 store.remove().await?;
-                return Err(left_on_source(row, &identities, &failure).into());
+                return Err(left_on_source(row, &identities, fence, &failure).into());
             }
             Err(failure) => return Err(source_unreachable(&failure)),
         };
-        drop_on_source(sides, &source, row, &store, &identities, dropped).await?;
+        match settle_fence(sides, &store, Phase::from_name(&row.phase)).await {
+            Err(failure) if force => tracing::warn!(%failure, "the fence may still stand"),
+            settled => settled?,
+        }
+        drop_on_source(&source, row, &identities, dropped).await?;
     }
     dropped.push(forget(sides, &store).await?);
     drop(lock);
@@ -158,14 +163,11 @@ async fn remove_database(
 }
 
 async fn drop_on_source(
-    sides: &Sides,
     source: &Client,
     row: &MigrationRow,
-    store: &Store<'_>,
     identities: &[ChangedIdentity],
     dropped: &mut Vec<String>,
 ) -> Result<()> {
-    settle_fence(sides, store, Phase::from_name(&row.phase)).await?;
     let slot = catalog::slot(source, row.slot.as_str()).await.map_err(source_failed)?;
     if slot.is_some() {
         snapshot::drop_slot(source, &row.slot).await?;
@@ -205,6 +207,15 @@ async fn settle_fence(sides: &Sides, store: &Store<'_>, phase: Option<Phase>) ->
         tracing::warn!("left on the source, so that nobody writes to it by mistake: {setting}");
     }
     Ok(())
+}
+
+/// What a cutover that did not come to its end may have left on a source that cannot be reached.
+async fn fenced(sides: &Sides, store: &Store<'_>, phase: Option<Phase>) -> Option<String> {
+    let fence = cutover::left_fence(store).await.ok().flatten().filter(|_| phase != Some(Phase::Done))?;
+    let dbname = sides.source.dbname();
+    Some(
+        cutover::left_on_source(dbname, &fence).unwrap_or_else(|| "undo what --fence-command did".to_owned()),
+    )
 }
 
 async fn forget(sides: &Sides, store: &Store<'_>) -> Result<String> {
@@ -345,7 +356,12 @@ fn source_unreachable(failure: &Failure) -> Failure {
 }
 
 /// The target's side is gone, the source's side could not be reached: how to drop that by hand.
-fn left_on_source(row: &MigrationRow, identities: &[ChangedIdentity], failure: &Failure) -> Definite {
+fn left_on_source(
+    row: &MigrationRow,
+    identities: &[ChangedIdentity],
+    fence: Option<String>,
+    failure: &Failure,
+) -> Definite {
     let drop_slot = Sql::new("SELECT pg_drop_replication_slot(").literal(row.slot.as_str()).text(")");
     let drop_publications =
         Sql::new("DROP PUBLICATION ").list(&row.publications, ", ", |sql, name| sql.ident(name));
@@ -353,5 +369,8 @@ fn left_on_source(row: &MigrationRow, identities: &[ChangedIdentity], failure: &
         identities.iter().map(|changed| format!("; {}", before(&changed.name, changed))).collect();
     Definite::new("the target's side is removed, the source could not be reached")
         .detail(failure.to_string())
-        .hint(format!("if the source still lives, run there: {drop_slot}; {drop_publications}{identities};"))
+        .hint(format!(
+            "if the source still lives, run there: {drop_slot}; {drop_publications}{identities};{}",
+            fence.map_or_else(String::new, |fence| format!(" it is fenced: {fence}"))
+        ))
 }

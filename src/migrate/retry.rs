@@ -42,6 +42,8 @@ pub(super) struct Context {
     pub spill_failed: bool,
     /// A cutover that an attempt did not get to its end: that is still to be recorded, or its fence to be taken down.
     pub cutover: Option<Cutover>,
+    /// The last attempt ended while the source was fenced, or may have been.
+    pub fenced: bool,
 }
 
 /// Attempts, until one ends as it should or nothing helps any more.
@@ -89,7 +91,7 @@ pub(super) async fn run(migration: &Migration, turn: Option<Turn>) -> Result<Exi
         };
         if stopped {
             // Whoever stops it has to know that the source cannot be written to.
-            if context.cutover.as_ref().is_some_and(Cutover::is_fenced) {
+            if context.fenced {
                 ended(migration, &context, Phase::Failed, &failure.to_string()).await;
                 return Err(failure);
             }

@@ -45,7 +45,7 @@ impl SessionOptions {
 
 /// Settings of every session, known to every supported server. Without a word of warning, `array_nulls = off` makes
 /// texts of an array's NULLs, and another `lc_monetary` other amounts of money.
-const SETTINGS: [(&str, &str); 15] = [
+const SETTINGS: [(&str, &str); 17] = [
     ("DateStyle", "ISO"),
     ("IntervalStyle", "postgres"),
     ("extra_float_digits", "3"),
@@ -58,6 +58,8 @@ const SETTINGS: [(&str, &str); 15] = [
     ("xmloption", "content"),
     ("search_path", "pg_catalog"),
     ("row_security", "off"),
+    ("default_transaction_isolation", "read committed"),
+    ("default_transaction_deferrable", "off"),
     ("statement_timeout", "0"),
     ("lock_timeout", "0"),
     ("idle_in_transaction_session_timeout", "0"),

@@ -270,7 +270,7 @@ async fn run_again(pair: &Pair, path: &Path) {
         "{report:?}"
     );
     assert_eq!(report.existing.len(), 7, "{report:?}");
-    assert_eq!(carry_database(&source, &target, &ignored).await.unwrap(), []);
+    assert_eq!(carry_database(&source, &target, &ignored, 0).await.unwrap(), []);
     assert_eq!(carry_objects(&source, &target, &ignored).await.unwrap(), []);
     assert_eq!(pair.target(UNTOUCHED).await, before);
     assert_eq!(passwords(path), file);

@@ -12,7 +12,7 @@ use crate::apply::store::Store;
 use crate::config::Method;
 use crate::error::{Definite, Failure, Result};
 use crate::limits::{CUTOVER_ANSWER_WAIT, REQUEST_ENGINE_WAIT, REQUEST_POLL, REQUEST_TAKEN_WAIT};
-use crate::migrate::choose::databases_begun;
+use crate::migrate::choose::{databases_begun, databases_waiting};
 use crate::migrate::{Phase, Sides, unknown_phase};
 
 use super::record::{CutoverStatus, DoneStep, Wanted};
@@ -40,6 +40,14 @@ pub async fn cutover(
 ) -> Result<Vec<(String, CutoverStatus)>> {
     let names = followed(sides, databases_begun(sides, only).await?).await?;
     let mut refused = Vec::new();
+    if only.is_empty() {
+        let waiting =
+            Definite::new("it is not begun yet: it waits until others are copied, or was made later")
+                .hint("wait until it is in sync, or name the others with --database");
+        for name in databases_waiting(sides).await? {
+            refused.push((name, CutoverStatus::refused(&waiting)));
+        }
+    }
     for name in &names {
         let sides = sides.database(name);
         let target = sides.target_client().await?;
@@ -173,7 +181,9 @@ impl Waiting<'_> {
         let mut engine_seen = Instant::now();
         loop {
             let Some(request) = store.request(self.id).await? else {
-                return Err(Definite::new("the request is gone: the migration was removed").into());
+                return Err(Definite::new("the request is gone: the migration was removed")
+                    .hint("see on the source whether it is fenced: default_transaction_read_only of the database")
+                    .into());
             };
             if let Some(status) = self.look(&store, &request, told).await? {
                 return Ok(status);

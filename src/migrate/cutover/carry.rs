@@ -47,6 +47,12 @@ impl Attempt<'_> {
                 warnings.push(format!("tables whose updates and deletes are missing on the target: {names}"));
             }
         }
+        let skipped = self.store().skipped_conflicts().await?;
+        if skipped > 0 {
+            warnings.push(format!(
+                "changes that were left out by --on-conflict skip: {skipped}, see walferry.conflict"
+            ));
+        }
         Ok(Carried { sequences, warnings })
     }
 }

@@ -26,6 +26,9 @@ use crate::wire::{ConnInfo, control};
 
 use super::Fence;
 
+/// Where a fence's command finds the name of the database that it is for.
+const DATABASE_VARIABLE: &str = "WALFERRY_DATABASE";
+
 /// The `application_name` of the session that puts it up.
 const RAISING: &str = "walferry fence";
 
@@ -46,20 +49,36 @@ async fn connect_as(source: &ConnInfo, name: &str) -> Result<Client> {
     Ok(client)
 }
 
-/// Refuses what could not be put up, before anybody is kept from writing.
+/// Refuses what could not be put up, before anybody is kept from writing. `several`: the migration has other databases,
+/// which are fenced and given up each by itself.
 ///
 /// # Errors
 /// What stands in the way, and what to do.
-pub(super) async fn refuse(client: &Client, kind: FenceKind, commands: Option<&FenceCommands>) -> Result<()> {
-    match kind {
-        FenceKind::None => Ok(()),
-        FenceKind::Command if commands.is_some() => Ok(()),
-        FenceKind::Command => Err(Definite::new("the engine has no commands for a fence")
+pub(super) async fn refuse(
+    client: &Client,
+    kind: FenceKind,
+    commands: Option<&FenceCommands>,
+    several: bool,
+) -> Result<()> {
+    match (kind, commands) {
+        (FenceKind::None, _) => Ok(()),
+        (FenceKind::Command, Some(commands)) if several && !names_database(commands) => {
+            Err(Definite::new("the commands for a fence do not say which database they are for")
+                .detail("the migration has several, and opening one would open others that are done")
+                .hint(format!("use ${DATABASE_VARIABLE} in --fence-command and in --unfence-command"))
+                .into())
+        }
+        (FenceKind::Command, Some(_)) => Ok(()),
+        (FenceKind::Command, None) => Err(Definite::new("the engine has no commands for a fence")
             .detail("they are given to `walferry migrate`, so that nobody else chooses what its machine runs")
             .hint("stop it, and start it again with --fence-command and --unfence-command")
             .into()),
-        FenceKind::ReadOnly => refuse_read_only(client).await,
+        (FenceKind::ReadOnly, _) => refuse_read_only(client).await,
     }
+}
+
+fn names_database(commands: &FenceCommands) -> bool {
+    [&commands.up, &commands.down].iter().all(|command| command.contains(DATABASE_VARIABLE))
 }
 
 async fn refuse_read_only(client: &Client) -> Result<()> {
@@ -107,7 +126,7 @@ pub(super) async fn raise(
 ) -> Result<()> {
     match (kind, commands) {
         (FenceKind::None | FenceKind::Command, None) | (FenceKind::None, Some(_)) => Ok(()),
-        (FenceKind::Command, Some(commands)) => run("--fence-command", &commands.up).await,
+        (FenceKind::Command, Some(commands)) => run("--fence-command", &commands.up, dbname).await,
         (FenceKind::ReadOnly, _) => {
             catalog::set_read_only_default(client, dbname, Some("on")).await.map_err(at_source)?;
             let moment = catalog::moment(client).await.map_err(at_source)?;
@@ -204,7 +223,8 @@ async fn lower_once(
         FenceKind::None => Ok(Vec::new()),
         FenceKind::Command => {
             let missing = || Definite::new("no --unfence-command is given: give it, or `true` if it is down");
-            run("--unfence-command", &commands.ok_or_else(missing)?.down).await.map(|()| Vec::new())
+            let down = &commands.ok_or_else(missing)?.down;
+            run("--unfence-command", down, source.dbname()).await.map(|()| Vec::new())
         }
         FenceKind::ReadOnly => {
             let client = connect_as(source, "walferry unfence").await?;
@@ -235,11 +255,17 @@ async fn end_read_only_sessions(client: &Client, fence: &Fence) -> Result<Vec<St
     Ok(if left.is_empty() { Vec::new() } else { vec![warning()] })
 }
 
-/// Runs one of the operator's commands to its end. When nobody waits for it any more, what it started is ended too.
-async fn run(option: &'static str, command: &str) -> Result<()> {
+/// Runs one of the operator's commands to its end; it finds in its environment which database it is for. When nobody waits for it any more, what it started is ended too.
+async fn run(option: &'static str, command: &str, dbname: &str) -> Result<()> {
     let mut shell = Command::new("/bin/sh");
     // In a process group of its own: Ctrl-C on the engine's terminal is not meant for it.
-    shell.arg("-c").arg(command).stdin(Stdio::null()).stdout(Stdio::null()).process_group(0);
+    shell
+        .arg("-c")
+        .arg(command)
+        .env(DATABASE_VARIABLE, dbname)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .process_group(0);
     let failed = |detail: String| {
         Definite::new(format!("{option} failed"))
             .detail(detail)

@@ -220,7 +220,8 @@ impl Attempt<'_> {
                 .into());
         }
         let kind = self.under_way().wanted.fence;
-        fence::refuse(&client, kind, self.migration.fence_commands.as_ref()).await?;
+        let several = self.migration.status.snapshot().databases.len() > 1;
+        fence::refuse(&client, kind, self.migration.fence_commands.as_ref(), several).await?;
         Ok(client)
     }
 

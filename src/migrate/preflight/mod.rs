@@ -5,7 +5,7 @@
 //! rolled back). What cannot be looked at is a finding too; a check never ends early because one question failed.
 //!
 //! Not here: running `pg_dump`. [`run`] looks at one database and at both servers; where there are more
-//! databases, [`run_servers`] looks at the servers and [`run_database`] at each database; [`connections`] at how they
+//! databases, [`run_servers`] looks at the servers and [`run_database`] at each database; [`connections()`] at how they
 //! are reached.
 
 mod connections;

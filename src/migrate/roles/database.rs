@@ -19,7 +19,12 @@ use crate::source::catalog::{self, Setting};
 ///
 /// # Errors
 /// When a side does not answer. What the target refuses is a warning, with the statement to run.
-pub async fn carry_database(source: &Client, target: &Client, ignored: &[String]) -> Result<Vec<Refused>> {
+pub async fn carry_database(
+    source: &Client,
+    target: &Client,
+    ignored: &[String],
+    sessions: usize,
+) -> Result<Vec<Refused>> {
     let on_source = |error: crate::source::Error| error.into_failure(Side::Source);
     let on_target = |error: crate::source::Error| error.into_failure(Side::Target);
     let parties = Parties::meet(source, target, ignored).await?;
@@ -35,8 +40,14 @@ pub async fn carry_database(source: &Client, target: &Client, ignored: &[String]
     }
     let properties = catalog::database_properties(source).await.map_err(on_source)?;
     let present = catalog::database_properties(target).await.map_err(on_target)?;
-    if properties.connection_limit != present.connection_limit {
-        statements.push(alter().text(" CONNECTION LIMIT ").number(properties.connection_limit));
+    let limit = properties.connection_limit;
+    if limit != present.connection_limit {
+        let statement = alter().text(" CONNECTION LIMIT ").number(limit);
+        if usize::try_from(limit).is_ok_and(|limit| limit < sessions) {
+            tracing::warn!(limit, hint = %statement, "too low for the migration: set it after the cutover");
+        } else {
+            statements.push(statement);
+        }
     }
     if let Some(comment) = properties.comment.as_deref().filter(|_| properties.comment != present.comment) {
         statements.push(Sql::new("COMMENT ON DATABASE ").sql(&database).text(" IS ").literal(comment));
