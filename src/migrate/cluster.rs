@@ -22,7 +22,7 @@ use crate::status::{MetricsRegistry, StatusHandle};
 use crate::wire::Environment;
 
 use super::choose::{Choice, Chosen, choose};
-use super::retry::jittered;
+use super::retry::{Context, jittered};
 use super::{Migration, Phase, Sides, passwords_file, phase};
 
 /// A migration to run: all its databases.
@@ -75,17 +75,22 @@ impl Cluster {
             let span = tracing::info_span!("database", name = database.name);
             let migration = self.migration(&database, &choice, &turns, gathering.member());
             let run = async move {
-                let ended = migration.run(turn).await;
+                let mut context = Context { turn, ..Context::default() };
+                let ended = migration.run(&mut context).await;
                 if several {
                     log(&ended);
                 }
-                (database.name, ended)
+                ((database.name, ended), context.monitor)
             };
             work.spawn(run.instrument(span));
         }
         let mut ends = Vec::new();
-        while let Some(end) = work.join_next().await {
-            ends.push(end.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic())));
+        // The slot of one that failed keeps the source's WAL: that goes on to be seen while others live.
+        let mut monitors = Vec::new();
+        while let Some(ended) = work.join_next().await {
+            let (end, monitor) = ended.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+            ends.push(end);
+            monitors.extend(monitor);
         }
         worst(ends)
     }

@@ -75,8 +75,9 @@ pub use report::status;
 pub use resync::resync;
 pub use tail::tail;
 
-use cluster::{Arrival, Turn, Turns};
+use cluster::{Arrival, Turns};
 use preflight::Wanted as WantedOfChecks;
+use retry::Context;
 
 /// The `application_name` of the connection that streams.
 const STREAM_NAME: &str = "walferry stream";
@@ -207,8 +208,8 @@ impl Sides {
 }
 
 impl Migration {
-    async fn run(&self, turn: Option<Turn>) -> Result<Exit> {
-        retry::run(self, turn).await
+    async fn run(&self, context: &mut Context) -> Result<Exit> {
+        retry::run(self, context).await
     }
 }
 

@@ -4,7 +4,7 @@ use tokio_postgres::Client;
 
 use crate::apply::store::{MigrationRow, RelationState, Store};
 use crate::config::Selection;
-use crate::error::{Definite, Result, Side};
+use crate::error::{Definite, Failure, Result, Side};
 use crate::source::catalog;
 use crate::status::{DatabaseStatus, Method, SlotStatus, StatusSnapshot, TableState, TableStatus};
 
@@ -20,11 +20,17 @@ pub async fn status(sides: &Sides, only: &[String]) -> Result<StatusSnapshot> {
     let target = sides.target_client().await?;
     let looked = look(sides, &target).await?;
     let mut rows: Vec<(&str, &MigrationRow)> = Vec::new();
+    let mut damaged = Vec::new();
     for Looked { name, begun } in
         looked.iter().filter(|looked| only.is_empty() || only.contains(&looked.name))
     {
-        let row = begun.as_ref().map_err(Clone::clone)?;
-        rows.extend(row.as_ref().map(|row| (name.as_str(), row)));
+        match begun {
+            Ok(row) => rows.extend(row.as_ref().map(|row| (name.as_str(), row))),
+            Err(failure) => damaged.push((name, failure)),
+        }
+    }
+    if let (true, Some((_, failure))) = (rows.is_empty(), damaged.first()) {
+        return Err(Failure::clone(failure));
     }
     if rows.is_empty() {
         return Err(Definite::new(format!("no migration {:?} has been begun on this target", sides.name))
@@ -35,6 +41,12 @@ pub async fn status(sides: &Sides, only: &[String]) -> Result<StatusSnapshot> {
     for (name, row) in &rows {
         let client = sides.database(name).target_client().await?;
         snapshot.databases.push(database(&Store::new(&client, &sides.name), row).await?);
+    }
+    for (name, failure) in damaged {
+        let mut database = DatabaseStatus::new(name.clone());
+        database.phase = Phase::Failed;
+        database.set_error(failure);
+        snapshot.databases.push(database);
     }
     if let Err(failure) = add_source(sides, &rows, only, &mut snapshot).await {
         tracing::warn!(%failure, "the source cannot be asked");

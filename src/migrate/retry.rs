@@ -47,18 +47,19 @@ pub(super) struct Context {
 }
 
 /// Attempts, until one ends as it should or nothing helps any more.
-pub(super) async fn run(migration: &Migration, turn: Option<Turn>) -> Result<Exit> {
+///
+/// `context` has what the first one begins with, and what the last one leaves.
+pub(super) async fn run(migration: &Migration, context: &mut Context) -> Result<Exit> {
     let dbname = migration.sides.source.dbname();
     let metrics = migration.metrics.database(dbname);
-    let mut context = Context { turn, ..Context::default() };
     let mut pause = RETRY_PAUSE_MIN;
     let mut applied = None;
     let mut fruitless_since = Instant::now();
     loop {
         context.locked = false;
         let began = Instant::now();
-        let failure = match migration.attempt(&mut context).await {
-            Ok(Ended::Stopped) => return Ok(ended(migration, &context, Phase::Stopped, "").await),
+        let failure = match migration.attempt(context).await {
+            Ok(Ended::Stopped) => return Ok(ended(migration, context, Phase::Stopped, "").await),
             Ok(Ended::Done) => {
                 migration.status.update_database(dbname, |database| database.phase = Phase::Done);
                 tracing::info!("the migration is done; `walferry remove` drops what it left");
@@ -78,7 +79,7 @@ pub(super) async fn run(migration: &Migration, turn: Option<Turn>) -> Result<Exi
         let transient = match &failure {
             Failure::Transient(transient) if fruitless_since.elapsed() < bound => transient,
             Failure::Transient(_) | Failure::Definite(_) => {
-                ended(migration, &context, Phase::Failed, &failure.to_string()).await;
+                ended(migration, context, Phase::Failed, &failure.to_string()).await;
                 return Err(failure);
             }
         };
@@ -92,10 +93,10 @@ pub(super) async fn run(migration: &Migration, turn: Option<Turn>) -> Result<Exi
         if stopped {
             // Whoever stops it has to know that the source cannot be written to.
             if context.fenced {
-                ended(migration, &context, Phase::Failed, &failure.to_string()).await;
+                ended(migration, context, Phase::Failed, &failure.to_string()).await;
                 return Err(failure);
             }
-            return Ok(ended(migration, &context, Phase::Stopped, "").await);
+            return Ok(ended(migration, context, Phase::Stopped, "").await);
         }
         pause = (pause * 2).min(RETRY_PAUSE_MAX);
     }

@@ -6,8 +6,9 @@
 use std::collections::HashSet;
 
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 
-use crate::error::{Failure, Result, Side};
+use crate::error::{Definite, Failure, Result, Side};
 use crate::pg::{QualifiedName, Sql};
 use crate::source;
 
@@ -39,7 +40,7 @@ pub async fn refresh(source: &Client, target: &Client, which: Which) -> Result<(
             match target.batch_execute(refresh.as_str()).await {
                 Ok(()) => tracing::debug!(view = %name, "refreshed"),
                 Err(error) => {
-                    refusal = Some(failure("a materialised view's rows", Side::Target, error));
+                    refusal = Some(refused_by(name, error));
                     refused.push(name.clone());
                 }
             }
@@ -79,6 +80,20 @@ async fn in_order(target: &Client, which: Which) -> Result<Vec<QualifiedName>> {
 
 fn name(row: &tokio_postgres::Row) -> QualifiedName {
     QualifiedName::new(row.get::<_, String>(0), row.get::<_, String>(1))
+}
+
+/// A view is filled with its owner's privileges.
+fn refused_by(view: &QualifiedName, error: tokio_postgres::Error) -> Failure {
+    let privilege = error.code().is_some_and(|code| *code == SqlState::INSUFFICIENT_PRIVILEGE);
+    match failure("a materialised view's rows", Side::Target, error) {
+        Failure::Definite(definite) if privilege => {
+            Definite::new(format!("materialised view {view} cannot be filled"))
+                .detail(definite.to_string())
+                .hint("GRANT its owner on the target what it reads, then run the same command again")
+                .into()
+        }
+        failure => failure,
+    }
 }
 
 fn failure(question: &'static str, side: Side, error: tokio_postgres::Error) -> Failure {
