@@ -69,6 +69,8 @@ pub struct Applier {
     altered: HashMap<RelationId, TargetTable>,
     /// Columns that the log has named as the target's alone.
     told: HashSet<(QualifiedName, String)>,
+    /// Tables that the log has named as those whose inserts may be left out.
+    left_out: HashSet<RelationId>,
     /// What was sent and is not answered, oldest first.
     sent: VecDeque<Sent>,
     reply: Option<Result<Outcome, PipelineError>>,
@@ -87,6 +89,8 @@ pub struct ApplyOptions {
     pub form: Form,
     /// What to do with a change that does not fit the target's rows.
     pub on_conflict: OnConflict,
+    /// Tables without replica identity are copied again at cutover, whatever becomes of their inserts.
+    pub keyless_copied_again: bool,
 }
 
 /// What a batch did.
@@ -174,6 +178,7 @@ impl Applier {
             open: false,
             altered: HashMap::new(),
             told: HashSet::new(),
+            left_out: HashSet::new(),
             sent: VecDeque::new(),
             reply: None,
             done: VecDeque::new(),

@@ -17,11 +17,15 @@
 //! | a value or row that the target refuses | stops | left out |
 //! | several rows touched instead of one | stops | left out |
 //! | TRUNCATE refused, or anything that is not about rows | stops | stops |
+//!
+//! No policy is asked where nobody did wrong: of a table without replica identity the source sends no deletes and updates,
+//! so a row that is long gone there may be in the way of an insert. That is left out, and not recorded, since there may
+//! be many; the table is copied again at cutover.
 
 use crate::config::OnConflict;
 use crate::error::{Result, Side};
 use crate::limits::PIPELINE_EXECUTES_MAX;
-use crate::pg::{QualifiedName, Sql};
+use crate::pg::{QualifiedName, ReplicaIdentity, Sql};
 use crate::plan::{Batch, Form, Kind, NamedValues, Reason, Resolver, Step, Which};
 use crate::source::catalog;
 use crate::wire::ServerError;
@@ -43,6 +47,26 @@ enum Why {
     Refused(Box<ServerError>),
 }
 
+impl Why {
+    fn conflict(&self, step: &Step) -> Conflict {
+        match self {
+            Self::Rows(rows) => Conflict::row_count(step, *rows),
+            Self::Refused(error) => Conflict::refused(step, error),
+        }
+    }
+}
+
+impl Applied {
+    /// Counts a change that did not fit.
+    fn count(&mut self, step: &Step, kind: ConflictKind, resolution: Resolution) {
+        let index = ConflictKind::ALL.iter().position(|known| *known == kind);
+        self.conflicts[index.expect("all kinds are there")] += 1;
+        if resolution == Resolution::Skipped {
+            self.changes[step.kind as usize] -= 1;
+        }
+    }
+}
+
 impl Applier {
     /// Applies a batch that was rolled back, since a change of it does not fit.
     pub(super) async fn resolve(&mut self, batch: Batch) -> Result<Done, ApplyError> {
@@ -58,18 +82,23 @@ impl Applier {
         let steps = &planned.plan.steps;
         // Few after one that did not fit, since the next one may not either.
         let (mut next, mut length) = (0, PIPELINE_EXECUTES_MAX);
+        let mut count = 0_u64;
         while next < steps.len() {
             let tried = &steps[next..steps.len().min(next + length)];
             match self.attempt(tried).await? {
                 None => (next, length) = (next + tried.len(), PIPELINE_EXECUTES_MAX.min(length * 2)),
                 Some(Misfit { place: 0, why }) => {
-                    self.settle(&tried[0], &why, &mut applied).await?;
+                    if self.comes_with_its_table(&tried[0], &why) {
+                        self.leave_to_cutover(&tried[0], &why, &mut applied);
+                    } else {
+                        self.settle(&tried[0], &why, &mut applied).await?;
+                        count += 1;
+                    }
                     (next, length) = (next + 1, 1);
                 }
                 Some(misfit) => length = misfit.place,
             }
         }
-        let count: u64 = applied.conflicts.iter().sum();
         if count > 0 {
             let policy = self.options.on_conflict.as_str();
             tracing::warn!(
@@ -127,12 +156,39 @@ impl Applier {
         Ok(misfit)
     }
 
+    /// Whether it is an insert of a table whose deletes and updates are not sent, and a row of that table is in its way.
+    fn comes_with_its_table(&self, step: &Step, why: &Why) -> bool {
+        let Why::Refused(error) = why else { return false };
+        let relation = &step.relation;
+        let identified =
+            relation.identity == ReplicaIdentity::Full || relation.columns.iter().any(|column| column.key);
+        // A trigger's row in another table is not copied with this one.
+        let named = error.schema().zip(error.table());
+        let own = self
+            .planner
+            .table(relation.id)
+            .is_some_and(|table| named == Some((table.name.schema.as_str(), table.name.name.as_str())));
+        self.options.keyless_copied_again
+            && step.kind == Kind::Insert
+            && !identified
+            && own
+            && matches!(error.sqlstate(), UNIQUE_VIOLATION | EXCLUSION_VIOLATION)
+    }
+
+    fn leave_to_cutover(&mut self, step: &Step, why: &Why, applied: &mut Applied) {
+        applied.count(step, why.conflict(step).kind, Resolution::Skipped);
+        if self.left_out.insert(step.relation.id) {
+            tracing::warn!(
+                table = %step.relation.name,
+                "without replica identity, so rows that are gone on the source are in the way of new ones: these are left \
+                 out until the table is copied again at cutover"
+            );
+        }
+    }
+
     /// Does with a change that does not fit what the policy says.
     async fn settle(&mut self, step: &Step, why: &Why, applied: &mut Applied) -> Result<(), ApplyError> {
-        let mut conflict = match why {
-            Why::Rows(rows) => Conflict::row_count(step, *rows),
-            Why::Refused(error) => Conflict::refused(step, error),
-        };
+        let mut conflict = why.conflict(step);
         let by_key = self.describe(step, why, &mut conflict).await?;
         let policy = self.options.on_conflict;
         let resolution = match policy {
@@ -146,11 +202,7 @@ impl Applier {
                 Err(why) => return Err(conflict.unresolved(policy, &why).into()),
             },
         };
-        let index = ConflictKind::ALL.iter().position(|kind| *kind == conflict.kind);
-        applied.conflicts[index.expect("all kinds are there")] += 1;
-        if resolution == Resolution::Skipped {
-            applied.changes[step.kind as usize] -= 1;
-        }
+        applied.count(step, conflict.kind, resolution);
         self.pipeline.clear();
         self.push_conflict(&conflict, resolution)?;
         Ok(self.run_own().await?)
@@ -221,10 +273,7 @@ impl Applier {
         };
         for remedy in steps {
             if let Some(misfit) = self.attempt(std::slice::from_ref(&remedy)).await? {
-                let again = match misfit.why {
-                    Why::Rows(rows) => Conflict::row_count(&remedy, rows),
-                    Why::Refused(error) => Conflict::refused(&remedy, &error),
-                };
+                let again = misfit.why.conflict(&remedy);
                 return Ok(Err(format!("the source's row does not fit either: {}", again.detail())));
             }
         }
@@ -266,6 +315,9 @@ fn remedy(
         _ => Err("the target refuses the source's row"),
     }
 }
+
+const UNIQUE_VIOLATION: &str = "23505";
+const EXCLUSION_VIOLATION: &str = "23P01";
 
 const ANOTHER_ROW: &str =
     "another row has the value in a unique index, and to delete that one would be a guess";

@@ -6,7 +6,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::apply::{Applier, ApplyError, ApplyOptions, Tables, TargetSession};
-use crate::config::{Ddl, Until};
+use crate::config::{Ddl, Keyless, Until};
 use crate::engine::{self, Finish, Run};
 use crate::error::{Definite, Failure, Result, Side, Transient};
 use crate::limits::{REOPEN_AFTER, REOPEN_WAL_BYTES_MAX, SEQUENCES_INTERVAL, TICK};
@@ -99,6 +99,7 @@ impl Attempt<'_> {
         let options = ApplyOptions {
             follow_ddl: self.migration.ddl == Ddl::Follow,
             on_conflict: self.migration.on_conflict,
+            keyless_copied_again: self.migration.contents.keyless != Keyless::Ignore,
             ..ApplyOptions::default()
         };
         let applier = Applier::new(session, tables, options);
