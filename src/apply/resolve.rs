@@ -143,17 +143,24 @@ impl Applier {
                 }
             }
         };
-        if misfit.is_none() {
-            self.pipeline.clear();
-            self.push_keep()?;
-            self.run_own().await?;
-            return Ok(None);
+        match misfit {
+            None => self.keep_attempt().await?,
+            Some(_) => self.undo_attempt().await?,
         }
+        Ok(misfit)
+    }
+
+    async fn keep_attempt(&mut self) -> Result<()> {
+        self.pipeline.clear();
+        self.push_keep()?;
+        self.run_own().await
+    }
+
+    async fn undo_attempt(&mut self) -> Result<()> {
         // What was parsed after a failure was not.
         let back =
             "ROLLBACK TO SAVEPOINT walferry_attempt; RELEASE SAVEPOINT walferry_attempt; DEALLOCATE ALL";
-        self.clean(Sql::new(back)).await?;
-        Ok(misfit)
+        self.clean(Sql::new(back)).await
     }
 
     /// Whether it is an insert of a table whose deletes and updates are not sent, and a row of that table is in its way.
@@ -248,9 +255,18 @@ impl Applier {
     async fn look(&mut self, look: Option<(Step, Vec<String>)>) -> Result<Option<NamedValues>> {
         let Some((step, columns)) = look else { return Ok(None) };
         self.pipeline.clear();
+        self.push_attempt()?;
         self.push_once(&step)?;
-        let outcome = self.target.session().run(&mut self.pipeline).await;
-        let outcome = outcome.map_err(|error| target_failed(error.error))?;
+        let outcome = match self.target.session().run(&mut self.pipeline).await {
+            Ok(outcome) => outcome,
+            // What the target refuses to take it refuses to look for, too.
+            Err(error) if error.error.server().is_some_and(|server| !server.is_transient()) => {
+                self.undo_attempt().await?;
+                return Ok(None);
+            }
+            Err(error) => return Err(target_failed(error.error)),
+        };
+        self.keep_attempt().await?;
         let row = outcome.rows.into_iter().next().map(|(_, row)| row);
         Ok(row.map(|row| {
             columns.into_iter().enumerate().map(|(place, name)| (name, row.bytes(place).cloned())).collect()

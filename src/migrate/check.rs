@@ -150,7 +150,8 @@ pub(super) async fn preflight(
         ..with_contents(&migration.contents)
     };
     let mut report = preflight::run(source, target, &input).await;
-    preflight::connections(&mut report, &migration.sides.source, &migration.sides.target).await;
+    let target = if in_place { &migration.sides.target } else { &migration.entrance };
+    preflight::connections(&mut report, &migration.sides.source, target).await;
     Ok(report)
 }
 

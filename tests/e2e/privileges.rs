@@ -125,7 +125,7 @@ async fn a_source_of_others() {
         )
         .await
         .unwrap();
-    let check = pair.command("check").arguments(&["--json"]);
+    let check = pair.command("check").arguments(&["--json", "--method", "replication"]);
     let words =
         ["source-publication-privilege", r#"GRANT CREATE ON DATABASE \"defaultdb\" TO \"app_owner\";"#];
     check.run().await.assert(3, &words);
