@@ -270,9 +270,12 @@ async fn statements_for_the_target() {
     let mut engine = pair.migrate().start();
     engine.wait_phase("syncing").await;
     for case in &cases {
+        // What it says is of the source as it finds it: that is to be after all of them.
+        engine.signal("STOP");
         for write in case.writes {
             run(&owner, write).await;
         }
+        engine.signal("CONT");
         for (number, (cause, statement)) in case.stops.iter().enumerate() {
             let log = engine.wait_exit(5, PATIENCE).await;
             assert!(log.contains(cause), "{}: no {cause:?} in {log}", case.name);
