@@ -15,6 +15,7 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// Relations of one TRUNCATE. CASCADE over partitioned tables names each leaf, so tens of thousands occur; at a
 /// million their identifiers take 4 MiB.
 pub const TRUNCATE_RELATIONS_MAX: usize = 1 << 20;
+
 /// One step of a download of PostgreSQL: 12 MB, over a slow line.
 pub const DEMO_DOWNLOAD_TIMEOUT: Duration = Duration::from_secs(600);
 
@@ -32,6 +33,7 @@ pub const DEMO_PORT_RANGE: std::ops::Range<u16> = 20_000..32_000;
 
 /// Ports to try before giving up: with this many, only a machine without free ports fails.
 pub const DEMO_PORT_ATTEMPTS: u32 = 20;
+
 /// Memory that a change needs besides its bytes, as counted against the bounds below: its message, its row among the net
 /// changes, and what is sent of it.
 pub const CHANGE_COST: usize = 250;
@@ -104,6 +106,7 @@ pub const UPDATE_FORMS_MAX: usize = 64;
 /// Positions that became durable within one step of time wait for `confirm_delay` together: at most
 /// `confirm_delay` / step of them are remembered.
 pub const CONFIRM_STEP: Duration = Duration::from_millis(100);
+
 /// Sequences whose values one statement reads: few round trips for thousands of them, and a statement that stays
 /// far from the server's limits on plan size and locks.
 pub const SEQUENCES_PER_QUERY: usize = 200;
@@ -223,6 +226,7 @@ pub const SEND_BYTES: usize = 64 << 10;
 
 /// Memory that an emptied pipeline keeps for the next one: a batch's. What a single large row took is given back.
 pub const PIPELINE_BYTES_KEPT: usize = 32 << 20;
+
 /// Bytes of one message of COPY rows that were put together, header included: what a server's COPY reads at once
 /// (`RAW_BUF_SIZE`). Rows that are longer stay as they are.
 pub const COPY_MESSAGE_BYTES: usize = 64 << 10;
@@ -233,6 +237,7 @@ pub const SCRAM_ITERATIONS_SLICE: u32 = 4_096;
 
 /// Notifications held for a listener that is busy. They only say "look again", so what comes above is dropped.
 pub const NOTIFICATIONS_MAX: usize = 64;
+
 /// Samples of the source's WAL position that one pipeline's lag clock keeps. At one a second this is a lag of half an
 /// hour at full resolution, in 48 KiB; beyond that the resolution halves, and stays within 0.1 % of the time spanned.
 pub const LAG_SAMPLES_MAX: usize = 2_048;
@@ -299,6 +304,7 @@ pub const TERMINAL_DATABASES_MAX: usize = 8;
 
 /// The time over which the copy's rate is measured: long enough to be steady, short enough to notice a stall.
 pub const RATE_WINDOW: Duration = Duration::from_secs(10);
+
 /// Names that one finding of a check lists; the rest is counted. Whoever repairs that many things has a pattern by then.
 pub const FINDING_NAMES_MAX: usize = 20;
 
@@ -445,12 +451,14 @@ pub const UNFENCED_WATCH: Duration = Duration::from_secs(2);
 
 /// Names of sessions that one failure of a cutover lists.
 pub const CUTOVER_NAMES_MAX: usize = 10;
+
 /// Statements about roles and privileges that go to the target in one query: a way to it costs as much as many of them.
 /// One that is refused has all of its query run again one by one.
 pub const STATEMENTS_PER_QUERY: usize = 100;
 
 /// Statements that the target refuses and that are logged one by one: more would bury the rest of the log.
 pub const REFUSALS_LOGGED_MAX: usize = 50;
+
 /// Large objects that one transaction of the target takes over, or drops: each is locked, and a server has locks for some
 /// thousands of objects.
 pub const LARGE_OBJECTS_PER_STEP: usize = 256;
@@ -478,6 +486,7 @@ pub const IDENTITY_RETRY_PAUSE: Duration = Duration::from_secs(3);
 
 /// How often it is tried: within two minutes most reports end.
 pub const IDENTITY_TRIES_MAX: usize = 24;
+
 /// Sessions on the source besides one for each job: control, walsender, snapshot, and a monitor.
 pub const SOURCE_CONNECTIONS: u64 = 4;
 
