@@ -22,7 +22,7 @@ use super::attempt::{Attempt, Ended};
 use super::cutover::Cutover;
 use super::dump::{Archive, Wave};
 use super::retry::Context;
-use super::{Migration, Phase, STREAM_NAME, sequences, snapshot, told};
+use super::{Migration, Phase, STREAM_NAME, sequences, snapshot, source_failed, told};
 
 /// A replication connection on which nothing has been asked for yet.
 struct Connected {
@@ -194,11 +194,10 @@ impl Attempt<'_> {
     }
 
     async fn without_gap(&self, stored: EndLsn) -> Result<Connected> {
-        let at_source = |error: crate::source::Error| error.into_failure(Side::Source);
         let connected = ReplicationSession::connect(&self.migration.sides.source, STREAM_NAME).await;
         let mut replication = connected.map_err(|error| error.into_failure(Side::Source))?;
-        let identity = replication.identify().await.map_err(at_source)?;
-        let slot = catalog::slot(&self.source, self.row.slot.as_str()).await.map_err(at_source)?;
+        let identity = replication.identify().await.map_err(source_failed)?;
+        let slot = catalog::slot(&self.source, self.row.slot.as_str()).await.map_err(source_failed)?;
         let expected = Expected {
             system_id: self.row.system_id,
             slot: self.row.slot.clone(),

@@ -20,6 +20,7 @@ use crate::limits::{
     CUTOVER_NAMES_MAX, ENGINE_LOCK_POLL, FENCE_LOCK_TIMEOUT, FENCE_SESSIONS_WAIT, REQUEST_POLL,
     UNFENCE_TIMEOUT,
 };
+use crate::migrate::source_failed;
 use crate::source::catalog::OtherSession;
 use crate::source::{self, catalog};
 use crate::wire::{ConnInfo, control};
@@ -45,7 +46,7 @@ async fn connect_as(source: &ConnInfo, name: &str) -> Result<Client> {
     let patience = i64::try_from(FENCE_LOCK_TIMEOUT.as_millis()).unwrap_or(i64::MAX);
     let settings = crate::pg::Sql::new("SET default_transaction_read_only = off; SET lock_timeout = ");
     let set = client.batch_execute(settings.number(patience).as_str()).await;
-    set.map_err(|cause| at_source(source::Error::new("a session that may write", cause)))?;
+    set.map_err(|cause| source_failed(source::Error::new("a session that may write", cause)))?;
     Ok(client)
 }
 
@@ -82,7 +83,7 @@ fn names_database(commands: &FenceCommands) -> bool {
 }
 
 async fn refuse_read_only(client: &Client) -> Result<()> {
-    let default = catalog::read_only_default(client).await.map_err(at_source)?;
+    let default = catalog::read_only_default(client).await.map_err(source_failed)?;
     if !default.mine {
         return Err(Definite::new("the source cannot be fenced by this role")
             .detail("ALTER DATABASE … SET needs the privileges of the database's owner")
@@ -96,13 +97,13 @@ async fn refuse_read_only(client: &Client) -> Result<()> {
             .into());
     }
     // A session that is not ours to end, but goes by itself, is somebody who looks at the server now and then.
-    let moment = catalog::moment(client).await.map_err(at_source)?;
+    let moment = catalog::moment(client).await.map_err(source_failed)?;
     let foreign = |sessions: Vec<OtherSession>| sessions.into_iter().filter(|session| !session.mine_to_end);
-    let there = catalog::other_sessions(client, None, &moment).await.map_err(at_source)?;
+    let there = catalog::other_sessions(client, None, &moment).await.map_err(source_failed)?;
     let first: Vec<i32> = foreign(there).map(|session| session.pid).collect();
     let began = Instant::now();
     loop {
-        let there = catalog::other_sessions(client, None, &moment).await.map_err(at_source)?;
+        let there = catalog::other_sessions(client, None, &moment).await.map_err(source_failed)?;
         let left: Vec<_> = foreign(there).filter(|session| first.contains(&session.pid)).collect();
         if left.is_empty() {
             return Ok(());
@@ -128,8 +129,8 @@ pub(super) async fn raise(
         (FenceKind::None | FenceKind::Command, None) | (FenceKind::None, Some(_)) => Ok(()),
         (FenceKind::Command, Some(commands)) => run("--fence-command", &commands.up, dbname).await,
         (FenceKind::ReadOnly, _) => {
-            catalog::set_read_only_default(client, dbname, Some("on")).await.map_err(at_source)?;
-            let moment = catalog::moment(client).await.map_err(at_source)?;
+            catalog::set_read_only_default(client, dbname, Some("on")).await.map_err(source_failed)?;
+            let moment = catalog::moment(client).await.map_err(source_failed)?;
             end_all(client, None, &moment).await
         }
     }
@@ -139,7 +140,7 @@ pub(super) async fn raise(
 async fn end_all(client: &Client, since: Option<&str>, until: &str) -> Result<()> {
     let began = Instant::now();
     loop {
-        let there = catalog::other_sessions(client, since, until).await.map_err(at_source)?;
+        let there = catalog::other_sessions(client, since, until).await.map_err(source_failed)?;
         if there.is_empty() {
             return Ok(());
         }
@@ -148,7 +149,7 @@ async fn end_all(client: &Client, since: Option<&str>, until: &str) -> Result<()
         }
         let mine: Vec<i32> =
             there.iter().filter(|session| session.mine_to_end).map(|session| session.pid).collect();
-        catalog::end_sessions(client, &mine).await.map_err(at_source)?;
+        catalog::end_sessions(client, &mine).await.map_err(source_failed)?;
         sleep(REQUEST_POLL).await;
     }
 }
@@ -161,13 +162,13 @@ pub(super) async fn refuse_fallen(client: &Client, fence: &Fence) -> Result<()> 
     if fence.kind != FenceKind::ReadOnly {
         return Ok(());
     }
-    if !catalog::read_only_default(client).await.map_err(at_source)?.on {
+    if !catalog::read_only_default(client).await.map_err(source_failed)?.on {
         return Err(Definite::new("somebody took the fence down")
             .detail("default_transaction_read_only of the source's database is not on any more")
             .hint("run `walferry cutover` again when nobody needs to write there")
             .into());
     }
-    let left = catalog::other_sessions(client, None, &fence.since).await.map_err(at_source)?;
+    let left = catalog::other_sessions(client, None, &fence.since).await.map_err(source_failed)?;
     if left.is_empty() { Ok(()) } else { Err(not_ended(&left).into()) }
 }
 
@@ -228,11 +229,13 @@ async fn lower_once(
         }
         FenceKind::ReadOnly => {
             let client = connect_as(source, "walferry unfence").await?;
-            while catalog::end_own_sessions(&client, RAISING).await.map_err(at_source)? > 0 {
+            while catalog::end_own_sessions(&client, RAISING).await.map_err(source_failed)? > 0 {
                 sleep(REQUEST_POLL).await;
             }
             let previous = fence.previous.as_deref();
-            catalog::set_read_only_default(&client, source.dbname(), previous).await.map_err(at_source)?;
+            catalog::set_read_only_default(&client, source.dbname(), previous)
+                .await
+                .map_err(source_failed)?;
             end_read_only_sessions(&client, fence).await
         }
     }
@@ -240,12 +243,12 @@ async fn lower_once(
 
 /// Ends sessions that began while the source was fenced, so that their clients connect again; names those that stay.
 async fn end_read_only_sessions(client: &Client, fence: &Fence) -> Result<Vec<String>> {
-    let moment = catalog::moment(client).await.map_err(at_source)?;
-    let there = catalog::other_sessions(client, Some(&fence.since), &moment).await.map_err(at_source)?;
+    let moment = catalog::moment(client).await.map_err(source_failed)?;
+    let there = catalog::other_sessions(client, Some(&fence.since), &moment).await.map_err(source_failed)?;
     let (mine, left): (Vec<OtherSession>, Vec<OtherSession>) =
         there.into_iter().partition(|session| session.mine_to_end);
     let mine: Vec<i32> = mine.iter().map(|session| session.pid).collect();
-    catalog::end_sessions(client, &mine).await.map_err(at_source)?;
+    catalog::end_sessions(client, &mine).await.map_err(source_failed)?;
     let warning = || {
         format!(
             "sessions that began while the source was fenced are read only until they connect again: {}",
@@ -308,8 +311,4 @@ pub(super) fn some(names: &[String]) -> String {
     let more = names.len().saturating_sub(CUTOVER_NAMES_MAX);
     let shown = names[..names.len() - more].join(", ");
     if more > 0 { format!("{shown} and {more} more") } else { shown }
-}
-
-pub(super) fn at_source(error: source::Error) -> Failure {
-    error.into_failure(Side::Source)
 }

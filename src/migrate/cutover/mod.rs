@@ -41,16 +41,16 @@ use crate::pg::SourceLsn;
 use crate::source::catalog::{self, SequenceValues, Table, TableKind};
 use crate::status::{DatabaseStatus, TableState};
 
-use super::Phase;
 use super::attempt::Attempt;
 use super::drift::is;
+use super::{Phase, source_failed};
 
 pub use ask::cutover;
 pub(super) use fence::lower;
 pub(super) use record::Fence;
 pub use record::{CutoverState, CutoverStatus, DoneStep, Step, Wanted};
 
-use fence::{at_source, some};
+use fence::some;
 
 /// What `walferry.request` calls it.
 pub(super) const COMMAND: &str = "cutover";
@@ -199,7 +199,7 @@ impl Attempt<'_> {
         }
         self.refuse_uncopied().await?;
         let client = fence::connect(&self.migration.sides.source).await?;
-        let wal = catalog::current_wal(&client).await.map_err(at_source)?;
+        let wal = catalog::current_wal(&client).await.map_err(source_failed)?;
         let lag = wal.bytes_since(self.shown(|database| database.applied).unwrap_or(SourceLsn::ZERO));
         let bound = self.under_way().wanted.lag_bytes_max;
         if lag > bound {
@@ -211,7 +211,7 @@ impl Attempt<'_> {
                 .into());
         }
         self.refuse_prepared(&client).await?;
-        let readable = catalog::sequence_values(&client).await.map_err(at_source)?;
+        let readable = catalog::sequence_values(&client).await.map_err(source_failed)?;
         if !readable.unreadable.is_empty() {
             let names: Vec<String> = readable.unreadable.iter().map(ToString::to_string).collect();
             return Err(Definite::new("sequences of the source cannot be read")
@@ -258,7 +258,7 @@ impl Attempt<'_> {
 
     /// A prepared transaction can be committed by a session that is read only, too.
     async fn refuse_prepared(&self, client: &Client) -> Result<()> {
-        let prepared = catalog::prepared_transactions(client).await.map_err(at_source)?;
+        let prepared = catalog::prepared_transactions(client).await.map_err(source_failed)?;
         let here = prepared.into_iter().filter(|transaction| transaction.database == self.row.dbname);
         let ids: Vec<String> = here.map(|transaction| transaction.id).collect();
         if ids.is_empty() {
@@ -275,8 +275,8 @@ impl Attempt<'_> {
     /// Puts the fence up; all that it takes to take it down again is recorded before.
     async fn fence(&mut self, client: &Client) -> Result<()> {
         let kind = self.under_way().wanted.fence;
-        let previous = catalog::read_only_default(client).await.map_err(at_source)?.setting;
-        let since = catalog::moment(client).await.map_err(at_source)?;
+        let previous = catalog::read_only_default(client).await.map_err(source_failed)?.setting;
+        let since = catalog::moment(client).await.map_err(source_failed)?;
         self.enter(Phase::CuttingOver).await?;
         let cutover = self.under_way();
         cutover.status.fence = Some(Fence { kind, previous, since });
@@ -296,7 +296,7 @@ impl Attempt<'_> {
 
     /// Who has written in a transaction that is still open. That there is one is shown to every user.
     async fn writers(&self, client: &Client) -> Result<Vec<String>> {
-        let writing = catalog::writing_transactions(client).await.map_err(at_source)?;
+        let writing = catalog::writing_transactions(client).await.map_err(source_failed)?;
         let here = writing.into_iter().filter(|writer| writer.database.as_ref() == Some(&self.row.dbname));
         // Autovacuum has no user.
         let named =
@@ -305,7 +305,7 @@ impl Attempt<'_> {
     }
 
     async fn drain(&mut self, client: &Client) -> Result<()> {
-        let mark = catalog::mark_wal(client).await.map_err(at_source)?;
+        let mark = catalog::mark_wal(client).await.map_err(source_failed)?;
         let cutover = self.under_way();
         cutover.mark = mark;
         cutover.status.source_lsn = Some(mark.to_string());
@@ -333,10 +333,10 @@ impl Attempt<'_> {
         if !writers.is_empty() {
             return Err(written(&format!("open transactions that have written: {}", some(&writers))));
         }
-        let mark = catalog::mark_wal(client).await.map_err(at_source)?;
+        let mark = catalog::mark_wal(client).await.map_err(source_failed)?;
         self.wait_applied(mark).await;
         self.refuse_written()?;
-        let now = catalog::sequence_values(client).await.map_err(at_source)?;
+        let now = catalog::sequence_values(client).await.map_err(source_failed)?;
         let moved = now.values.iter().find(|value| !carried.values.contains(value));
         match moved {
             Some(value) => Err(written(&format!("sequence {} moved", value.name))),

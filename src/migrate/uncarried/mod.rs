@@ -43,7 +43,7 @@ use super::copy::Copy;
 use super::drift::is;
 use super::late::announced;
 use super::objects::statements_until;
-use super::{publications, snapshot};
+use super::{publications, snapshot, source_failed};
 use large_objects::LargeObjects;
 
 /// The tables without those of extensions that are left to the target.
@@ -72,8 +72,7 @@ impl Attempt<'_> {
         }
         if streamed.is_empty() {
             // Where nothing of it is in the stream, the position means nothing, and no slot has to wait for others.
-            let at_source = |error: source::Error| error.into_failure(Side::Source);
-            let wal = catalog::current_wal(&self.source).await.map_err(at_source)?;
+            let wal = catalog::current_wal(&self.source).await.map_err(source_failed)?;
             let snapshot = snapshot::export(&self.migration.sides.source).await?;
             self.replace(&snapshot.id, wal, tables, rows, deadline).await?;
             self.carry_large_objects(&snapshot.id).await?;
