@@ -66,9 +66,8 @@ async fn run() -> Result<()> {
     Bench::start(|options| options).await?.record("streaming", "cargo bench --bench streaming", &lines)
 }
 
-/// However far it is behind, it takes them in progress.
-const ON: &[&str] = &["--max-lag", "1TB"];
-const OFF: &[&str] = &["--max-lag", "1TB", "--spill-max", "0"];
+const ON: &[&str] = &[];
+const OFF: &[&str] = &["--spill-max", "0"];
 
 async fn measure(bench: &Bench, case: Case, rows: u64, arguments: &[&str]) -> Result<(f64, u64)> {
     let source = &bench.sides.source;

@@ -38,8 +38,9 @@ pub const DEMO_PORT_ATTEMPTS: u32 = 20;
 /// changes, and what is sent of it.
 pub const CHANGE_COST: usize = 250;
 
-/// Memory that one segment may hold: a larger transaction is handed on in several.
-pub const SEGMENT_COST_MAX: usize = 16 << 20;
+/// Memory that one segment may hold: a larger transaction is handed on in several. What the last one holds is applied
+/// after all has been received, so it is not much: some ten thousand rows.
+pub const SEGMENT_COST_MAX: usize = 4 << 20;
 
 /// Memory that one batch may hold. Large enough that a target commit's cost does not show, and that two batches are more
 /// work than a long way to the target takes.
@@ -382,14 +383,6 @@ pub const SPILL_READ_BYTES: usize = 256 << 10;
 /// Bytes that all spools of one pipeline may take where nothing else is asked for: a transaction of some ten million
 /// rows. Beyond it the source keeps its unfinished transactions itself.
 pub const SPILL_BYTES_MAX_DEFAULT: u64 = 8 << 30;
-
-/// WAL that the source may have to decode once more, for the sake of a stream with transactions in progress: some ten
-/// seconds of one core.
-pub const REOPEN_WAL_BYTES_MAX: u64 = 1 << 30;
-
-/// How long a stream has to be in sync before it is opened anew for that. The last part of a backlog is within the bound
-/// of being in sync, too, and would be decoded twice.
-pub const REOPEN_AFTER: Duration = Duration::from_secs(5);
 
 /// Subtransactions of unfinished transactions that are remembered as rolled back: some 10 MB.
 pub const SPILL_ROLLED_BACK_MAX: usize = 1 << 20;

@@ -129,6 +129,8 @@ pub enum Done {
     },
     /// A position is in `walferry.progress`.
     Stored(Written),
+    /// What was open is undone.
+    Abandoned,
     /// What was committed before is on the disk.
     Flushed(Written),
 }
@@ -148,6 +150,7 @@ struct Sent {
 enum Work {
     Batch(Batch),
     Store { previous: EndLsn, to: EndLsn },
+    Abandon,
     Flush,
 }
 
@@ -225,7 +228,12 @@ impl Applier {
     ///
     /// # Errors
     /// When anything fails; what was sent before is still to be completed, then the session is of no use.
+    ///
+    /// # Panics
+    /// When a transaction begins inside another, or one goes on that is not open.
     pub async fn send(&mut self, mut batch: Batch) -> Result<(), ApplyError> {
+        let begins = batch.segments.first().is_none_or(|segment| segment.first);
+        assert!(begins != self.open, "a transaction begins where none is open, and goes on where it is");
         let mut planned = self.plan(&batch.segments, self.options.form).await?;
         let stopped = planned.stopped.take();
         let looked_at = planned.plan.steps.iter().any(|step| step.rows.is_some()) || !self.altered.is_empty();
@@ -262,6 +270,18 @@ impl Applier {
         self.pipeline.clear();
         self.push_store(previous, to)?;
         self.queue_unit(Sent::of(Work::Store { previous, to }))
+    }
+
+    /// Undoes the parts of a large transaction that were sent: the rest will not come.
+    ///
+    /// # Errors
+    /// When the session is lost.
+    pub fn send_abandon(&mut self) -> Result<()> {
+        assert!(self.open, "only what is open can be undone");
+        self.pipeline.clear();
+        self.push_rollback()?;
+        self.undo(HashMap::new());
+        self.queue_unit(Sent::of(Work::Abandon))
     }
 
     /// Has all that was committed written to the disk.
@@ -363,6 +383,7 @@ impl Applier {
             match sent.work {
                 Work::Batch(batch) => Box::pin(self.send(batch)).await?,
                 Work::Store { previous, to } => self.send_store(previous, to)?,
+                Work::Abandon => self.send_abandon()?,
                 Work::Flush => self.send_flush()?,
             }
         }
@@ -497,6 +518,7 @@ impl Sent {
                 Done::Applied { batch, applied: self.applied, written }
             }
             Work::Store { .. } => Done::Stored(Written::of(outcome)?),
+            Work::Abandon => Done::Abandoned,
             Work::Flush => Done::Flushed(Written::of(outcome)?),
         })
     }
@@ -506,5 +528,13 @@ impl Applied {
     fn of(batch: &Batch, plan: &Plan) -> Self {
         let transactions = batch.segments.iter().filter(|segment| segment.end.is_some()).count() as u64;
         Self { transactions, changes: plan.changes, ordered: plan.ordered, ..Self::default() }
+    }
+
+    /// Adds what another part of the same transaction did.
+    pub fn add(&mut self, other: Self) {
+        self.transactions += other.transactions;
+        self.changes.iter_mut().zip(other.changes).for_each(|(sum, count)| *sum += count);
+        self.ordered = self.ordered.or(other.ordered);
+        self.conflicts.iter_mut().zip(other.conflicts).for_each(|(sum, count)| *sum += count);
     }
 }

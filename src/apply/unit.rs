@@ -26,6 +26,7 @@ pub(super) struct Own {
     record: Arc<Statement>,
     progress: Arc<Statement>,
     commit: Arc<Statement>,
+    rollback: Arc<Statement>,
     written: Arc<Statement>,
     wait_for_disk: Arc<Statement>,
     emit: Arc<Statement>,
@@ -49,6 +50,7 @@ impl Own {
                  WHERE migration = $1 AND end_lsn = $2 RETURNING 1) SELECT 1 / count(*) FROM moved",
             ),
             commit: statement("COMMIT"),
+            rollback: statement("ROLLBACK"),
             written: statement("SELECT pg_current_wal_insert_lsn(), pg_current_wal_flush_lsn()"),
             // Not `on`, which waits for a synchronous standby.
             wait_for_disk: statement("SET LOCAL synchronous_commit = local"),
@@ -151,6 +153,12 @@ impl Applier {
         let (commit, written) = (Arc::clone(&self.own.commit), Arc::clone(&self.own.written));
         self.push_own(&commit)?;
         self.push_own(&written)
+    }
+
+    pub(super) fn push_rollback(&mut self) -> Result<()> {
+        self.open = false;
+        let rollback = Arc::clone(&self.own.rollback);
+        self.push_own(&rollback)
     }
 
     pub(super) fn push_store(&mut self, previous: EndLsn, to: EndLsn) -> Result<()> {

@@ -8,9 +8,15 @@
 //! A large transaction may come in blocks before it ends, if that was asked for; `stream` keeps them on disk, and
 //! when the transaction commits, they make segments as if they had come just then.
 //!
+//! One that is known to have committed already on the source, and alone, need not wait for its commit to come: from
+//! [`Assembler::go_ahead`] on, its changes make segments as they come ([`Segment::ahead`]), while the disk keeps them as
+//! well. When anything else comes first, [`Assembler::gave_up`] says so: what was handed out of it never happened, and
+//! the whole of it comes at its commit, from the disk.
+//!
 //! Not here: sockets, clocks, the target's tables, and what to do about a change.
 //!
-//! Invariants: segments come in commit order; `first` and `end` bracket each transaction exactly once; each tuple of
+//! Invariants: segments come in commit order; `first` and `end` bracket each transaction exactly once, but for what was
+//! given up; each tuple of
 //! a segment has as many columns as its relation; whatever keeps memory counts in a segment's cost, an empty
 //! transaction too.
 //!
@@ -24,8 +30,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::limits::{CHANGE_COST, SEGMENT_COST_MAX};
-use crate::pg::{Column, CommitLsn, EndLsn, Oid, PgTimestamp, QualifiedName, Relation, RelationId, Xid};
-use crate::proto::{DecodeError, Layout, Message, OldTuple, Tuple, Type};
+use crate::pg::{
+    Column, CommitLsn, EndLsn, Oid, PgTimestamp, QualifiedName, Relation, RelationId, SourceLsn, Xid,
+};
+use crate::proto::{DecodeError, Layout, Message, OldTuple, StreamCommit, Tuple, Type};
 use crate::spill::{SpillDir, SpillError};
 
 use stream::{Replay, Streams};
@@ -35,10 +43,12 @@ use stream::{Replay, Streams};
 pub struct Segment {
     /// The transaction's identifier on the source.
     pub xid: Xid,
-    /// Where its commit record starts.
+    /// Where its commit record starts; of a part that goes ahead, where the transaction's first change stands.
     pub commit_lsn: CommitLsn,
-    /// When it committed, by the source's clock.
+    /// When it committed, by the source's clock; of a part that goes ahead, when its first block was sent.
     pub commit_time: PgTimestamp,
+    /// Whether it goes ahead of its transaction's commit: it is not known yet where in the order that comes.
+    pub ahead: bool,
     /// Whether this is the transaction's first segment.
     pub first: bool,
     /// The changes, in the source's order.
@@ -191,6 +201,16 @@ pub struct Assembler {
     commit_time: PgTimestamp,
     streams: Option<Streams>,
     replay: Option<Replay>,
+    /// The transaction in progress whose changes go into `open`.
+    ahead: Option<Ahead>,
+    gave_up: bool,
+}
+
+/// A transaction in progress of which segments are handed out.
+#[derive(Debug)]
+struct Ahead {
+    xid: Xid,
+    relations: Relations,
 }
 
 /// What has been announced.
@@ -202,6 +222,12 @@ struct Relations {
 }
 
 impl Segment {
+    /// A transaction without changes so far.
+    fn begin(xid: Xid, commit_lsn: CommitLsn, commit_time: PgTimestamp) -> Self {
+        let (changes, cost) = (Vec::new(), CHANGE_COST);
+        Self { xid, commit_lsn, commit_time, ahead: false, first: true, changes, cost, end: None }
+    }
+
     /// Whether it is not a whole transaction.
     pub const fn is_part(&self) -> bool {
         !self.first || self.end.is_none()
@@ -225,7 +251,7 @@ impl Assembler {
         Self { streams: Some(Streams::new(spill)), ..self }
     }
 
-    /// Whether a transaction is being received that is known to commit.
+    /// Whether a transaction is being received that is known to commit, or goes ahead.
     pub fn in_transaction(&self) -> bool {
         self.open.is_some()
     }
@@ -250,6 +276,31 @@ impl Assembler {
         self.streams.as_ref().is_some_and(|streams| streams.may_block(payload))
     }
 
+    /// The transaction whose first block was begun by the message at `at`, if it may go ahead: nothing else is in
+    /// progress, and nothing committed since its first change. What runs beside others is likely to be overtaken.
+    ///
+    /// `at` is the position that came with the message: for a Stream Start, where the block's first change stands.
+    pub fn may_go_ahead(&self, at: SourceLsn) -> Option<Xid> {
+        let alone = self.open.is_none() && at > SourceLsn::ZERO && at >= self.previous_end.position();
+        self.streams.as_ref().and_then(Streams::begun_alone).filter(|_| alone)
+    }
+
+    /// Hands out what comes of the transaction for which [`Assembler::may_go_ahead`] was just asked.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn go_ahead(&mut self, at: SourceLsn, sent_at: PgTimestamp) {
+        let xid = self.may_go_ahead(at).expect("it was asked for");
+        self.ahead = Some(Ahead { xid, relations: Relations::default() });
+        let open = Segment::begin(xid, CommitLsn::new(at.get()), sent_at);
+        self.open = Some(Segment { ahead: true, ..open });
+    }
+
+    /// Whether, since this was asked last, a transaction was given up that went ahead.
+    pub fn gave_up(&mut self) -> bool {
+        std::mem::take(&mut self.gave_up)
+    }
+
     /// Takes the payload of the next XLogData. While there is a replay afterwards, [`Assembler::replay`] comes first.
     ///
     /// Gives a segment when a transaction ended, or when the open one grew too large to hold.
@@ -259,32 +310,93 @@ impl Assembler {
     pub fn take(&mut self, payload: Bytes) -> Result<Option<Segment>, TakeError> {
         assert!(self.replay.is_none(), "what is kept comes before what is new");
         let bytes = payload.len();
-        if let Some(streams) = &mut self.streams {
-            if let Some(xid) = streams.block() {
+        let Some(streams) = &mut self.streams else {
+            let (_, message) = Message::decode(payload, Layout::PLAIN)?;
+            return Ok(self.push(message, bytes)?);
+        };
+        if let Some(xid) = streams.block() {
+            let Some(ahead) = self.ahead.as_mut().filter(|ahead| ahead.xid == xid) else {
                 streams.take(xid, payload)?;
                 return Ok(None);
-            }
-            return match (Message::decode(payload, Layout::PLAIN)?.1, &self.open) {
-                (Message::StreamStart(start), None) => Ok(streams.begin_block(start).map(|()| None)?),
-                (Message::StreamStart(_), Some(open)) => {
-                    Err(AssembleError::InBlock { what: "Stream Start", xid: open.xid }.into())
-                }
-                (Message::StreamStop, _) => Err(AssembleError::NoBlock.into()),
-                (Message::StreamAbort(abort), _) => {
-                    streams.abort(abort)?;
-                    Ok(None)
-                }
-                (Message::StreamCommit(commit), _) => {
-                    let replay = streams.commit(commit)?;
-                    self.begin(commit.commit_lsn, commit.commit_time, commit.xid)?;
-                    self.replay = Some(replay);
-                    Ok(None)
-                }
-                (message, _) => Ok(self.push(message, bytes)?),
             };
+            streams.take(xid, payload.clone())?;
+            if streams.block().is_none() {
+                return Ok(None);
+            }
+            let (_, message) = Message::decode(payload, Layout::BLOCK)?;
+            return Ok(ahead.relations.take(&mut self.open, message, bytes)?);
         }
         let (_, message) = Message::decode(payload, Layout::PLAIN)?;
-        Ok(self.push(message, bytes)?)
+        self.give_up_before(&message);
+        let streams = self.streams.as_mut().expect("as before");
+        match message {
+            Message::StreamStart(start) => {
+                if let Some(open) = self.open.as_ref().filter(|open| !open.ahead) {
+                    return Err(AssembleError::InBlock { what: "Stream Start", xid: open.xid }.into());
+                }
+                streams.begin_block(start)?;
+                Ok(None)
+            }
+            Message::StreamStop => Err(AssembleError::NoBlock.into()),
+            Message::StreamAbort(abort) => {
+                streams.abort(abort)?;
+                Ok(None)
+            }
+            Message::StreamCommit(commit) => {
+                let replay = streams.commit(commit)?;
+                if let Some(ahead) = self.ahead.take() {
+                    return self.commit_ahead(commit, replay, ahead);
+                }
+                self.begin(commit.commit_lsn, commit.commit_time, commit.xid)?;
+                self.replay = Some(replay);
+                Ok(None)
+            }
+            message => Ok(self.push(message, bytes)?),
+        }
+    }
+
+    /// What goes ahead is given up when anything else commits first, or a part of it is rolled back.
+    fn give_up_before(&mut self, message: &Message) {
+        let Some(ahead) = &self.ahead else { return };
+        let goes_on = match message {
+            Message::StreamStart(_) | Message::StreamStop | Message::Relation(_) | Message::Type(_) => true,
+            Message::StreamAbort(abort) => abort.xid != ahead.xid,
+            Message::StreamCommit(commit) => commit.xid == ahead.xid,
+            _ => false,
+        };
+        if !goes_on {
+            (self.ahead, self.open, self.gave_up) = (None, None, true);
+        }
+    }
+
+    /// The last segment of what went ahead.
+    fn commit_ahead(
+        &mut self,
+        commit: StreamCommit,
+        replay: Replay,
+        ahead: Ahead,
+    ) -> Result<Option<Segment>, TakeError> {
+        let first = self.open.take().expect("what goes ahead is open");
+        if commit.commit_lsn < first.commit_lsn {
+            return Err(AssembleError::OutOfOrder {
+                previous: EndLsn::new(first.commit_lsn.get()),
+                commit: commit.commit_lsn,
+            }
+            .into());
+        }
+        self.begin(commit.commit_lsn, commit.commit_time, commit.xid)?;
+        let (commit_lsn, commit_time) = (commit.commit_lsn, commit.commit_time);
+        self.open = Some(Segment { commit_lsn, commit_time, ahead: false, ..first });
+        self.know(replay.announced(ahead.relations));
+        Ok(Some(self.commit(commit_lsn, commit.end_lsn)?))
+    }
+
+    /// What was announced in a transaction that came in blocks is known everywhere from its commit on.
+    fn know(&mut self, announced: Vec<Arc<Relation>>) {
+        for relation in announced {
+            self.announced(&relation);
+            self.relations.by_id.insert(relation.id, relation);
+        }
     }
 
     /// The next segment of a transaction that was kept and has committed; `None` when there is none (any more), or not
@@ -294,29 +406,17 @@ impl Assembler {
     /// As [`Assembler::take`].
     pub fn replay(&mut self) -> Result<Option<Segment>, TakeError> {
         let Some(replay) = &mut self.replay else { return Ok(None) };
-        let open = &mut self.open;
         while let Some((message, bytes)) = replay.next()? {
             let Some(message) = message else { return Ok(None) };
-            match message {
-                Message::Relation(relation) => {
-                    hold(open, &relation, bytes);
-                    replay.relations.announce(relation);
-                }
-                Message::Type(named) => replay.relations.name_type(named),
-                message => {
-                    if let Some(change) = replay.relations.change(message)?
-                        && let Some(segment) = add(open, change, bytes)?
-                    {
-                        return Ok(Some(segment));
-                    }
-                }
+            let segment = replay.relations.take(&mut self.open, message, bytes)?;
+            if segment.is_some() {
+                return Ok(segment);
             }
         }
-        let (commit, announced) = self.replay.take().expect("it was there").finish();
-        for relation in announced {
-            self.announced(&relation);
-            self.relations.by_id.insert(relation.id, relation);
-        }
+        let mut replay = self.replay.take().expect("it was there");
+        let relations = std::mem::take(&mut replay.relations);
+        let commit = replay.commit;
+        self.know(replay.announced(relations));
         Ok(Some(self.commit(commit.commit_lsn, commit.end_lsn)?))
     }
 
@@ -369,15 +469,7 @@ impl Assembler {
             return Err(AssembleError::OutOfOrder { previous: self.previous_end, commit: commit_lsn });
         }
         self.commit_time = commit_time;
-        self.open = Some(Segment {
-            xid,
-            commit_lsn,
-            commit_time,
-            first: true,
-            changes: Vec::new(),
-            cost: CHANGE_COST,
-            end: None,
-        });
+        self.open = Some(Segment::begin(xid, commit_lsn, commit_time));
         Ok(())
     }
 
@@ -408,6 +500,30 @@ impl Relations {
 
     fn name_type(&mut self, named: Type) {
         self.types.insert(named.oid, named.name);
+    }
+
+    /// Takes a message of a transaction that came in blocks into the open segment; gives that one when it is full.
+    fn take(
+        &mut self,
+        open: &mut Option<Segment>,
+        message: Message,
+        bytes: usize,
+    ) -> Result<Option<Segment>, AssembleError> {
+        match message {
+            Message::Relation(relation) => {
+                hold(open, &relation, bytes);
+                self.announce(relation);
+                Ok(None)
+            }
+            Message::Type(named) => {
+                self.name_type(named);
+                Ok(None)
+            }
+            message => match self.change(message)? {
+                Some(change) => add(open, change, bytes),
+                None => Ok(None),
+            },
+        }
     }
 
     /// The change that a message is; `None` for one that changes no row.
@@ -483,15 +599,8 @@ fn add(open: &mut Option<Segment>, change: Change, bytes: usize) -> Result<Optio
     if segment.cost < SEGMENT_COST_MAX {
         return Ok(None);
     }
-    let rest = Segment {
-        xid: segment.xid,
-        commit_lsn: segment.commit_lsn,
-        commit_time: segment.commit_time,
-        first: false,
-        changes: Vec::new(),
-        cost: CHANGE_COST,
-        end: None,
-    };
+    let rest = Segment::begin(segment.xid, segment.commit_lsn, segment.commit_time);
+    let rest = Segment { first: false, ahead: segment.ahead, ..rest };
     Ok(open.replace(rest))
 }
 

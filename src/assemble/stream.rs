@@ -25,6 +25,8 @@ pub(super) struct Streams {
     spill: SpillDir,
     transactions: HashMap<Xid, InProgress>,
     block: Option<Xid>,
+    /// The same, when its first block has begun and has nothing yet.
+    begun: Option<Xid>,
 }
 
 #[derive(Debug)]
@@ -38,7 +40,7 @@ struct InProgress {
 /// A transaction that committed, as it is read back.
 #[derive(Debug)]
 pub(super) struct Replay {
-    commit: StreamCommit,
+    pub(super) commit: StreamCommit,
     reader: SpoolReader,
     rolled_back: HashSet<Xid>,
     announced: HashSet<RelationId>,
@@ -47,12 +49,17 @@ pub(super) struct Replay {
 
 impl Streams {
     pub(super) fn new(spill: SpillDir) -> Self {
-        Self { spill, transactions: HashMap::new(), block: None }
+        Self { spill, transactions: HashMap::new(), block: None, begun: None }
     }
 
     /// The transaction whose block is being received.
     pub(super) fn block(&self) -> Option<Xid> {
         self.block
+    }
+
+    /// The transaction whose first block has just begun, if no other is in progress.
+    pub(super) fn begun_alone(&self) -> Option<Xid> {
+        self.begun.filter(|_| self.transactions.len() == 1)
     }
 
     pub(super) fn may_block(&self, payload: &[u8]) -> bool {
@@ -73,11 +80,13 @@ impl Streams {
             (false, false) => return Err(AssembleError::NoFirstBlock(start.xid).into()),
         }
         self.block = Some(start.xid);
+        self.begun = self.block.filter(|_| start.first);
         Ok(())
     }
 
     /// Takes a message of the block of `xid`.
     pub(super) fn take(&mut self, xid: Xid, payload: Bytes) -> Result<(), TakeError> {
+        self.begun = None;
         let transaction = self.transactions.get_mut(&xid).expect("a block's transaction is known");
         let what = match Message::decode_blocked(payload.clone())? {
             Blocked::Change(part) => return Ok(transaction.spool.append(part, &payload)?),
@@ -167,11 +176,9 @@ impl Replay {
         Ok(None)
     }
 
-    /// What committed, and the relations that are known from here on.
-    pub(super) fn finish(mut self) -> (StreamCommit, Vec<Arc<Relation>>) {
-        let announced = self.announced.iter().filter_map(|id| self.relations.by_id.remove(id));
-        let announced = announced.collect();
-        (self.commit, announced)
+    /// What of the transaction's `relations` is known from here on.
+    pub(super) fn announced(self, mut relations: Relations) -> Vec<Arc<Relation>> {
+        self.announced.iter().filter_map(|id| relations.by_id.remove(id)).collect()
     }
 }
 

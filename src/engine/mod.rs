@@ -28,7 +28,7 @@ use tracing::Instrument;
 
 use crate::apply::{Applied, Applier, ApplyError, ConflictKind, Done, Written};
 use crate::assemble::Assembler;
-use crate::error::{Result, Side};
+use crate::error::{Failure, Result, Side};
 use crate::limits::{PING_AFTER, READER_QUEUE_MAX, RECEIVE_MANY, TICK};
 use crate::pg::{EndLsn, PgTimestamp, SourceLsn};
 use crate::plan::Batch;
@@ -38,6 +38,7 @@ use crate::status::{Metrics, StatusHandle};
 use crate::wire::{CopyBothReader, CopyBothWriter};
 
 pub use monitor::{Clocks, Monitor, MonitorInput};
+pub use reader::Ahead;
 pub use state::Finish;
 
 use reader::Incoming;
@@ -59,6 +60,8 @@ pub struct Run {
     pub queue_cost_max: usize,
     /// Where transactions in progress are kept, if the stream has them.
     pub spill: Option<SpillDir>,
+    /// Which of them need not wait for their commit, if any.
+    pub ahead: Option<Ahead>,
     /// Where the positions are shown.
     pub status: StatusHandle,
     /// Where things are counted.
@@ -76,6 +79,9 @@ pub enum Ended {
     Failed(ApplyError),
     /// Transactions in progress cannot be kept here, or were damaged: the source can be asked to keep them.
     SpillFailed(SpillError),
+    /// The target refused a transaction that went ahead of its commit, and may have been right: parts of it may be rolled
+    /// back yet.
+    AheadFailed(ApplyError),
 }
 
 impl<E: Into<ApplyError>> From<E> for Ended {
@@ -105,13 +111,15 @@ pub async fn run(
         None => assembler,
     };
     let memory_of_reader = reader::Memory { permits: Arc::clone(&memory), cost_max: run.queue_cost_max };
-    let reading = reader::read(reader, assembler, memory_of_reader, sender, run.metrics.clone());
+    let reading =
+        reader::read(reader, assembler, memory_of_reader, run.ahead.clone(), sender, run.metrics.clone());
     readers.spawn(reading.in_current_span());
     let shell = Shell {
         state: State::new(run.stored, run.confirm_delay, run.run_to),
         began: Instant::now(),
         heard: Instant::now(),
         shown: SourceLsn::ZERO,
+        ahead: Applied::default(),
         worker: Worker::start(applier),
         writer,
         memory,
@@ -131,6 +139,8 @@ struct Shell {
     heard: Instant,
     /// The applied position that is shown.
     shown: SourceLsn,
+    /// What the open transaction did that goes ahead.
+    ahead: Applied,
     worker: Worker,
     writer: CopyBothWriter,
     memory: Arc<Semaphore>,
@@ -152,6 +162,11 @@ impl Shell {
                 }
                 done = self.worker.done() => match done {
                     Ok(done) => Some(Event::Done(self.done(done))),
+                    Err(error @ (ApplyError::Conflict(_) | ApplyError::Failure(Failure::Definite(_))))
+                        if self.state.is_ahead() =>
+                    {
+                        return Ended::AheadFailed(error);
+                    }
                     Err(error) => return error.into(),
                 },
                 _ = tick.tick() => {
@@ -194,6 +209,7 @@ impl Shell {
             match effect {
                 Effect::Apply(batch) => self.worker.apply(batch),
                 Effect::Store { previous, to } => self.worker.store(previous, to),
+                Effect::Abandon => self.worker.abandon(),
                 Effect::Flush => self.worker.flush(),
                 Effect::Report(positions) => self.report(positions).await?,
                 Effect::Release(cost) => self.memory.add_permits(cost),
@@ -203,12 +219,16 @@ impl Shell {
         Ok(None)
     }
 
-    fn done(&self, (done, took): (Done, Duration)) -> Option<Written> {
+    fn done(&mut self, (done, took): (Done, Duration)) -> Option<Written> {
         match done {
             Done::Stored(written) | Done::Flushed(written) => Some(written),
             Done::Applied { batch, applied, written } => {
                 self.count(&batch, applied, took);
                 written
+            }
+            Done::Abandoned => {
+                self.ahead = Applied::default();
+                None
             }
         }
     }
@@ -227,11 +247,17 @@ impl Shell {
         self.writer.send(&message).await.map_err(|error| error.into_failure(Side::Source))
     }
 
-    fn count(&self, batch: &Batch, applied: Applied, took: Duration) {
+    fn count(&mut self, batch: &Batch, mut applied: Applied, took: Duration) {
         let Run { metrics, status, dbname, clocks, .. } = &self.run;
         metrics.batch(applied.changes.iter().sum(), took.as_secs_f64());
         if let Some(reason) = applied.ordered {
             metrics.ordered_batch(reason.as_str());
+        }
+        // What goes ahead counts when it is committed.
+        applied.add(std::mem::take(&mut self.ahead));
+        if batch.is_ahead() {
+            self.ahead = applied;
+            return;
         }
         for (kind, count) in
             ConflictKind::ALL.into_iter().zip(applied.conflicts).filter(|(_, count)| *count > 0)
@@ -279,6 +305,7 @@ impl Shell {
 fn event(incoming: Incoming) -> Result<Event, Ended> {
     match incoming {
         Incoming::Segment(segment) => Ok(Event::Received(segment)),
+        Incoming::GaveUp => Ok(Event::GaveUp),
         Incoming::Keepalive { wal_end, reply_requested, in_transaction } => {
             Ok(Event::Keepalive { wal_end, reply_requested, in_transaction })
         }

@@ -10,12 +10,14 @@ use bytes::Bytes;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{block_in_place, yield_now};
 use tokio::time::timeout;
+use tokio_postgres::Client;
 
 use crate::assemble::{AssembleError, Assembler, Segment, TakeError};
 use crate::error::{Definite, Failure, Side, Transient};
 use crate::limits::{BEHIND_AFTER, QUEUE_COST_MAX, RECEIVE_TIMEOUT};
-use crate::pg::SourceLsn;
+use crate::pg::{SourceLsn, Xid};
 use crate::proto::{DecodeError, ReplicationFrame};
+use crate::source::catalog;
 use crate::spill::SpillError;
 use crate::status::Metrics;
 use crate::wire::{self, CopyBothReader};
@@ -25,6 +27,8 @@ use crate::wire::{self, CopyBothReader};
 pub(super) enum Incoming {
     /// A segment; its permit is given back by whoever applied it.
     Segment(Segment),
+    /// What was handed on of the transaction that goes ahead is to be undone.
+    GaveUp,
     /// A keepalive, in its place among the segments.
     Keepalive {
         /// How far the server has sent.
@@ -38,6 +42,15 @@ pub(super) enum Incoming {
     Failed(Failure),
     /// Transactions in progress cannot be kept, or were not kept well.
     SpillFailed(SpillError),
+}
+
+/// Which transactions in progress may go ahead of their commit.
+#[derive(Debug, Clone)]
+pub struct Ahead {
+    /// Knows which have committed.
+    pub source: Arc<Client>,
+    /// Every table's copy holds what commits before: where that cannot be told yet, nothing goes ahead.
+    pub copied: SourceLsn,
 }
 
 /// What segments may take.
@@ -59,11 +72,20 @@ struct Pace {
     behind: bool,
 }
 
+impl Ahead {
+    /// Whether a transaction may go ahead whose first change stands at `at`.
+    async fn may(&self, xid: Xid, at: SourceLsn) -> bool {
+        // Where it cannot be told, it waits for its commit.
+        at >= self.copied && catalog::has_committed(&self.source, xid).await.unwrap_or(false)
+    }
+}
+
 /// Reads until the stream fails or nobody listens any more.
 pub(super) async fn read(
     mut stream: CopyBothReader,
     mut assembler: Assembler,
     memory: Memory,
+    ahead: Option<Ahead>,
     out: mpsc::Sender<Incoming>,
     metrics: Metrics,
 ) {
@@ -77,11 +99,17 @@ pub(super) async fn read(
             match next(&mut stream, &pace).await {
                 Ok(payload) => {
                     metrics.received_bytes(payload.len() as u64);
-                    take(&mut assembler, &mut pace, payload)
+                    take(&mut assembler, &mut pace, ahead.as_ref(), payload).await
                 }
                 Err(failure) => Err(Incoming::Failed(failure)),
             }
         };
+        if assembler.gave_up() {
+            tracing::debug!("the transaction that went ahead is overtaken, or rolled back in part");
+            if out.send(Incoming::GaveUp).await.is_err() {
+                return;
+            }
+        }
         let (incoming, last) = match next {
             Ok(None) => {
                 // A long part of a replay may have been rolled back: who waits for this task gets a chance.
@@ -122,7 +150,12 @@ fn silent() -> Failure {
     Transient::new(Side::Source, "the source is silent").detail(detail).into()
 }
 
-fn take(assembler: &mut Assembler, pace: &mut Pace, payload: Bytes) -> Result<Option<Incoming>, Incoming> {
+async fn take(
+    assembler: &mut Assembler,
+    pace: &mut Pace,
+    ahead: Option<&Ahead>,
+    payload: Bytes,
+) -> Result<Option<Incoming>, Incoming> {
     let undecodable = |error| Incoming::Failed(undecodable(error));
     match ReplicationFrame::decode(payload).map_err(undecodable)? {
         // Before 14, a server sends nothing in place of an Origin whose name it cannot find.
@@ -135,7 +168,15 @@ fn take(assembler: &mut Assembler, pace: &mut Pace, payload: Bytes) -> Result<Op
             };
             let since_commit = data.sent_at.seconds_since(assembler.commit_time());
             pace.behind = assembler.in_block() || since_commit > BEHIND_AFTER.as_secs_f64();
-            Ok(segment.map_err(untaken)?.map(Incoming::Segment))
+            let segment = segment.map_err(untaken)?;
+            if let Some(ahead) = ahead
+                && let Some(xid) = assembler.may_go_ahead(data.wal_start)
+                && ahead.may(xid, data.wal_start).await
+            {
+                tracing::debug!(%xid, "a transaction goes ahead of its commit");
+                assembler.go_ahead(data.wal_start, data.sent_at);
+            }
+            Ok(segment.map(Incoming::Segment))
         }
         ReplicationFrame::PrimaryKeepalive(keepalive) => {
             pace.behind = false;

@@ -32,6 +32,8 @@ use crate::plan::Batch;
 pub enum Event {
     /// A segment came from the source.
     Received(Segment),
+    /// The transaction that goes ahead comes later, as a whole: what was received of it never happened.
+    GaveUp,
     /// A keepalive came from the source.
     Keepalive {
         /// How far the server has sent.
@@ -61,6 +63,8 @@ pub enum Effect {
         /// What it is to hold.
         to: EndLsn,
     },
+    /// Undo the target's open transaction, then say [`Event::Done`].
+    Abandon,
     /// Have the target write to its disk what it committed, then say [`Event::Done`].
     Flush,
     /// Tell the source the positions.
@@ -110,8 +114,8 @@ pub struct State {
     stored: SourceLsn,
     /// Committed positions that may not be on the target's disk yet, oldest first.
     in_memory: VecDeque<InMemory>,
-    /// Of a large transaction a part was asked for and the rest was not: when it committed on the source.
-    open: Option<PgTimestamp>,
+    /// The large transaction of which a part was asked for and the rest was not.
+    open: Option<Open>,
     /// A keepalive's position that holds once everything queued before it is applied.
     idle_mark: Option<SourceLsn>,
     /// The position resumed from, until the first event tells the time. It ages like any other: the run before may
@@ -148,10 +152,19 @@ struct InMemory {
     since: Duration,
 }
 
+/// A transaction in parts.
+#[derive(Debug)]
+struct Open {
+    /// When it committed on the source.
+    committed_at: PgTimestamp,
+    ahead: bool,
+}
+
 #[derive(Debug)]
 enum UnderWay {
-    Batch { end: Option<EndLsn>, cost: usize, oldest: PgTimestamp },
+    Batch { end: Option<EndLsn>, cost: usize, oldest: PgTimestamp, ahead: bool },
     Store(EndLsn),
+    Abandon,
     Flush,
 }
 
@@ -201,9 +214,16 @@ impl State {
     pub fn oldest_unapplied(&self) -> Option<PgTimestamp> {
         let oldest = self.under_way.iter().find_map(|work| match work {
             UnderWay::Batch { oldest, .. } => Some(*oldest),
-            UnderWay::Store(_) | UnderWay::Flush => None,
+            UnderWay::Store(_) | UnderWay::Abandon | UnderWay::Flush => None,
         });
-        oldest.or(self.open).or_else(|| self.queue.front().map(|segment| segment.commit_time))
+        let open = self.open.as_ref().map(|open| open.committed_at);
+        oldest.or(open).or_else(|| self.queue.front().map(|segment| segment.commit_time))
+    }
+
+    /// Whether something was asked for that goes ahead of its commit: that it fails need not mean anything.
+    pub fn is_ahead(&self) -> bool {
+        let ahead = |work: &UnderWay| matches!(work, UnderWay::Batch { ahead: true, .. } | UnderWay::Abandon);
+        self.open.as_ref().is_some_and(|open| open.ahead) || self.under_way.iter().any(ahead)
     }
 
     /// Takes an event at `now`, and says what to do, in order; after [`Effect::Finish`] nothing any more.
@@ -220,6 +240,7 @@ impl State {
         }
         match event {
             Event::Received(segment) => self.received(segment),
+            Event::GaveUp => self.gave_up(&mut effects),
             Event::Keepalive { wal_end, reply_requested, in_transaction } => {
                 self.positions.received = self.positions.received.max(wal_end);
                 if !in_transaction {
@@ -244,12 +265,28 @@ impl State {
             assert!(end > self.asked, "a transaction came that is already applied, or being applied");
             self.positions.received = self.positions.received.max(end.position());
         }
-        if !segment.changes.is_empty() {
+        // The last part of a transaction may have no change left.
+        if !segment.ahead && (!segment.changes.is_empty() || !segment.first) {
             self.last_change = Some(segment.commit_lsn.position());
         }
         self.queued.0 += segment.cost;
         self.queued.1 += segment.changes.len();
         self.queue.push_back(segment);
+    }
+
+    /// Forgets what is queued of the transaction that went ahead, and undoes what was asked for: it is the last that came.
+    fn gave_up(&mut self, effects: &mut Vec<Effect>) {
+        while self.queue.back().is_some_and(|last| last.ahead) {
+            let part = self.queue.pop_back().expect("it was just seen");
+            self.queued.0 -= part.cost;
+            self.queued.1 -= part.changes.len();
+            effects.push(Effect::Release(part.cost));
+        }
+        // With others before it in the queue, what is open is theirs.
+        if self.queue.is_empty() && self.open.take().is_some() {
+            self.under_way.push_back(UnderWay::Abandon);
+            effects.push(Effect::Abandon);
+        }
     }
 
     fn done(&mut self, written: Option<Written>, now: Duration, effects: &mut Vec<Effect>) {
@@ -259,7 +296,7 @@ impl State {
                 end
             }
             UnderWay::Store(end) => Some(end),
-            UnderWay::Flush => None,
+            UnderWay::Abandon | UnderWay::Flush => None,
         };
         if let Some(end) = committed {
             let position = end.position();
@@ -310,10 +347,10 @@ impl State {
             && let Some(batch) = self.next_batch()
         {
             let oldest = batch.segments.first().map_or(PgTimestamp::default(), |first| first.commit_time);
-            let end = batch.end();
+            let (end, ahead) = (batch.end(), batch.is_ahead());
             self.asked = end.unwrap_or(self.asked);
-            self.open = if end.is_none() { Some(oldest) } else { None };
-            self.under_way.push_back(UnderWay::Batch { end, cost: batch.cost, oldest });
+            self.open = end.is_none().then_some(Open { committed_at: oldest, ahead });
+            self.under_way.push_back(UnderWay::Batch { end, cost: batch.cost, oldest, ahead });
             effects.push(Effect::Apply(batch));
         }
         if self.open.is_some() || self.under_way.len() >= UNDER_WAY_MAX {

@@ -25,6 +25,7 @@ pub(super) struct Worker {
 enum Ask {
     Apply(Batch),
     Store { previous: EndLsn, to: EndLsn },
+    Abandon,
     Flush,
 }
 
@@ -43,6 +44,10 @@ impl Worker {
 
     pub(super) fn store(&self, previous: EndLsn, to: EndLsn) {
         self.ask(Ask::Store { previous, to });
+    }
+
+    pub(super) fn abandon(&self) {
+        self.ask(Ask::Abandon);
     }
 
     pub(super) fn flush(&self) {
@@ -102,6 +107,7 @@ async fn work(
             let sent = match asked {
                 Ask::Apply(batch) => applier.send(batch).await,
                 Ask::Store { previous, to } => applier.send_store(previous, to).map_err(Into::into),
+                Ask::Abandon => applier.send_abandon().map_err(Into::into),
                 Ask::Flush => applier.send_flush().map_err(Into::into),
             };
             failed = sent.err();

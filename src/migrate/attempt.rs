@@ -73,8 +73,6 @@ pub(super) struct Attempt<'a> {
     pub(super) metrics: Metrics,
     /// Tables that the log has named as not carried.
     pub(super) told: HashSet<QualifiedName>,
-    /// The stream was ended to be opened anew.
-    pub(super) reopens: bool,
     /// Says that somebody asks for something.
     pub(super) requests: mpsc::Receiver<Notification>,
     /// The cutover under way.
@@ -115,20 +113,9 @@ impl Migration {
         let phase = Phase::from_name(&row.phase).ok_or_else(|| unknown_phase(&row.phase))?;
         let metrics = self.metrics.database(sides.source.dbname());
         let (source, target, told) = (Arc::new(source), Arc::new(target), HashSet::new());
-        let (reopens, cutover) = (false, None);
-        let mut attempt = Attempt {
-            migration: self,
-            number,
-            source,
-            target,
-            row,
-            phase,
-            metrics,
-            told,
-            reopens,
-            requests,
-            cutover,
-        };
+        let cutover = None;
+        let mut attempt =
+            Attempt { migration: self, number, source, target, row, phase, metrics, told, requests, cutover };
         if method == Method::PgDump {
             return attempt.move_once(session).await;
         }

@@ -328,7 +328,8 @@ mod tests {
         check(2, 64);
         check(4, 32);
         check(8, 16);
-        check(100, 16);
+        check(32, 4);
+        check(100, 4);
     }
 
     #[tokio::test]

@@ -7,9 +7,9 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::apply::{Applier, ApplyError, ApplyOptions, Tables, TargetSession};
 use crate::config::{Ddl, Keyless, Until};
-use crate::engine::{self, Finish, Run};
+use crate::engine::{self, Ahead, Finish, Run};
 use crate::error::{Definite, Failure, Result, Side, Transient};
-use crate::limits::{REOPEN_AFTER, REOPEN_WAL_BYTES_MAX, SEQUENCES_INTERVAL, TICK};
+use crate::limits::{SEQUENCES_INTERVAL, TICK};
 use crate::pg::{EndLsn, SourceLsn};
 use crate::source::catalog;
 use crate::source::gap::{Expected, refuse_gap};
@@ -27,8 +27,6 @@ use super::{Migration, Phase, STREAM_NAME, sequences, snapshot, source_failed, t
 /// A replication connection on which nothing has been asked for yet.
 struct Connected {
     replication: ReplicationSession,
-    /// How far the source's WAL is flushed.
-    flushed: SourceLsn,
     slot: Option<catalog::SlotInfo>,
 }
 
@@ -37,8 +35,6 @@ struct Opened {
     stream: (CopyBothReader, CopyBothWriter),
     /// Where its transactions in progress are kept, if it has them.
     spill: Option<SpillDir>,
-    /// It has none because we are behind: to be opened anew when that is over.
-    reopens: bool,
 }
 
 impl Attempt<'_> {
@@ -69,7 +65,7 @@ impl Attempt<'_> {
             if self.conclude().await? {
                 return Ok(Ended::Done);
             }
-            if !self.reopens && !cutting_over {
+            if !cutting_over {
                 break;
             }
             snapshot::wait_released(&self.source, &self.row.slot).await?;
@@ -95,7 +91,9 @@ impl Attempt<'_> {
         // The position is read when the lock is held: nobody moves it any more.
         let stored = self.stored().await?;
         let (source, target) = (Arc::clone(&self.source), Arc::clone(&self.target));
-        let tables = Tables::new(source, target, &self.row.name, self.store().relations().await?).await?;
+        let rows = self.store().relations().await?;
+        let copied = rows.iter().filter_map(|row| row.copy_lsn).max().unwrap_or(SourceLsn::ZERO);
+        let tables = Tables::new(source, target, &self.row.name, rows).await?;
         let options = ApplyOptions {
             follow_ddl: self.migration.ddl == Ddl::Follow,
             on_conflict: self.migration.on_conflict,
@@ -103,13 +101,15 @@ impl Attempt<'_> {
             ..ApplyOptions::default()
         };
         let applier = Applier::new(session, tables, options);
-        let Opened { stream, spill, reopens } = self.open(stored, context).await?;
+        let Opened { stream, spill } = self.open(stored, context).await?;
         tracing::info!(slot = %self.row.slot, from = %stored, in_progress = spill.is_some(), "streaming");
         self.migration.status.update_database(&self.row.dbname, |database| {
             for table in database.tables.iter_mut().filter(|table| table.state == TableState::Copied) {
                 table.state = TableState::Streaming;
             }
         });
+        // One that commits beyond the position to run to is not to be begun.
+        let may_go_ahead = run_to.is_none() && !context.ahead_failed;
         let run = Run {
             dbname: self.row.dbname.clone(),
             stored,
@@ -117,6 +117,7 @@ impl Attempt<'_> {
             run_to,
             queue_cost_max: self.migration.queue_cost_max,
             spill,
+            ahead: may_go_ahead.then(|| Ahead { source: Arc::clone(&self.source), copied }),
             status: self.migration.status.clone(),
             metrics: self.metrics.clone(),
             clocks: context.clocks.clone(),
@@ -126,7 +127,7 @@ impl Attempt<'_> {
         tokio::pin!(engine);
         let ended = tokio::select! {
             ended = &mut engine => ended,
-            failure = self.accompany(run_to.is_none(), reopens && run_to.is_none(), &stop) => {
+            failure = self.accompany(run_to.is_none(), &stop) => {
                 let Err(failure) = failure;
                 return Err(failure);
             }
@@ -138,6 +139,12 @@ impl Attempt<'_> {
                 context.spill_failed = true;
                 let cause = "transactions in progress cannot be kept here: the source keeps them from now on";
                 Err(Transient::new(Side::Source, cause).detail(error.to_string()).into())
+            }
+            engine::Ended::AheadFailed(error) => {
+                context.ahead_failed = true;
+                tracing::debug!(?error, "a transaction failed that went ahead of its commit");
+                let cause = "a transaction was begun of which parts may be rolled back yet: none is any more before it ends";
+                Err(Transient::new(Side::Target, cause).into())
             }
             engine::Ended::Failed(ApplyError::Conflict(conflict)) => {
                 self.metrics.conflict(conflict.kind.as_str());
@@ -170,22 +177,19 @@ impl Attempt<'_> {
 
     /// Compares everything that could mean a gap, then starts the stream.
     ///
-    /// Transactions in progress are asked for when we are not behind. Of those in the backlog most have ended: the
-    /// source would send them, for us to write to disk and read again, while it could send them in their order; and
-    /// taking them at their end costs no time then, since receiving and applying go on side by side.
+    /// Large transactions are taken before they end: the source then need not keep them on its disk, which costs it a third
+    /// of the time that it takes to decode and send them (`cargo bench --bench catchup`, backlog b).
     async fn open(&self, stored: EndLsn, context: &mut Context) -> Result<Opened> {
-        let Connected { replication, flushed, slot } = self.without_gap(stored).await?;
+        let Connected { replication, slot } = self.without_gap(stored).await?;
         if let Some(pid) = slot.filter(|slot| slot.active).and_then(|slot| slot.active_pid) {
             return Err(self.in_use(pid).await?);
         }
-        // Opened anew, it was in sync just now.
-        let behind = !self.reopens && flushed.bytes_since(stored.position()) > self.migration.lag_bytes_max;
         let wanted = replication.can_stream() && self.wants_spill(context);
-        let spill = if wanted && !behind { self.spill_dir(context) } else { None };
+        let spill = if wanted { self.spill_dir(context) } else { None };
         let options = StreamOptions { streaming: spill.is_some(), ..StreamOptions::default() };
         let stream = replication.start(&self.row.slot, stored, &self.row.publications, options).await;
         let stream = stream.map_err(|error| error.into_failure(Side::Source))?;
-        Ok(Opened { stream, spill, reopens: wanted && behind })
+        Ok(Opened { stream, spill })
     }
 
     /// Refuses a gap before anything is done that a gap would make worse.
@@ -205,7 +209,7 @@ impl Attempt<'_> {
             stored,
         };
         refuse_gap(&expected, &identity, slot.as_ref())?;
-        Ok(Connected { replication, flushed: identity.flushed, slot })
+        Ok(Connected { replication, slot })
     }
 
     /// We hold the lock, so a walsender of ours that still has the slot is one whose engine is gone: it ends soon.
@@ -233,7 +237,6 @@ impl Attempt<'_> {
     async fn accompany(
         &mut self,
         last_run: bool,
-        reopens: bool,
         stop: &watch::Sender<bool>,
     ) -> Result<std::convert::Infallible> {
         let mut asked = self.migration.stop.clone();
@@ -242,14 +245,11 @@ impl Attempt<'_> {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         carry.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut synced = false;
-        let mut calm_since = None;
         let mut asked_for = false;
-        self.reopens = false;
         loop {
             if asked_for && self.cutover.is_none() && !*stop.borrow() {
                 asked_for = false;
                 if self.serve_requests(synced).await? {
-                    self.reopens = false;
                     stop.send_replace(true);
                 }
             }
@@ -259,8 +259,7 @@ impl Attempt<'_> {
                 () = tokio::time::sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
                     return Err(Transient::new(Side::Target, "the stream did not end in time").into());
                 }
-                () = told(&mut asked), if self.reopens || !*stop.borrow() => {
-                    self.reopens = false;
+                () = told(&mut asked), if !*stop.borrow() => {
                     stop.send_replace(true);
                 }
                 // Nobody ends before the others are there, too: its slot would keep the source's WAL.
@@ -277,15 +276,8 @@ impl Attempt<'_> {
                     sequences::carry(&self.source, &self.target).await?;
                     self.look_at_source_tables().await?;
                 }
-                now = tick.tick(), if last_run && !*stop.borrow() && (!synced || reopens) => {
+                _ = tick.tick(), if last_run && !*stop.borrow() && !synced => {
                     if !self.is_synced() {
-                        calm_since = None;
-                        continue;
-                    }
-                    let calm = now.saturating_duration_since(*calm_since.get_or_insert(now));
-                    if synced {
-                        self.reopens = calm >= REOPEN_AFTER && self.decodes_anew_soon();
-                        stop.send_replace(self.reopens);
                         continue;
                     }
                     synced = true;
@@ -301,13 +293,6 @@ impl Attempt<'_> {
                 }
             }
         }
-    }
-
-    /// Whether what the source would have to decode once more for a new stream takes it a few seconds at most.
-    fn decodes_anew_soon(&self) -> bool {
-        let snapshot = self.migration.status.snapshot();
-        let slot = snapshot.database(&self.row.dbname).and_then(|database| database.slot.as_ref());
-        slot.is_some_and(|slot| slot.retained_bytes <= REOPEN_WAL_BYTES_MAX)
     }
 
     /// The stream runs, and what is not applied yet is within the bound.

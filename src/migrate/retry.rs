@@ -40,6 +40,8 @@ pub(super) struct Context {
     pub passed: Option<Chosen>,
     /// Transactions in progress could not be kept here: from now on the source keeps them.
     pub spill_failed: bool,
+    /// The target refused a part of a transaction that went ahead of its commit: from now on none does.
+    pub ahead_failed: bool,
     /// A cutover that an attempt did not get to its end: that is still to be recorded, or its fence to be taken down.
     pub cutover: Option<Cutover>,
     /// The last attempt ended while the source was fenced, or may have been.

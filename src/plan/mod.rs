@@ -219,6 +219,11 @@ impl Batch {
     pub fn end(&self) -> Option<EndLsn> {
         self.segments.last().and_then(|segment| segment.end)
     }
+
+    /// Whether it is a part of a transaction that goes ahead of its commit.
+    pub fn is_ahead(&self) -> bool {
+        self.segments.last().is_some_and(|segment| segment.ahead)
+    }
 }
 
 impl Kind {

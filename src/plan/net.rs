@@ -16,6 +16,7 @@
 //! What stands at `-` cannot come from a source whose key is unique: it is refused, and left to the source's order.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use bytes::Bytes;
 
@@ -71,10 +72,7 @@ impl Net {
     }
 
     pub(super) fn insert(&mut self, key: Bytes, new: &Tuple) -> Result<(), DoesNotFollow> {
-        let Some(row) = self.row(&key) else {
-            self.add(key, Row::Inserted(new.clone()));
-            return Ok(());
-        };
+        let Some(row) = self.row_or(key, || Row::Inserted(new.clone())) else { return Ok(()) };
         *row = match row {
             Row::Deleted(_) => Row::Replaced(new.clone()),
             Row::Gone => Row::Inserted(new.clone()),
@@ -84,10 +82,7 @@ impl Net {
     }
 
     pub(super) fn update(&mut self, key: Bytes, new: &Tuple) -> Result<(), DoesNotFollow> {
-        let Some(row) = self.row(&key) else {
-            self.add(key, Row::Updated(new.clone()));
-            return Ok(());
-        };
+        let Some(row) = self.row_or(key, || Row::Updated(new.clone())) else { return Ok(()) };
         match row {
             Row::Inserted(tuple) | Row::Updated(tuple) | Row::Replaced(tuple) => {
                 *tuple = merged(tuple, new);
@@ -98,10 +93,7 @@ impl Net {
     }
 
     pub(super) fn delete(&mut self, key: Bytes, old: &Tuple) -> Result<(), DoesNotFollow> {
-        let Some(row) = self.row(&key) else {
-            self.add(key, Row::Deleted(old.clone()));
-            return Ok(());
-        };
+        let Some(row) = self.row_or(key, || Row::Deleted(old.clone())) else { return Ok(()) };
         *row = match row {
             Row::Inserted(_) => Row::Gone,
             Row::Updated(_) | Row::Replaced(_) => Row::Deleted(old.clone()),
@@ -110,13 +102,16 @@ impl Net {
         Ok(())
     }
 
-    fn row(&mut self, key: &Bytes) -> Option<&mut Row> {
-        self.places.get(key).map(|&place| &mut self.rows[place])
-    }
-
-    fn add(&mut self, key: Bytes, row: Row) {
-        self.places.insert(key, self.rows.len());
-        self.rows.push(row);
+    /// The row that was seen before; where there was none, it is now `new`.
+    fn row_or(&mut self, key: Bytes, new: impl FnOnce() -> Row) -> Option<&mut Row> {
+        match self.places.entry(key) {
+            Entry::Occupied(place) => Some(&mut self.rows[*place.get()]),
+            Entry::Vacant(place) => {
+                place.insert(self.rows.len());
+                self.rows.push(new());
+                None
+            }
+        }
     }
 }
 

@@ -165,8 +165,11 @@ impl Shape {
     }
 
     /// As [`Shape::serves`]; an announcement that says the same again is taken over, so that the next look at it is
-    /// a short one.
+    /// a short one. Most often it is the same one: then it is not counted anew, which another core does all the time.
     pub(super) fn adopt(&mut self, relation: &Arc<Relation>) -> bool {
+        if Arc::ptr_eq(&self.relation, relation) {
+            return true;
+        }
         let serves = self.serves(relation);
         if serves {
             self.relation = Arc::clone(relation);

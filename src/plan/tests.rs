@@ -111,6 +111,7 @@ fn segment_at(commit_lsn: u64, changes: Vec<Change>) -> Segment {
         xid: Xid::new(1),
         commit_lsn: CommitLsn::new(commit_lsn),
         commit_time: PgTimestamp::default(),
+        ahead: false,
         first: true,
         changes,
         cost: 0,

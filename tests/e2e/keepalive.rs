@@ -1,5 +1,5 @@
 //! What the engine relies on and the manual does not say: what a keepalive's WAL end means, and which transactions an
-//! exported snapshot holds. Runs on every source version that `versions` runs on: for a few seconds on each, or, where
+//! exported snapshot holds, and where a block of a transaction in progress says that it stands. Runs on every source version that `versions` runs on: for a few seconds on each, or, where
 //! `WALFERRY_TEST_VERSIONS` names them, for longer.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,13 +11,104 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use walferry::demo::{PgBinaries, Server, ServerOptions};
-use walferry::pg::{EndLsn, SlotName, SourceLsn};
+use walferry::pg::{EndLsn, SlotName, SourceLsn, Xid};
 use walferry::proto::{Layout, Message, ReplicationFrame, StandbyStatusUpdate, TupleValue};
+use walferry::source::catalog;
 use walferry::source::replication::{ReplicationSession, StreamOptions};
 use walferry::wire::{ConnInfo, CopyBothReader, CopyBothWriter, Environment};
 
 use super::harness::{lsn, random, turn};
 use super::versions::{self, on_each_version};
+
+mod a_block_says_where_its_first_change_stands {
+    super::on_each_version!(super::blocks_of);
+}
+
+/// And what became of a transaction can be asked.
+async fn blocks_of(major: u32) {
+    let Some(binaries) = versions::source(major).await else { return };
+    let _turn = turn().await;
+    let server = server(&binaries).await;
+    let client = server.client("here").await.unwrap();
+    let xid = async || {
+        let row = client.query_one("SELECT (txid_current() % (1::bigint << 32))::text", &[]).await.unwrap();
+        Xid::new(row.get::<_, &str>(0).parse().unwrap())
+    };
+    let other = server.client("here").await.unwrap();
+    for (end, committed) in [("COMMIT", true), ("ROLLBACK", false)] {
+        client.batch_execute("BEGIN; INSERT INTO t VALUES (0, 0)").await.unwrap();
+        let xid = xid().await;
+        assert!(!catalog::has_committed(&other, xid).await.unwrap(), "in progress");
+        client.batch_execute(end).await.unwrap();
+        assert_eq!(catalog::has_committed(&other, xid).await.unwrap(), committed, "{end}");
+        let not_begun = Xid::new(xid.get() + 1_000_000);
+        assert!(!catalog::has_committed(&other, not_begun).await.unwrap(), "not begun");
+    }
+    if major < 14 {
+        return;
+    }
+    let small = "ALTER SYSTEM SET logical_decoding_work_mem = '64kB'; SELECT pg_reload_conf()";
+    for sql in small.split("; ") {
+        server.sql("here", sql).await.unwrap();
+    }
+    let slot = SlotName::new("blocks").unwrap();
+    let mut session = ReplicationSession::connect(&conninfo(&server), "blocks").await.unwrap();
+    let created = session.create_slot(&slot, false, Duration::from_secs(10)).await.unwrap();
+    let wal = async || {
+        lsn(&server.sql("here", "SELECT pg_current_wal_insert_lsn()").await.unwrap()[0][0].clone().unwrap())
+    };
+    // Others commit before it, between its changes, and after.
+    let mut random = random("blocks");
+    let mut bounds = BTreeMap::new();
+    for _ in 0..rounds(20, 100) {
+        let rows = random.random_range(2_000..6_000);
+        let insert = format!("INSERT INTO t SELECT 0, n FROM generate_series(1, {rows}) n");
+        client.batch_execute("BEGIN").await.unwrap();
+        let xid = xid().await;
+        other.batch_execute("INSERT INTO t VALUES (1, 1)").await.unwrap();
+        let before = wal().await;
+        client.batch_execute("INSERT INTO t VALUES (0, 0)").await.unwrap();
+        let after = wal().await;
+        client.batch_execute(&format!("{insert}; SAVEPOINT s; {insert}")).await.unwrap();
+        other.batch_execute("INSERT INTO t VALUES (1, 2)").await.unwrap();
+        client.batch_execute("COMMIT").await.unwrap();
+        bounds.insert(xid, (before, after));
+    }
+    let end = wal().await;
+    let options = StreamOptions { streaming: true, ..StreamOptions::default() };
+    let session = ReplicationSession::connect(&conninfo(&server), "blocks").await.unwrap();
+    let from = EndLsn::new(created.consistent_point.get());
+    let (mut reader, writer) = session.start(&slot, from, &["p".to_owned()], options).await.unwrap();
+    let (_stored, told) = watch::channel(from.get());
+    let asker = tokio::spawn(ask(writer, told, Duration::from_millis(5)));
+    let (mut layout, mut seen, mut commits) = (Layout::PLAIN, BTreeMap::new(), 0);
+    loop {
+        let payload =
+            timeout(Duration::from_secs(60), reader.next()).await.expect("it ends").unwrap().unwrap();
+        match ReplicationFrame::decode(payload).unwrap() {
+            ReplicationFrame::PrimaryKeepalive(keepalive) if keepalive.wal_end.get() >= end => break,
+            ReplicationFrame::PrimaryKeepalive(_) => {}
+            ReplicationFrame::XLogData(data) => match Message::decode(data.payload, layout).unwrap().1 {
+                Message::StreamStart(start) => {
+                    layout = Layout::BLOCK;
+                    if start.first {
+                        let (before, after) = bounds[&start.xid];
+                        assert!(before <= data.wal_start.get() && data.wal_start.get() < after, "{start:?}");
+                        seen.insert(start.xid, data.wal_start);
+                    }
+                }
+                Message::StreamStop => layout = Layout::PLAIN,
+                Message::StreamCommit(commit) => {
+                    assert!(seen[&commit.xid] < commit.commit_lsn.position(), "{commit:?}");
+                    commits += 1;
+                }
+                _ => {}
+            },
+        }
+    }
+    asker.abort();
+    assert_eq!(commits, bounds.len(), "PostgreSQL {}", binaries.version());
+}
 
 /// A server with databases `here` and `elsewhere`, each with a table `t (writer int, n int)`.
 async fn server(binaries: &PgBinaries) -> Server {

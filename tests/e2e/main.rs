@@ -14,6 +14,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr)]
 
+mod ahead;
 mod bad_input;
 mod conflicts;
 mod copy;

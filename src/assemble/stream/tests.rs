@@ -5,7 +5,7 @@ use bytes::{Bytes, BytesMut};
 use crate::assemble::tests;
 use crate::assemble::{AssembleError, Assembler, Change, Segment, TakeError};
 use crate::limits::SEGMENT_COST_MAX;
-use crate::pg::{CommitLsn, EndLsn, PgTimestamp, RelationId, Xid};
+use crate::pg::{CommitLsn, EndLsn, PgTimestamp, RelationId, SourceLsn, Xid};
 use crate::proto::{
     Begin, BeginPrepare, Commit, DecodeError, Insert, Message, Prepared, StreamAbort, StreamCommit,
     StreamStart, Truncate, Tuple, TupleValue,
@@ -150,6 +150,135 @@ fn what_commits_comes_out() {
     check([block(7, true, vec![]), vec![commit(7, 10)]].concat(), &["7@10:  =15"]);
 }
 
+fn block(xid: u32, first: bool, inside: Vec<Sent>) -> Vec<Sent> {
+    [vec![start(xid, first)], inside, vec![stop()]].concat()
+}
+
+/// Rows of which each nearly fills a segment.
+fn wide(xid: u32, values: &[&str]) -> Vec<Sent> {
+    let row = |value: &&str| insert(xid, 1, &format!("{value}{}", "~".repeat(SEGMENT_COST_MAX)), 1);
+    values.iter().map(row).collect()
+}
+
+/// `xid@commit`, whether it goes ahead, its first part, the first letters of its values, and its end.
+fn parts(segments: &[Segment]) -> Vec<String> {
+    let letter = |change: &Change| match change {
+        Change::Insert { new, .. } => {
+            let value =
+                new.columns().next().and_then(TupleValue::bytes).and_then(|value| value.first().copied());
+            char::from(value.expect("a value"))
+        }
+        _ => unreachable!("only inserts were fed"),
+    };
+    let part = |segment: &Segment| {
+        let ahead = if segment.ahead { "ahead " } else { "" };
+        let first = if segment.first { "first " } else { "" };
+        let values: String = segment.changes.iter().map(letter).collect();
+        let end = segment.end.map_or(String::new(), |end| format!(" ={}", end.get()));
+        format!("{}@{}: {ahead}{first}{values}{end}", segment.xid, segment.commit_lsn.get())
+    };
+    segments.iter().map(part).collect()
+}
+
+/// A transaction 7 whose first change stands at 50 goes ahead with `a`; gives what was handed out.
+fn ahead() -> Fed {
+    let mut fed = Fed::new();
+    fed.feed(whole(10, vec![])).expect("legal");
+    assert!(fed.feed([start(7, true)]).expect("legal").is_empty());
+    assert_eq!(fed.assembler.may_go_ahead(SourceLsn::new(50)), Some(Xid::new(7)));
+    fed.assembler.go_ahead(SourceLsn::new(50), PgTimestamp::from_micros(9));
+    assert!(fed.assembler.in_transaction());
+    let inside = [vec![relation(7, 1, 1)], wide(7, &["a"]), vec![stop()]].concat();
+    assert_eq!(parts(&fed.feed(inside).expect("legal")), ["7@50: ahead first a"]);
+    fed
+}
+
+#[test]
+fn what_goes_ahead_comes_as_it_comes() {
+    let mut fed = ahead();
+    // Others in progress do not overtake it, nor do those that are rolled back.
+    let others = block(8, true, vec![relation(8, 1, 1), insert(8, 1, "x", 1)]);
+    assert!(fed.feed([others, vec![abort(8, 8)]].concat()).expect("legal").is_empty());
+    let more = fed.feed(block(7, false, [wide(7, &["b"]), vec![insert(9, 1, "c", 1)]].concat()));
+    assert_eq!(parts(&more.expect("legal")), ["7@50: ahead b"]);
+    assert!(fed.spill.used() > 2 * SEGMENT_COST_MAX as u64, "kept as well");
+    assert_eq!(parts(&fed.feed([commit(7, 90)]).expect("legal")), ["7@90: c =95"]);
+    assert_eq!((fed.spill.used(), fed.assembler.gave_up()), (0, false));
+    assert!(!fed.assembler.in_transaction());
+    // What it announced is known from here on, and the order goes on from its end.
+    assert_eq!(
+        parts(&fed.feed(whole(95, vec![insert(0, 1, "w", 1)])).expect("legal")),
+        ["1@95: first w =100"]
+    );
+    let error = fed.feed(whole(99, vec![])).expect_err("before the last one's end");
+    assert_eq!(error.to_string(), "transaction at 0/63 after one that ended at 0/64");
+}
+
+#[test]
+fn what_is_overtaken_never_happened() {
+    let check = |overtaken_by: Vec<Sent>, between: &[&str], whole: &[&str]| {
+        let mut fed = ahead();
+        assert_eq!(parts(&fed.feed(overtaken_by).expect("legal")), between);
+        assert!(fed.assembler.gave_up() && !fed.assembler.gave_up(), "said once");
+        assert!(!fed.assembler.in_transaction());
+        // Nothing of it goes ahead any more.
+        assert!(fed.feed(block(7, false, wide(7, &["b"]))).expect("legal").is_empty());
+        assert_eq!(parts(&fed.feed([commit(7, 90)]).expect("legal")), whole);
+        assert_eq!((fed.spill.used(), fed.assembler.gave_up()), (0, false));
+    };
+    let all = ["7@90: first a", "7@90: b", "7@90:  =95"];
+    check(whole(60, vec![]), &["1@60: first  =65"], &all);
+    let other = block(8, true, vec![relation(8, 1, 1), insert(8, 1, "x", 1)]);
+    check([other, vec![commit(8, 60)]].concat(), &["8@60: first x =65"], &all);
+    check(vec![abort(7, 9)], &[], &all);
+    // Of all that is rolled back nothing comes.
+    let mut fed = ahead();
+    assert!(fed.feed([abort(7, 7)]).expect("legal").is_empty());
+    assert!(fed.assembler.gave_up());
+    assert_eq!(fed.spill.used(), 0);
+}
+
+#[test]
+fn what_runs_beside_others_does_not_go_ahead() {
+    let may = |messages: Vec<Sent>, at: u64| {
+        let mut fed = Fed::new();
+        fed.feed(messages).expect("legal");
+        fed.assembler.may_go_ahead(SourceLsn::new(at)).map(Xid::get)
+    };
+    let begun = || vec![start(7, true)];
+    assert_eq!(may(begun(), 50), Some(7));
+    assert_eq!(may(begun(), 0), None, "where it stands is not known");
+    // Only from its first change on.
+    assert_eq!(may([begun(), vec![relation(7, 1, 1)]].concat(), 50), None);
+    assert_eq!(may([begun(), vec![stop()]].concat(), 50), None);
+    assert_eq!(may([begun(), vec![stop(), start(7, false)]].concat(), 50), None);
+    // Another one is in progress, or committed since.
+    assert_eq!(may([block(8, true, vec![]), begun()].concat(), 50), None);
+    assert_eq!(may([block(8, true, vec![]), vec![abort(8, 8)], begun()].concat(), 50), Some(7));
+    assert_eq!(may([whole(46, vec![]), begun()].concat(), 50), None);
+    assert_eq!(may([whole(45, vec![]), begun()].concat(), 50), Some(7));
+}
+
+#[test]
+fn what_goes_ahead_is_held_to_the_rules() {
+    let check = |messages: Vec<Sent>, expected: &str| {
+        let error = ahead().feed(messages).expect_err(expected);
+        assert_eq!(error.to_string(), expected);
+    };
+    check(
+        vec![(None, tests::relation(1, 1)), (None, insert(0, 1, "w", 1).1)],
+        "change outside a transaction",
+    );
+    check(vec![whole(60, vec![]).remove(1)], "Commit outside a transaction");
+    check(block(7, false, vec![insert(7, 2, "b", 1)]), "change to relation 2, which was never announced");
+    check(vec![commit(7, 49)], "transaction at 0/31 after one that ended at 0/32");
+    check(
+        vec![commit_ending(7, 60, 60)],
+        "transaction at 0/3C is said to end at 0/3C, which is not after it",
+    );
+    check(vec![commit(8, 60)], "commit of transaction 8, of which no block came");
+}
+
 #[test]
 fn relations_hold_as_the_server_takes_them_to() {
     let check = |messages: Vec<Sent>, last_width: usize| {
@@ -216,7 +345,7 @@ fn illegal_orders() {
     );
     let prepared = Prepared { xid: Xid::new(7), gid: "g".to_owned() };
     let begin_prepare = Message::BeginPrepare(BeginPrepare {
-        prepare_lsn: crate::pg::SourceLsn::new(1),
+        prepare_lsn: SourceLsn::new(1),
         end_lsn: EndLsn::new(2),
         prepare_time: PgTimestamp::from_micros(7),
         prepared,

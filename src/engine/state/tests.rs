@@ -61,6 +61,22 @@ impl Script {
         self.on(Event::Received(segment(commit_lsn, first, end, 5)), expected)
     }
 
+    /// A part that goes ahead, and has a change.
+    fn ahead(&mut self, at: u64, first: bool, expected: &[&str]) -> &mut Self {
+        let change = Change::Truncate { relations: Vec::new(), cascade: false, restart_identity: false };
+        let part = Segment { ahead: true, changes: vec![change], ..segment(at, first, None, 5) };
+        self.on(Event::Received(part), expected)
+    }
+
+    fn gave_up(&mut self, expected: &[&str]) -> &mut Self {
+        self.on(Event::GaveUp, expected)
+    }
+
+    fn abandoned(&mut self, expected: &[&str]) -> &mut Self {
+        assert!(matches!(self.state.under_way.front(), Some(UnderWay::Abandon)), "nothing is abandoned");
+        self.on(Event::Done(None), expected)
+    }
+
     /// The oldest batch is done; if it was committed, that is on the target's disk already.
     fn applied(&mut self, expected: &[&str]) -> &mut Self {
         assert!(matches!(self.state.under_way.front(), Some(UnderWay::Batch { .. })), "no batch");
@@ -127,6 +143,7 @@ fn segment(commit_lsn: u64, first: bool, end: Option<u64>, cost: usize) -> Segme
         xid: Xid::new(1),
         commit_lsn: CommitLsn::new(commit_lsn),
         commit_time: PgTimestamp::from_micros(i64::try_from(commit_lsn).unwrap()),
+        ahead: false,
         first,
         changes: Vec::new(),
         cost,
@@ -163,6 +180,7 @@ fn short(effect: &Effect) -> String {
             format!("apply {}: {}{end}", batch.previous.get(), commits.join(" "))
         }
         Effect::Store { previous, to } => format!("store {}: ={}", previous.get(), to.get()),
+        Effect::Abandon => "abandon".to_owned(),
         Effect::Flush => "flush".to_owned(),
         Effect::Report(Positions { received, applied, durable, confirmed }) => {
             format!("report {} {} {} {}", received.get(), applied.get(), durable.get(), confirmed.get())
@@ -180,6 +198,55 @@ fn what_comes_while_a_batch_is_under_way_is_the_next_batch() {
     script.applied(&["release 1", "apply 120: 130 140 =150"]);
     script.applied(&["release 2"]);
     script.whole(160, 170, &["apply 150: 160 =170"]).applied(&["release 1"]);
+}
+
+#[test]
+fn what_goes_ahead_is_committed_or_never_happened() {
+    // Its commit comes next.
+    let mut script = Script::new(100, DELAY);
+    script.ahead(110, true, &["apply 100: 110"]).ahead(110, false, &["apply 100: 110"]);
+    assert!(script.state.is_ahead() && script.state.last_change().is_none());
+    script.applied(&["release 5"]).applied(&["release 5"]);
+    assert!(script.state.is_ahead(), "the transaction is open");
+    script.part(130, false, Some(140), &["apply 100: 130 =140"]);
+    assert!(!script.state.is_ahead(), "it is known to commit");
+    assert_eq!(script.state.last_change(), Some(SourceLsn::new(130)));
+    script.applied(&["release 5"]);
+    assert_eq!(script.at(), (140, 140));
+
+    // Another one commits first: what was asked for is undone, before anything else.
+    let mut script = Script::new(100, DELAY);
+    script.ahead(110, true, &["apply 100: 110"]).ahead(110, false, &["apply 100: 110"]);
+    script.ahead(110, false, &[]).gave_up(&["release 5", "abandon"]);
+    script.whole(120, 125, &[]).applied(&["release 5"]).applied(&["release 5"]);
+    assert!(script.state.is_ahead(), "it may fail yet");
+    script.abandoned(&["apply 100: 120 =125"]);
+    assert!(!script.state.is_ahead() && script.state.last_change().is_none());
+    script.applied(&["release 1"]).part(130, true, None, &["apply 125: 130"]);
+    script.part(130, false, Some(140), &["apply 125: 130 =140"]);
+    script.applied(&["release 5"]).applied(&["release 5"]);
+    assert_eq!(script.at(), (140, 140));
+
+    // It was still queued, behind another one.
+    let mut script = Script::new(100, DELAY);
+    script.whole(110, 115, &["apply 100: 110 =115"]).whole(120, 125, &[]);
+    script.ahead(116, true, &[]).gave_up(&["release 5"]);
+    script.applied(&["release 1", "apply 115: 120 =125"]).applied(&["release 1"]);
+    assert_eq!(script.at(), (125, 125));
+
+    // Behind the parts of another large one, that one stays.
+    let mut script = Script::new(100, DELAY);
+    script.part(110, true, None, &["apply 100: 110"]).part(110, false, None, &["apply 100: 110"]);
+    script.part(110, false, Some(115), &[]).ahead(116, true, &[]).gave_up(&["release 5"]);
+    script.applied(&["release 5", "apply 100: 110 =115"]).applied(&["release 5"]).applied(&["release 5"]);
+    assert_eq!(script.at(), (115, 115));
+
+    // Nothing came of it yet.
+    Script::new(100, DELAY).gave_up(&[]);
+    // Asked to stop, it is not waited for.
+    let mut script = Script::new(100, DELAY);
+    script.ahead(110, true, &["apply 100: 110"]).stop(&[]);
+    script.applied(&["release 5", "report 100 100 100 0", "finish Stopped"]);
 }
 
 #[test]

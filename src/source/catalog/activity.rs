@@ -1,10 +1,10 @@
-//! Transactions that the creation of a slot would wait for.
+//! Transactions: those that the creation of a slot would wait for, and what became of one.
 
 use std::time::Duration;
 
 use tokio_postgres::Client;
 
-use crate::pg::Sql;
+use crate::pg::{Sql, Xid};
 use crate::source::{Error, ask};
 
 /// A transaction with an identifier of its own: it has written, or will.
@@ -72,4 +72,20 @@ pub async fn prepared_transactions(client: &Client) -> Result<Vec<PreparedTransa
         Ok(PreparedTransaction { id: row.get("id")?, database: row.get("database")?, age })
     };
     rows.iter().map(transaction).collect()
+}
+
+/// Whether a transaction has committed; not, where it is too long ago to be told.
+///
+/// # Errors
+/// When the server does not answer.
+pub async fn has_committed(client: &Client, xid: Xid) -> Result<bool, Error> {
+    // An identifier of 32 bits is the last one before the next to be given that ends in them. One of before the first
+    // epoch is not there; one of two billion transactions ago is too old.
+    let sql = Sql::new(
+        "WITH next AS (SELECT txid_snapshot_xmax(txid_current_snapshot()) AS xid), \
+         epoch AS (SELECT xid, xid >> 32 << 32 AS start FROM next) \
+         SELECT coalesce(CASE WHEN start + $1::bigint < xid THEN txid_status(start + $1) \
+         WHEN start > 0 THEN txid_status(start + $1 - (1::bigint << 32)) END = 'committed', false) AS answer FROM epoch",
+    );
+    ask::row(client, "what became of a transaction", &sql, &[&i64::from(xid.get())]).await?.get("answer")
 }

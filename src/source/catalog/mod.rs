@@ -24,7 +24,9 @@ mod surroundings;
 mod tables;
 mod target;
 
-pub use activity::{PreparedTransaction, WritingTransaction, prepared_transactions, writing_transactions};
+pub use activity::{
+    PreparedTransaction, WritingTransaction, has_committed, prepared_transactions, writing_transactions,
+};
 pub use contents::{
     OtherContents, ReplicaRole, SchemaPrivilege, databases, other_contents, publishes_for_others,
     replica_role, schema_privilege,

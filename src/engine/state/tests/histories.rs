@@ -27,6 +27,13 @@ struct Transaction {
 enum Action {
     /// The source sends some more messages.
     Deliver(u8),
+    /// Parts of a transaction go ahead of its commit: of the next one, or of one that others will overtake.
+    Ahead {
+        overtaken_by: usize,
+        parts: usize,
+    },
+    /// A part of what goes ahead is rolled back.
+    GiveUp,
     /// The source sends a keepalive, after it has read on through this much of what is not for us.
     Keepalive {
         read: u64,
@@ -83,6 +90,9 @@ fn actions() -> impl Strategy<Value = Vec<Action>> {
     let millis = prop_oneof![Just(0), 1..50_u64, 50..1_500_u64, 5_000..12_000_u64, Just(31_000)];
     let action = prop_oneof![
         10 => (1..12_u8).prop_map(Action::Deliver),
+        3 => (0..3_usize, 1..4_usize)
+            .prop_map(|(overtaken_by, parts)| Action::Ahead { overtaken_by, parts }),
+        1 => Just(Action::GiveUp),
         3 => (prop_oneof![Just(0), 1..120_u64], any::<bool>())
             .prop_map(|(read, reply_requested)| Action::Keepalive { read, reply_requested }),
         3 => Just(Action::Execute),
@@ -157,8 +167,15 @@ struct Committed {
 struct Connection {
     messages: VecDeque<Sent>,
     assembler: Assembler,
+    ahead: Option<Ahead>,
     /// How far the walsender says that it is.
     sent: u64,
+}
+
+/// What goes ahead: the end of its transaction, and how many changes of it came.
+struct Ahead {
+    end: u64,
+    came: usize,
 }
 
 /// One message; `reads_to` is where the walsender is once it is sent.
@@ -217,7 +234,7 @@ impl Source {
             messages.extend(transaction.messages());
         }
         let assembler = Assembler::resuming(EndLsn::new(from.get()));
-        Connection { messages, assembler, sent: self.confirmed.get() }
+        Connection { messages, assembler, ahead: None, sent: self.confirmed.get() }
     }
 
     /// The changes of all that commits before `position`.
@@ -360,6 +377,8 @@ impl World {
     fn act(&mut self, action: Action) {
         match action {
             Action::Deliver(count) => (0..count).for_each(|_| self.deliver()),
+            Action::Ahead { overtaken_by, parts } => self.go_ahead(overtaken_by, parts),
+            Action::GiveUp => self.give_up(),
             Action::Keepalive { read, reply_requested } => self.keepalive(read, reply_requested),
             Action::Execute => self.execute(),
             Action::Complete => self.complete(),
@@ -388,7 +407,7 @@ impl World {
 
     /// The next message, unless the reader is to hold no more.
     fn deliver(&mut self) {
-        if self.held >= QUEUE_COST_MAX {
+        if self.held >= QUEUE_COST_MAX || self.deliver_rest() {
             return;
         }
         let Some(sent) = self.connection.messages.pop_front() else { return };
@@ -400,8 +419,61 @@ impl World {
         }
     }
 
+    /// Between two transactions, what comes next of one that goes ahead.
+    fn go_ahead(&mut self, overtaken_by: usize, parts: usize) {
+        // One that commits beyond the position to run to is not to be begun.
+        if self.connection.assembler.in_transaction() || self.run_to.is_some() {
+            return;
+        }
+        let coming = || self.connection.messages.iter().filter_map(|sent| sent.reads_to);
+        let end =
+            self.connection.ahead.as_ref().map(|ahead| ahead.end).or_else(|| coming().nth(overtaken_by));
+        let Some(end) = end else { return };
+        for _ in 0..parts {
+            let ahead = self.connection.ahead.get_or_insert(Ahead { end, came: 0 });
+            let changes = &self.source.transactions.iter().find(|t| t.end == end).unwrap().changes;
+            // The last of them comes with the commit, if not alone.
+            if ahead.came + 1 >= changes.len() || self.held >= QUEUE_COST_MAX {
+                return;
+            }
+            let part = Segment {
+                ahead: true,
+                ..part(&changes[ahead.came..=ahead.came], ahead.came == 0, START, None)
+            };
+            ahead.came += 1;
+            self.held += part.cost;
+            self.on(Event::Received(part));
+        }
+    }
+
+    /// The last part of what goes ahead, if it commits next; else it is given up.
+    fn deliver_rest(&mut self) -> bool {
+        let Some(Ahead { end, came }) = self.connection.ahead else { return false };
+        if self.connection.messages.iter().find_map(|sent| sent.reads_to) != Some(end) {
+            self.give_up();
+            return false;
+        }
+        while self.connection.messages.pop_front().and_then(|sent| sent.reads_to).is_none() {}
+        let transaction = self.source.transactions.iter().find(|t| t.end == end).unwrap();
+        let rest =
+            part(&transaction.changes[came..], came == 0, transaction.commit_lsn, Some(EndLsn::new(end)));
+        self.connection.ahead = None;
+        self.connection.sent = self.connection.sent.max(end);
+        self.connection.assembler = Assembler::resuming(EndLsn::new(end));
+        self.connection.messages.push_front(relation(self.source.wal_end));
+        self.held += rest.cost;
+        self.on(Event::Received(rest));
+        true
+    }
+
+    fn give_up(&mut self) {
+        if self.connection.ahead.take().is_some() {
+            self.on(Event::GaveUp);
+        }
+    }
+
     fn keepalive(&mut self, read: u64, reply_requested: bool) {
-        let in_transaction = self.connection.assembler.in_transaction();
+        let in_transaction = self.connection.assembler.in_transaction() || self.connection.ahead.is_some();
         if !in_transaction {
             // Everything up to the next commit record has been read.
             let next = self.connection.messages.iter().find(|sent| sent.reads_to.is_some());
@@ -442,6 +514,10 @@ impl World {
                 target.write(target.wal, self.now);
                 self.replies.push_back(Some(target.written()));
                 return;
+            }
+            Effect::Abandon => {
+                assert!(target.open.take().is_some(), "nothing is open");
+                None
             }
             other => unreachable!("{other:?}"),
         };
@@ -486,11 +562,13 @@ impl World {
         for effect in effects {
             assert!(finished.is_none(), "{effect:?} after the end");
             match effect {
-                Effect::Apply(_) | Effect::Store { .. } | Effect::Flush => {
+                Effect::Apply(_) | Effect::Store { .. } | Effect::Abandon | Effect::Flush => {
                     let flushes = self.under_way.iter().any(|effect| matches!(effect, Effect::Flush));
                     assert!(!flushes || !matches!(effect, Effect::Flush), "flushed twice at once");
+                    // What is given up is not waited for.
+                    let max = UNDER_WAY_MAX + usize::from(matches!(effect, Effect::Abandon));
                     self.under_way.push_back(effect);
-                    assert!(self.under_way() <= UNDER_WAY_MAX, "{} things under way", self.under_way());
+                    assert!(self.under_way() <= max, "{} things under way", self.under_way());
                 }
                 Effect::Release(cost) => self.held = self.held.checked_sub(cost).unwrap(),
                 Effect::Report(positions) => {
@@ -597,6 +675,19 @@ fn check_batch(batch: &Batch, open: bool) {
         assert!(batch.cost <= BATCH_COST_MAX);
         assert!(batch.segments.iter().all(|segment| segment.first && segment.end.is_some()));
     }
+}
+
+/// A part of a transaction, as it goes ahead or ends what did.
+fn part(changes: &[(u64, usize)], first: bool, commit_lsn: u64, end: Option<EndLsn>) -> Segment {
+    let Message::Relation(relation) = relation(0).message else { unreachable!() };
+    let relation = std::sync::Arc::new(relation);
+    let insert = |(number, _): &(u64, usize)| Change::Insert {
+        relation: std::sync::Arc::clone(&relation),
+        new: Tuple::from_values([TupleValue::Text(number.to_string().as_bytes())]),
+    };
+    let cost = changes.iter().map(|(_, size)| size).sum();
+    let changes = changes.iter().map(insert).collect();
+    Segment { changes, ..segment(commit_lsn, first, end.map(EndLsn::get), cost) }
 }
 
 fn number(change: &Change) -> u64 {
