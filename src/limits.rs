@@ -374,6 +374,14 @@ pub const DEMO_KILL_AFTER: Duration = Duration::from_millis(2_500);
 
 const _: () = assert!(DEMO_KILL_AFTER.as_millis() < DEMO_BURST_FOR.as_millis());
 
+/// How long the source is asked whether a large transaction has committed, so that it need not wait for its commit.
+/// Nothing is received meanwhile.
+pub const AHEAD_ASK: Duration = Duration::from_secs(1);
+
+/// How long setting sequences on the target waits for a lock: a transaction that is being applied may have emptied a
+/// table with RESTART IDENTITY, and need this connection to go on.
+pub const SEQUENCES_LOCK_WAIT: Duration = Duration::from_secs(2);
+
 /// Bytes of a transaction in progress that are gathered before they are written to its spool.
 pub const SPILL_WRITE_BYTES: usize = 256 << 10;
 

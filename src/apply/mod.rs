@@ -11,7 +11,8 @@
 //! The next batch is planned and sent while the one before it is executed. That is safe, since each statement fails if it
 //! does not touch the rows that it should: then the server skips to the end of the batch, and the next one finds a failed
 //! transaction and does nothing. Both are then sent anew, the one that failed in the source's order, step by step.
-//! A part of a large transaction is in a savepoint for that. Where a change does not fit then either, the batch is applied
+//! A part of a large transaction is in a savepoint for that; parts that turn out to come too early are undone together
+//! ([`Applier::send_abandon`]). Where a change does not fit then either, the batch is applied
 //! a third time, and the policy decides about each such change (`resolve`).
 //!
 //! Commits do not wait for the disk (`synchronous_commit = off`). With each comes how far the target's WAL was written
@@ -394,7 +395,7 @@ impl Applier {
     async fn drain(&mut self) -> Result<VecDeque<Sent>> {
         for _ in 0..self.sent.len() {
             match self.target.session().receive().await {
-                Ok(_) => unreachable!("a batch after a failed one does nothing"),
+                Ok(_) => unreachable!("what was sent after a failure fails at its first statement"),
                 Err(error) if error.error.server().is_none() => return Err(target_failed(error.error)),
                 Err(_) => {}
             }

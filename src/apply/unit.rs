@@ -155,9 +155,12 @@ impl Applier {
         self.push_own(&written)
     }
 
+    /// The end of an open transaction. Behind a unit that failed this one, too, has to do nothing: ROLLBACK alone would be
+    /// executed.
     pub(super) fn push_rollback(&mut self) -> Result<()> {
         self.open = false;
-        let rollback = Arc::clone(&self.own.rollback);
+        let (savepoint, rollback) = (Arc::clone(&self.own.savepoint), Arc::clone(&self.own.rollback));
+        self.push_own(&savepoint)?;
         self.push_own(&rollback)
     }
 

@@ -8,7 +8,7 @@
 //! A large transaction may come in blocks before it ends, if that was asked for; `stream` keeps them on disk, and
 //! when the transaction commits, they make segments as if they had come just then.
 //!
-//! One that is known to have committed already on the source, and alone, need not wait for its commit to come: from
+//! One that has committed already on the source, and alone, need not wait for its commit to come (`ahead`): from
 //! [`Assembler::go_ahead`] on, its changes make segments as they come ([`Segment::ahead`]), while the disk keeps them as
 //! well. When anything else comes first, [`Assembler::gave_up`] says so: what was handed out of it never happened, and
 //! the whole of it comes at its commit, from the disk.
@@ -16,15 +16,15 @@
 //! Not here: sockets, clocks, the target's tables, and what to do about a change.
 //!
 //! Invariants: segments come in commit order; `first` and `end` bracket each transaction exactly once, but for what was
-//! given up; each tuple of
-//! a segment has as many columns as its relation; whatever keeps memory counts in a segment's cost, an empty
-//! transaction too.
+//! given up; each tuple of a segment has as many columns as its relation; whatever keeps memory counts in a segment's
+//! cost, an empty transaction too.
 //!
 //! One assembler serves one replication connection: the server announces relations anew on the next.
 
+mod ahead;
 mod stream;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -33,9 +33,10 @@ use crate::limits::{CHANGE_COST, SEGMENT_COST_MAX};
 use crate::pg::{
     Column, CommitLsn, EndLsn, Oid, PgTimestamp, QualifiedName, Relation, RelationId, SourceLsn, Xid,
 };
-use crate::proto::{DecodeError, Layout, Message, OldTuple, StreamCommit, Tuple, Type};
+use crate::proto::{DecodeError, Layout, Message, OldTuple, Tuple, Type};
 use crate::spill::{SpillDir, SpillError};
 
+use ahead::Ahead;
 use stream::{Replay, Streams};
 
 /// One transaction of the source, or a part of a large one.
@@ -137,6 +138,16 @@ pub enum AssembleError {
         /// Where this one commits.
         commit: CommitLsn,
     },
+    /// A transaction that commits before its own first change.
+    #[error("transaction {xid} commits at {commit}, though its first change stands at {first}")]
+    BeforeItsChanges {
+        /// The transaction.
+        xid: Xid,
+        /// Where it commits.
+        commit: CommitLsn,
+        /// What its first block said.
+        first: SourceLsn,
+    },
     /// A change to a relation that was never announced.
     #[error("change to relation {0}, which was never announced")]
     UnknownRelation(RelationId),
@@ -206,13 +217,6 @@ pub struct Assembler {
     gave_up: bool,
 }
 
-/// A transaction in progress of which segments are handed out.
-#[derive(Debug)]
-struct Ahead {
-    xid: Xid,
-    relations: Relations,
-}
-
 /// What has been announced.
 #[derive(Debug, Default)]
 struct Relations {
@@ -276,31 +280,6 @@ impl Assembler {
         self.streams.as_ref().is_some_and(|streams| streams.may_block(payload))
     }
 
-    /// The transaction whose first block was begun by the message at `at`, if it may go ahead: nothing else is in
-    /// progress, and nothing committed since its first change. What runs beside others is likely to be overtaken.
-    ///
-    /// `at` is the position that came with the message: for a Stream Start, where the block's first change stands.
-    pub fn may_go_ahead(&self, at: SourceLsn) -> Option<Xid> {
-        let alone = self.open.is_none() && at > SourceLsn::ZERO && at >= self.previous_end.position();
-        self.streams.as_ref().and_then(Streams::begun_alone).filter(|_| alone)
-    }
-
-    /// Hands out what comes of the transaction for which [`Assembler::may_go_ahead`] was just asked.
-    ///
-    /// # Panics
-    /// When there is none.
-    pub fn go_ahead(&mut self, at: SourceLsn, sent_at: PgTimestamp) {
-        let xid = self.may_go_ahead(at).expect("it was asked for");
-        self.ahead = Some(Ahead { xid, relations: Relations::default() });
-        let open = Segment::begin(xid, CommitLsn::new(at.get()), sent_at);
-        self.open = Some(Segment { ahead: true, ..open });
-    }
-
-    /// Whether, since this was asked last, a transaction was given up that went ahead.
-    pub fn gave_up(&mut self) -> bool {
-        std::mem::take(&mut self.gave_up)
-    }
-
     /// Takes the payload of the next XLogData. While there is a replay afterwards, [`Assembler::replay`] comes first.
     ///
     /// Gives a segment when a transaction ended, or when the open one grew too large to hold.
@@ -319,7 +298,7 @@ impl Assembler {
                 streams.take(xid, payload)?;
                 return Ok(None);
             };
-            streams.take(xid, payload.clone())?;
+            streams.take_ahead(xid, payload.clone())?;
             if streams.block().is_none() {
                 return Ok(None);
             }
@@ -327,8 +306,10 @@ impl Assembler {
             return Ok(ahead.relations.take(&mut self.open, message, bytes)?);
         }
         let (_, message) = Message::decode(payload, Layout::PLAIN)?;
-        self.give_up_before(&message);
-        let streams = self.streams.as_mut().expect("as before");
+        if self.ahead.as_ref().is_some_and(|ahead| !ahead.goes_on(&message)) {
+            self.ahead.take().and_then(|ahead| streams.lost(ahead.xid)).map_or(Ok(()), Err)?;
+            (self.open, self.gave_up) = (None, true);
+        }
         match message {
             Message::StreamStart(start) => {
                 if let Some(open) = self.open.as_ref().filter(|open| !open.ahead) {
@@ -343,10 +324,11 @@ impl Assembler {
                 Ok(None)
             }
             Message::StreamCommit(commit) => {
-                let replay = streams.commit(commit)?;
                 if let Some(ahead) = self.ahead.take() {
-                    return self.commit_ahead(commit, replay, ahead);
+                    let announced = streams.commit_ahead(commit.xid);
+                    return Ok(Some(self.commit_ahead(commit, ahead, &announced)?));
                 }
+                let replay = streams.commit(commit)?;
                 self.begin(commit.commit_lsn, commit.commit_time, commit.xid)?;
                 self.replay = Some(replay);
                 Ok(None)
@@ -355,45 +337,9 @@ impl Assembler {
         }
     }
 
-    /// What goes ahead is given up when anything else commits first, or a part of it is rolled back.
-    fn give_up_before(&mut self, message: &Message) {
-        let Some(ahead) = &self.ahead else { return };
-        let goes_on = match message {
-            Message::StreamStart(_) | Message::StreamStop | Message::Relation(_) | Message::Type(_) => true,
-            Message::StreamAbort(abort) => abort.xid != ahead.xid,
-            Message::StreamCommit(commit) => commit.xid == ahead.xid,
-            _ => false,
-        };
-        if !goes_on {
-            (self.ahead, self.open, self.gave_up) = (None, None, true);
-        }
-    }
-
-    /// The last segment of what went ahead.
-    fn commit_ahead(
-        &mut self,
-        commit: StreamCommit,
-        replay: Replay,
-        ahead: Ahead,
-    ) -> Result<Option<Segment>, TakeError> {
-        let first = self.open.take().expect("what goes ahead is open");
-        if commit.commit_lsn < first.commit_lsn {
-            return Err(AssembleError::OutOfOrder {
-                previous: EndLsn::new(first.commit_lsn.get()),
-                commit: commit.commit_lsn,
-            }
-            .into());
-        }
-        self.begin(commit.commit_lsn, commit.commit_time, commit.xid)?;
-        let (commit_lsn, commit_time) = (commit.commit_lsn, commit.commit_time);
-        self.open = Some(Segment { commit_lsn, commit_time, ahead: false, ..first });
-        self.know(replay.announced(ahead.relations));
-        Ok(Some(self.commit(commit_lsn, commit.end_lsn)?))
-    }
-
     /// What was announced in a transaction that came in blocks is known everywhere from its commit on.
-    fn know(&mut self, announced: Vec<Arc<Relation>>) {
-        for relation in announced {
+    fn know(&mut self, mut relations: Relations, announced: &HashSet<RelationId>) {
+        for relation in announced.iter().filter_map(|id| relations.by_id.remove(id)) {
             self.announced(&relation);
             self.relations.by_id.insert(relation.id, relation);
         }
@@ -413,10 +359,8 @@ impl Assembler {
                 return Ok(segment);
             }
         }
-        let mut replay = self.replay.take().expect("it was there");
-        let relations = std::mem::take(&mut replay.relations);
-        let commit = replay.commit;
-        self.know(replay.announced(relations));
+        let Replay { commit, announced, relations, .. } = self.replay.take().expect("it was there");
+        self.know(relations, &announced);
         Ok(Some(self.commit(commit.commit_lsn, commit.end_lsn)?))
     }
 

@@ -9,13 +9,12 @@
 //! `announced` has what is to be kept.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::{AssembleError, Relations, TakeError};
 use crate::limits::{SPILL_LEFT_OUT_BYTES_MAX, SPILL_READ_BYTES, SPILL_ROLLED_BACK_MAX};
-use crate::pg::{Relation, RelationId, Xid};
+use crate::pg::{RelationId, Xid};
 use crate::proto::{Blocked, Layout, Message, StreamAbort, StreamCommit, StreamStart};
 use crate::spill::{SpillDir, SpillError, Spool, SpoolReader};
 
@@ -25,7 +24,7 @@ pub(super) struct Streams {
     spill: SpillDir,
     transactions: HashMap<Xid, InProgress>,
     block: Option<Xid>,
-    /// The same, when its first block has begun and has nothing yet.
+    /// That transaction, between the start of its first block and the next message.
     begun: Option<Xid>,
 }
 
@@ -35,6 +34,8 @@ struct InProgress {
     rolled_back: HashSet<Xid>,
     /// Tables that were announced here last.
     announced: HashSet<RelationId>,
+    /// Why not all of it is in the spool: it goes ahead, and did not need it so far.
+    lost: Option<SpillError>,
 }
 
 /// A transaction that committed, as it is read back.
@@ -43,7 +44,7 @@ pub(super) struct Replay {
     pub(super) commit: StreamCommit,
     reader: SpoolReader,
     rolled_back: HashSet<Xid>,
-    announced: HashSet<RelationId>,
+    pub(super) announced: HashSet<RelationId>,
     pub(super) relations: Relations,
 }
 
@@ -71,9 +72,9 @@ impl Streams {
     pub(super) fn begin_block(&mut self, start: StreamStart) -> Result<(), TakeError> {
         match (start.first, self.transactions.contains_key(&start.xid)) {
             (true, false) => {
-                let (rolled_back, announced) = (HashSet::new(), HashSet::new());
+                let (rolled_back, announced, lost) = (HashSet::new(), HashSet::new(), None);
                 let spool = self.spill.spool(start.xid)?;
-                self.transactions.insert(start.xid, InProgress { spool, rolled_back, announced });
+                self.transactions.insert(start.xid, InProgress { spool, rolled_back, announced, lost });
             }
             (false, true) => {}
             (true, true) => return Err(AssembleError::StreamedTwice(start.xid).into()),
@@ -86,17 +87,28 @@ impl Streams {
 
     /// Takes a message of the block of `xid`.
     pub(super) fn take(&mut self, xid: Xid, payload: Bytes) -> Result<(), TakeError> {
+        self.take_ahead(xid, payload)?;
+        self.lost(xid).map_or(Ok(()), |lost| Err(lost.into()))
+    }
+
+    /// The same of one that goes ahead: that it cannot be kept matters only where it is given up.
+    pub(super) fn take_ahead(&mut self, xid: Xid, payload: Bytes) -> Result<(), TakeError> {
         self.begun = None;
         let transaction = self.transactions.get_mut(&xid).expect("a block's transaction is known");
         let what = match Message::decode_blocked(payload.clone())? {
-            Blocked::Change(part) => return Ok(transaction.spool.append(part, &payload)?),
+            Blocked::Change(part) => {
+                transaction.keep(|spool| spool.append(part, &payload));
+                return Ok(());
+            }
             Blocked::Other(Some(part), Message::Relation(relation)) => {
                 transaction.announced.insert(relation.id);
-                return Ok(transaction.spool.append(part, &payload)?);
+                transaction.keep(|spool| spool.append(part, &payload));
+                return Ok(());
             }
             Blocked::Other(_, Message::StreamStop) => {
                 self.block = None;
-                return Ok(transaction.spool.end_block()?);
+                transaction.keep(Spool::end_block);
+                return Ok(());
             }
             Blocked::Other(_, message) => match message {
                 // Where the transaction came from and what an application wrote into the WAL change no row.
@@ -150,9 +162,27 @@ impl Streams {
         Ok(Replay { commit, reader, rolled_back, announced, relations: Relations::default() })
     }
 
+    /// Forgets one that went ahead and commits; gives the tables that it announced last.
+    pub(super) fn commit_ahead(&mut self, xid: Xid) -> HashSet<RelationId> {
+        self.transactions.remove(&xid).expect("what goes ahead is in progress").announced
+    }
+
+    /// Why the transaction is not kept, if it is not.
+    pub(super) fn lost(&mut self, xid: Xid) -> Option<SpillError> {
+        self.transactions.get_mut(&xid).and_then(|transaction| transaction.lost.take())
+    }
+
     pub(super) fn announced_elsewhere(&mut self, relation: RelationId) {
         for transaction in self.transactions.values_mut() {
             transaction.announced.remove(&relation);
+        }
+    }
+}
+
+impl InProgress {
+    fn keep(&mut self, to: impl FnOnce(&mut Spool) -> Result<(), SpillError>) {
+        if self.lost.is_none() {
+            self.lost = to(&mut self.spool).err();
         }
     }
 }
@@ -174,11 +204,6 @@ impl Replay {
             }
         }
         Ok(None)
-    }
-
-    /// What of the transaction's `relations` is known from here on.
-    pub(super) fn announced(self, mut relations: Relations) -> Vec<Arc<Relation>> {
-        self.announced.iter().filter_map(|id| relations.by_id.remove(id)).collect()
     }
 }
 

@@ -253,7 +253,7 @@ impl Shell {
         if let Some(reason) = applied.ordered {
             metrics.ordered_batch(reason.as_str());
         }
-        // What goes ahead counts when it is committed.
+        // The rows of what goes ahead count when it is committed; that they were sent, at once.
         applied.add(std::mem::take(&mut self.ahead));
         if batch.is_ahead() {
             self.ahead = applied;

@@ -14,7 +14,7 @@ use tokio_postgres::Client;
 
 use crate::assemble::{AssembleError, Assembler, Segment, TakeError};
 use crate::error::{Definite, Failure, Side, Transient};
-use crate::limits::{BEHIND_AFTER, QUEUE_COST_MAX, RECEIVE_TIMEOUT};
+use crate::limits::{AHEAD_ASK, BEHIND_AFTER, QUEUE_COST_MAX, RECEIVE_TIMEOUT};
 use crate::pg::{SourceLsn, Xid};
 use crate::proto::{DecodeError, ReplicationFrame};
 use crate::source::catalog;
@@ -49,7 +49,7 @@ pub(super) enum Incoming {
 pub struct Ahead {
     /// Knows which have committed.
     pub source: Arc<Client>,
-    /// Every table's copy holds what commits before: where that cannot be told yet, nothing goes ahead.
+    /// Where the last table was copied: what began before and ends later may be a part of that copy, or not.
     pub copied: SourceLsn,
 }
 
@@ -75,8 +75,12 @@ struct Pace {
 impl Ahead {
     /// Whether a transaction may go ahead whose first change stands at `at`.
     async fn may(&self, xid: Xid, at: SourceLsn) -> bool {
-        // Where it cannot be told, it waits for its commit.
-        at >= self.copied && catalog::has_committed(&self.source, xid).await.unwrap_or(false)
+        if at < self.copied {
+            return false;
+        }
+        // Where it cannot be told at once, it waits for its commit: that connection may be kept by a lock.
+        let committed = timeout(AHEAD_ASK, catalog::has_committed(&self.source, xid)).await;
+        matches!(committed, Ok(Ok(true)))
     }
 }
 

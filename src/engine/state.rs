@@ -114,8 +114,8 @@ pub struct State {
     stored: SourceLsn,
     /// Committed positions that may not be on the target's disk yet, oldest first.
     in_memory: VecDeque<InMemory>,
-    /// The large transaction of which a part was asked for and the rest was not.
-    open: Option<Open>,
+    /// Of a large transaction a part was asked for and the rest was not: when it committed on the source.
+    open: Option<PgTimestamp>,
     /// A keepalive's position that holds once everything queued before it is applied.
     idle_mark: Option<SourceLsn>,
     /// The position resumed from, until the first event tells the time. It ages like any other: the run before may
@@ -150,14 +150,6 @@ struct InMemory {
     position: SourceLsn,
     end: TargetLsn,
     since: Duration,
-}
-
-/// A transaction in parts.
-#[derive(Debug)]
-struct Open {
-    /// When it committed on the source.
-    committed_at: PgTimestamp,
-    ahead: bool,
 }
 
 #[derive(Debug)]
@@ -216,14 +208,13 @@ impl State {
             UnderWay::Batch { oldest, .. } => Some(*oldest),
             UnderWay::Store(_) | UnderWay::Abandon | UnderWay::Flush => None,
         });
-        let open = self.open.as_ref().map(|open| open.committed_at);
-        oldest.or(open).or_else(|| self.queue.front().map(|segment| segment.commit_time))
+        oldest.or(self.open).or_else(|| self.queue.front().map(|segment| segment.commit_time))
     }
 
-    /// Whether something was asked for that goes ahead of its commit: that it fails need not mean anything.
+    /// Whether the next thing that is to be done goes ahead of its commit: that it fails need not mean anything.
     pub fn is_ahead(&self) -> bool {
-        let ahead = |work: &UnderWay| matches!(work, UnderWay::Batch { ahead: true, .. } | UnderWay::Abandon);
-        self.open.as_ref().is_some_and(|open| open.ahead) || self.under_way.iter().any(ahead)
+        let next = self.under_way.front();
+        matches!(next, Some(UnderWay::Batch { ahead: true, .. } | UnderWay::Abandon))
     }
 
     /// Takes an event at `now`, and says what to do, in order; after [`Effect::Finish`] nothing any more.
@@ -282,7 +273,7 @@ impl State {
             self.queued.1 -= part.changes.len();
             effects.push(Effect::Release(part.cost));
         }
-        // With others before it in the queue, what is open is theirs.
+        // With others before it in the queue, what is open is theirs. Undoing it does not wait for a place under way.
         if self.queue.is_empty() && self.open.take().is_some() {
             self.under_way.push_back(UnderWay::Abandon);
             effects.push(Effect::Abandon);
@@ -349,7 +340,7 @@ impl State {
             let oldest = batch.segments.first().map_or(PgTimestamp::default(), |first| first.commit_time);
             let (end, ahead) = (batch.end(), batch.is_ahead());
             self.asked = end.unwrap_or(self.asked);
-            self.open = end.is_none().then_some(Open { committed_at: oldest, ahead });
+            self.open = end.is_none().then_some(oldest);
             self.under_way.push_back(UnderWay::Batch { end, cost: batch.cost, oldest, ahead });
             effects.push(Effect::Apply(batch));
         }

@@ -6,7 +6,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::apply::{Applier, ApplyError, ApplyOptions, Tables, TargetSession};
-use crate::config::{Ddl, Keyless, Until};
+use crate::config::{Ddl, Keyless, OnConflict, Until};
 use crate::engine::{self, Ahead, Finish, Run};
 use crate::error::{Definite, Failure, Result, Side, Transient};
 use crate::limits::{SEQUENCES_INTERVAL, TICK};
@@ -109,7 +109,9 @@ impl Attempt<'_> {
             }
         });
         // One that commits beyond the position to run to is not to be begun.
-        let may_go_ahead = run_to.is_none() && !context.ahead_failed;
+        // A conflict is recorded with the position of the commit.
+        let stops = self.migration.on_conflict == OnConflict::Stop;
+        let may_go_ahead = run_to.is_none() && stops && !context.ahead_failed;
         let run = Run {
             dbname: self.row.dbname.clone(),
             stored,
@@ -142,8 +144,9 @@ impl Attempt<'_> {
             }
             engine::Ended::AheadFailed(error) => {
                 context.ahead_failed = true;
+                // What it was comes again, and is said, if it is more than that.
                 tracing::debug!(?error, "a transaction failed that went ahead of its commit");
-                let cause = "a transaction was begun of which parts may be rolled back yet: none is any more before it ends";
+                let cause = "the target refuses what may be rolled back yet: large transactions wait for their commit now";
                 Err(Transient::new(Side::Target, cause).into())
             }
             engine::Ended::Failed(ApplyError::Conflict(conflict)) => {
@@ -273,7 +276,7 @@ impl Attempt<'_> {
                     None => return Err(Transient::new(Side::Target, "the control connection was lost").into()),
                 },
                 _ = carry.tick(), if self.cutover.is_none() => {
-                    sequences::carry(&self.source, &self.target).await?;
+                    sequences::refresh(&self.source, &self.target).await?;
                     self.look_at_source_tables().await?;
                 }
                 _ = tick.tick(), if last_run && !*stop.borrow() && !synced => {

@@ -1,9 +1,10 @@
 //! Sequences, which replication does not carry: read on the source, set on the target.
 
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 
 use crate::error::{Result, Side};
-use crate::limits::SEQUENCES_PER_QUERY;
+use crate::limits::{SEQUENCES_LOCK_WAIT, SEQUENCES_PER_QUERY};
 use crate::pg::Sql;
 use crate::source::catalog::SequenceValues;
 use crate::source::{self, catalog};
@@ -15,10 +16,28 @@ use crate::source::{self, catalog};
 /// # Errors
 /// When either side does not answer.
 pub async fn carry(source: &Client, target: &Client) -> Result<SequenceValues> {
+    let (read, locked) = set(source, target).await?;
+    locked.map_or(Ok(read), |error| Err(error.into_failure(Side::Target)))
+}
+
+/// The same while the stream goes on: what is locked on the target is left for the next time.
+///
+/// # Errors
+/// As [`carry`].
+pub async fn refresh(source: &Client, target: &Client) -> Result<()> {
+    if let (_, Some(error)) = set(source, target).await? {
+        tracing::debug!(%error, "sequences are locked on the target: left for later");
+    }
+    Ok(())
+}
+
+/// What was read; and the error, where a lock kept it from being set.
+async fn set(source: &Client, target: &Client) -> Result<(SequenceValues, Option<source::Error>)> {
     let read = catalog::sequence_values(source).await.map_err(|error| error.into_failure(Side::Source))?;
     for name in &read.unreadable {
         tracing::warn!(sequence = %name, "not readable on the source: left as it is on the target");
     }
+    let wait = i64::try_from(SEQUENCES_LOCK_WAIT.as_millis()).unwrap_or(i64::MAX);
     for some in read.values.chunks(SEQUENCES_PER_QUERY) {
         // `setval` of a sequence that is not there is NULL.
         let sql = Sql::new("SELECT ").list(some, ", ", |sql, value| {
@@ -27,8 +46,12 @@ pub async fn carry(source: &Client, target: &Client) -> Result<SequenceValues> {
                 sql.text("setval(to_regclass(").literal(quoted.as_str()).text("), ").number(value.last_value);
             sql.text(if value.is_called { ", true)" } else { ", false)" })
         });
-        let set = target.batch_execute(sql.as_str()).await;
-        set.map_err(|error| source::Error::new("the sequences", error).into_failure(Side::Target))?;
+        let sql = Sql::new("SET LOCAL lock_timeout = ").number(wait).text("; ").sql(&sql);
+        if let Err(error) = target.batch_execute(sql.as_str()).await {
+            let locked = error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE);
+            let error = source::Error::new("the sequences", error);
+            return if locked { Ok((read, Some(error))) } else { Err(error.into_failure(Side::Target)) };
+        }
     }
-    Ok(read)
+    Ok((read, None))
 }

@@ -21,7 +21,7 @@ fn counts(engine: &Engine) -> (usize, usize) {
 async fn stopped() -> (tempfile::TempDir, Pair, Launch, Client, Client) {
     let pair = pair_with_table().await;
     let directory = tempfile::tempdir().unwrap();
-    let sql = "CREATE TABLE last (k int PRIMARY KEY, n int);
+    let sql = "CREATE TABLE last (k int PRIMARY KEY, n int UNIQUE);
                INSERT INTO last SELECT k, k FROM generate_series(1, 10) k;
                INSERT INTO big SELECT -k, 0, 'before' FROM generate_series(1, 1000) k";
     pair.owner().await.batch_execute(sql).await.unwrap();
@@ -46,6 +46,9 @@ const ROWS: &str = "INSERT INTO big SELECT k, 0, repeat(md5(k::text), 4) FROM ge
 const MORE: &str =
     "INSERT INTO big SELECT k, 0, repeat(md5(k::text), 4) FROM generate_series(60001, 100000) k";
 const UPDATE: &str = "UPDATE big SET part = part + 1 WHERE k % 3 = 0; DELETE FROM big WHERE k % 5 = 0";
+
+/// How many wait for `last` on the target.
+const WAITING: &str = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'last'::regclass";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn in_all_orders() {
@@ -132,7 +135,7 @@ async fn what_the_target_refuses() {
     write(&one, &other, &[(false, "BEGIN"), (false, UPDATE), (false, ROWS), (false, "COMMIT")]).await;
     let log = launch.start().wait_exit(5, PATIENCE).await;
     let ahead = log.find("goes ahead of its commit").expect("it goes ahead");
-    let refused = log.find("a transaction was begun of which parts may be rolled back yet").expect("refused");
+    let refused = log.find("the target refuses what may be rolled back yet").expect("refused");
     let conflict = log.find("conflict (delete_missing) in table public.big").expect("a conflict");
     assert!(ahead < refused && refused < conflict, "{log}");
     assert_eq!(log.matches("goes ahead of its commit").count(), 1, "{log}");
@@ -140,6 +143,46 @@ async fn what_the_target_refuses() {
     assert_eq!(pair.target_value("SELECT count(*) FROM big").await, "999", "nothing of it is there");
     pair.target("INSERT INTO big VALUES (-50, 0, 'before')").await;
     pair.assert_ends_equal(launch.start()).await;
+}
+
+/// It is overtaken while the target is at a part that fails in set form: what is undone waits behind that failure.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn overtaken_behind_a_failure() {
+    let (_directory, pair, launch, one, other) = stopped().await;
+    let swap = "UPDATE last SET n = 99 WHERE k = 1; UPDATE last SET n = 1 WHERE k = 2; UPDATE last SET n = 2 WHERE k = 1";
+    write(&one, &other, &[(false, "BEGIN"), (false, swap), (false, ROWS)]).await;
+    write(&one, &other, &[(true, "INSERT INTO small VALUES (1)"), (false, UPDATE), (false, "COMMIT")]).await;
+    let locker = pair.cluster.target.client(super::harness::DATABASE).await.unwrap();
+    locker.batch_execute("BEGIN; LOCK TABLE last").await.unwrap();
+    let mut engine = launch.start();
+    wait_for("a lock", PATIENCE, async || pair.target_value(WAITING).await == "1").await;
+    wait_for("another commit", PATIENCE, async || counts(&engine) == (1, 1)).await;
+    locker.batch_execute("ROLLBACK").await.unwrap();
+    engine.wait_drained(&pair).await;
+    // Once when it was ahead, and once when its turn came.
+    let failed = "walferry_ordered_batches_total{database=\"defaultdb\",reason=\"failed\"}";
+    assert_eq!(engine.metric(failed).await, Some(2.0), "{}", engine.log());
+    pair.assert_ends_equal(engine).await;
+}
+
+/// A spool that cannot be kept does not matter where its transaction goes ahead, and does where it is overtaken.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_than_the_disk_takes() {
+    let (_directory, pair, launch, one, other) = stopped().await;
+    let launch = launch.arguments(&["--spill-max", "1MB"]);
+    let lost = "transactions in progress cannot be kept here";
+    write(&one, &other, &[(false, "BEGIN"), (false, ROWS), (false, "COMMIT")]).await;
+    let mut engine = launch.start();
+    engine.wait_drained(&pair).await;
+    assert_eq!((counts(&engine), engine.log().contains(lost)), ((1, 0), false), "{}", engine.log());
+    pair.assert_follows(&mut engine).await;
+    engine.terminate(0).await;
+    write(&one, &other, &[(false, "BEGIN"), (false, MORE), (true, "INSERT INTO small VALUES (1)")]).await;
+    write(&one, &other, &[(false, UPDATE), (false, "COMMIT")]).await;
+    let mut engine = launch.start();
+    engine.wait_drained(&pair).await;
+    assert!(engine.log().contains(lost), "{}", engine.log());
+    pair.assert_ends_equal(engine).await;
 }
 
 /// Killed, and the target killed, while a part of one is applied and its commit has not come.
@@ -150,9 +193,8 @@ async fn killed_in_the_middle() {
     let last = "UPDATE last SET n = n + 100";
     write(&one, &other, &[(false, last), (false, "COMMIT")]).await;
     // What comes last waits for a lock: all before it is applied, and nothing is committed.
-    let waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'last'::regclass";
     let until_it_waits = async |pair: &Pair| {
-        wait_for("a lock", PATIENCE, async || pair.target_value(waiting).await == "1").await;
+        wait_for("a lock", PATIENCE, async || pair.target_value(WAITING).await == "1").await;
         assert_eq!(pair.target_value("SELECT count(*) FROM big WHERE k > 0").await, "0");
     };
     let locker = pair.cluster.target.client(super::harness::DATABASE).await.unwrap();

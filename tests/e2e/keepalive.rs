@@ -1,4 +1,4 @@
-//! What the engine relies on and the manual does not say: what a keepalive's WAL end means, and which transactions an
+//! What the engine relies on and the manual does not say: what a keepalive's WAL end means, which transactions an
 //! exported snapshot holds, and where a block of a transaction in progress says that it stands. Runs on every source version that `versions` runs on: for a few seconds on each, or, where
 //! `WALFERRY_TEST_VERSIONS` names them, for longer.
 

@@ -271,7 +271,7 @@ fn what_goes_ahead_is_held_to_the_rules() {
     );
     check(vec![whole(60, vec![]).remove(1)], "Commit outside a transaction");
     check(block(7, false, vec![insert(7, 2, "b", 1)]), "change to relation 2, which was never announced");
-    check(vec![commit(7, 49)], "transaction at 0/31 after one that ended at 0/32");
+    check(vec![commit(7, 49)], "transaction 7 commits at 0/31, though its first change stands at 0/32");
     check(
         vec![commit_ending(7, 60, 60)],
         "transaction at 0/3C is said to end at 0/3C, which is not after it",

@@ -207,7 +207,6 @@ fn what_goes_ahead_is_committed_or_never_happened() {
     script.ahead(110, true, &["apply 100: 110"]).ahead(110, false, &["apply 100: 110"]);
     assert!(script.state.is_ahead() && script.state.last_change().is_none());
     script.applied(&["release 5"]).applied(&["release 5"]);
-    assert!(script.state.is_ahead(), "the transaction is open");
     script.part(130, false, Some(140), &["apply 100: 130 =140"]);
     assert!(!script.state.is_ahead(), "it is known to commit");
     assert_eq!(script.state.last_change(), Some(SourceLsn::new(130)));
