@@ -1,7 +1,9 @@
 //! How fast the initial copy is, side by side with others: `cargo bench --bench copy`.
 //!
 //! The target's database is made afresh for every run, both servers come from a CHECKPOINT, and the contenders take
-//! turns. A time counts only where the rows are equal, and the indexes are as many. All connections use TLS, unless `WALFERRY_BENCH_TLS=off`.
+//! turns, after a run that does not count: it makes the files that the target's WAL uses again from then on. A time
+//! counts only where the rows are equal, and the indexes are as many. All connections use TLS, unless
+//! `WALFERRY_BENCH_TLS=off`.
 //!
 //! | case | what |
 //! |---|---|
@@ -29,6 +31,7 @@ mod common;
 use std::process::{ExitStatus, Stdio};
 use std::time::Instant;
 
+use common::cpu::Cpu;
 use common::figures::{Goal, NONE, Series, goals, ratio};
 use common::peers::{Pgcopydb, Superuser};
 use common::rows::Rows;
@@ -53,6 +56,8 @@ enum Kind {
 struct Contender {
     kind: Kind,
     seconds: Series,
+    /// Of the source, the target, and walferry's own process.
+    cpu: [Series; 3],
     peak: Series,
     trouble: Option<String>,
 }
@@ -74,10 +79,12 @@ async fn run() -> Result<()> {
     let runs: usize = setting("WALFERRY_BENCH_RUNS", 5)?;
     let wanted = std::env::var("WALFERRY_BENCH_ONLY").unwrap_or_else(|_| "pgbench,table".to_owned());
     let mut lines = vec![
-        "| case | contender | median | lowest–highest | MB a second | peak memory |".to_owned(),
-        "|---|---|---|---|---|---|".to_owned(),
+        "| case | contender | median | lowest–highest | MB a second | CPU source | CPU target | CPU own | peak memory |"
+            .to_owned(),
+        "|---|---|---|---|---|---|---|---|---|".to_owned(),
     ];
     let mut all_goals = Vec::new();
+    let mut limits = vec![String::new()];
     let mut place = None;
     for case in [Case::Pgbench, Case::Table].into_iter().filter(|case| wanted.contains(case.setting())) {
         // The servers of the case before are gone first.
@@ -94,6 +101,7 @@ async fn run() -> Result<()> {
             .parse()?;
         lines.extend(contenders.iter().map(|contender| contender.row(case, bytes)));
         all_goals.extend(goals_of(case, &contenders));
+        limits.extend(contenders.iter().filter(|one| one.kind == Kind::Walferry).map(|one| one.limit(case)));
         place = Some(here);
     }
     let bench = place.ok_or("WALFERRY_BENCH_ONLY names no case")?.bench;
@@ -108,6 +116,7 @@ async fn run() -> Result<()> {
         }
     ));
     lines.extend(goals(&all_goals));
+    lines.extend(limits);
     bench.record("copy", "cargo bench --bench copy", &lines)
 }
 
@@ -149,12 +158,27 @@ impl Contender {
     fn row(&self, case: Case, bytes: f64) -> String {
         let head = format!("| {} | {}", case.name(), self.kind.name());
         if let (true, Some(why)) = (self.seconds.is_empty(), &self.trouble) {
-            return format!("{head} | {} | | | |", why.replace('|', "/").replace('\n', " "));
+            return format!("{head} | {} | | | | | | |", why.replace('|', "/").replace('\n', " "));
         }
         let rate =
             self.seconds.median().map_or_else(|| NONE.to_owned(), |s| format!("{:.0}", bytes / 1e6 / s));
         let peak = if self.peak.is_empty() { NONE.to_owned() } else { format!("{:.0} MiB", self.peak.max()) };
-        format!("{head} | {} | {} | {rate} | {peak} |", self.seconds.seconds(), self.seconds.spread())
+        let [source, target, own] = &self.cpu;
+        let own = if self.kind == Kind::Walferry { own.seconds() } else { NONE.to_owned() };
+        let (source, target) = (source.seconds(), target.seconds());
+        let (median, spread) = (self.seconds.seconds(), self.seconds.spread());
+        format!("{head} | {median} | {spread} | {rate} | {source} | {target} | {own} | {peak} |")
+    }
+
+    /// What no client can undercut here.
+    fn limit(&self, case: Case) -> String {
+        let cores = std::thread::available_parallelism().map_or(1.0, |cores| cores.get() as f64);
+        let all: Option<f64> = self.cpu.iter().map(Series::median).sum();
+        let shared = all.map_or_else(|| NONE.to_owned(), |seconds| format!("{:.2} s", seconds / cores));
+        format!(
+            "{}: all processor time of walferry's run, shared by the {cores} cores of source, target and engine, is {shared}.",
+            case.name()
+        )
     }
 }
 
@@ -212,12 +236,16 @@ async fn rounds(place: &Place, case: Case, runs: usize) -> Result<Vec<Contender>
     let contender = |&kind| Contender {
         kind,
         seconds: Series::default(),
+        cpu: Default::default(),
         peak: Series::default(),
         trouble: (kind == Kind::Pgcopydb && Pgcopydb::program().is_none())
             .then(|| "not installed".to_owned()),
     };
     let mut contenders: Vec<_> = case.contenders().iter().map(contender).collect();
     let wanted = Rows::of(&place.bench.sides.source, DB).await?;
+    make_target(place, Kind::Walferry).await?;
+    measure(place, Kind::Walferry, &wanted).await?;
+    ended_well("remove", place.bench.remove()?)?;
     for round in 0..runs {
         for turn in 0..contenders.len() {
             let index = (turn + round) % contenders.len();
@@ -227,9 +255,12 @@ async fn rounds(place: &Place, case: Case, runs: usize) -> Result<Vec<Contender>
             }
             make_target(place, contender.kind).await?;
             match measure(place, contender.kind, &wanted).await {
-                Ok((seconds, peak_bytes)) => {
+                Ok((seconds, cpu, peak_bytes)) => {
                     say(&format!("{}, {}: {seconds:.2} s", case.name(), contender.kind.name()))?;
                     contender.seconds.push(seconds);
+                    for (series, seconds) in contender.cpu.iter_mut().zip([cpu.source, cpu.target, cpu.own]) {
+                        series.push(seconds);
+                    }
                     if let Some(bytes) = peak_bytes {
                         contender.peak.push(bytes as f64 / f64::from(1 << 20));
                     }
@@ -255,14 +286,18 @@ async fn make_target(place: &Place, kind: Kind) -> Result<()> {
     place.bench.checkpoint().await
 }
 
-/// Seconds, and the engine's peak memory in bytes.
-async fn measure(place: &Place, kind: Kind, wanted: &Rows) -> Result<(f64, Option<u64>)> {
+/// Seconds, processor time, and the engine's peak memory in bytes.
+async fn measure(place: &Place, kind: Kind, wanted: &Rows) -> Result<(f64, Cpu, Option<u64>)> {
     let (source, target) = (&place.bench.sides.source, &place.bench.sides.target);
+    let before = Cpu::now(source, target, None)?;
     let began = Instant::now();
+    let mut own = 0.0;
     let peak_bytes = match kind {
         Kind::Walferry => {
             let engine = place.bench.engine(&["--until", "copied", "--jobs", "2"])?;
-            Some(engine.finished().await?)
+            let (peak_bytes, seconds) = engine.finished().await?;
+            own = seconds;
+            Some(peak_bytes)
         }
         Kind::DumpRestore => {
             dump_restore(place).await?;
@@ -278,6 +313,7 @@ async fn measure(place: &Place, kind: Kind, wanted: &Rows) -> Result<(f64, Optio
         }
     };
     let seconds = began.elapsed().as_secs_f64();
+    let cpu = Cpu { own, ..Cpu::now(source, target, None)? - before };
     let differing = wanted.differing(&Rows::of(target, DB).await?);
     if !differing.is_empty() {
         return Err(format!("these tables differ: {}", differing.join(", ")).into());
@@ -285,7 +321,7 @@ async fn measure(place: &Place, kind: Kind, wanted: &Rows) -> Result<(f64, Optio
     if indexes(source).await? != indexes(target).await? {
         return Err("indexes are missing".into());
     }
-    Ok((seconds, peak_bytes))
+    Ok((seconds, cpu, peak_bytes))
 }
 
 async fn indexes(server: &Server) -> Result<Vec<Vec<Option<String>>>> {

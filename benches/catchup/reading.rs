@@ -27,8 +27,9 @@ pub async fn read(bench: &Bench) -> Result<f64> {
     let began = Instant::now();
     let session = ReplicationSession::connect(&source, READING).await?;
     let (slot, from) = (SlotName::new(READING)?, EndLsn::new(from.get()));
-    let (mut reader, mut writer) =
-        session.start(&slot, from, &publications, StreamOptions::default()).await?;
+    // Large transactions in progress, as the engine takes them.
+    let options = StreamOptions { streaming: true, ..StreamOptions::default() };
+    let (mut reader, mut writer) = session.start(&slot, from, &publications, options).await?;
     reader.set_gulps(true);
     loop {
         let payload = timeout(PATIENCE, reader.next()).await??.ok_or("the source ended the stream")?;

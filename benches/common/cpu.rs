@@ -23,15 +23,20 @@ impl Cpu {
     /// What has been taken up to now; `engine` is the engine's process.
     pub fn now(source: &Server, target: &Server, engine: Option<u32>) -> Result<Self> {
         let own = match engine {
-            Some(pid) => times(&pid.to_string())?.map_or(0.0, |times| times.own),
+            Some(pid) => of_process(pid)?.unwrap_or(0.0),
             None => 0.0,
         };
         Ok(Self { source: of_server(source)?, target: of_server(target)?, own })
     }
 
+    /// All of it.
+    pub fn sum(self) -> f64 {
+        self.source + self.target + self.own
+    }
+
     /// The engine's part of it all.
     pub fn share(self) -> f64 {
-        self.own / (self.source + self.target + self.own)
+        self.own / self.sum()
     }
 }
 
@@ -52,6 +57,11 @@ pub fn peak_memory(pid: u32) -> Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).ok_or("no VmHWM")?;
     Ok(peak.trim().trim_end_matches(" kB").parse::<u64>()? * 1024)
+}
+
+/// Seconds that a process has taken; none where it has ended.
+pub fn of_process(pid: u32) -> Result<Option<f64>> {
+    Ok(times(&pid.to_string())?.map(|times| times.own))
 }
 
 struct Times {

@@ -52,14 +52,15 @@ impl Engine {
 }
 
 impl Engine {
-    /// Waits for its own end; gives the largest resident memory that it had, in bytes.
-    pub async fn finished(mut self) -> Result<u64> {
-        let mut peak = 0;
+    /// Waits for its own end; gives the largest resident memory that it had, in bytes, and seconds of processor time.
+    pub async fn finished(mut self) -> Result<(u64, f64)> {
+        let (mut peak, mut seconds) = (0, 0.0);
         loop {
             // One that has just ended has no such line.
             peak = cpu::peak_memory(self.0.id()).unwrap_or(peak);
+            seconds = cpu::of_process(self.0.id())?.unwrap_or(seconds);
             match self.0.try_wait()? {
-                Some(status) if status.success() => return Ok(peak),
+                Some(status) if status.success() => return Ok((peak, seconds)),
                 Some(status) => return Err(format!("the engine ended: {status}").into()),
                 None => tokio::time::sleep(POLL).await,
             }
