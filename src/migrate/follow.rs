@@ -144,10 +144,12 @@ impl Attempt<'_> {
             }
             engine::Ended::AheadFailed(error) => {
                 context.ahead_failed = true;
-                // What it was comes again, and is said, if it is more than that.
-                tracing::debug!(?error, "a transaction failed that went ahead of its commit");
+                let failure = match error {
+                    ApplyError::Failure(failure) => failure,
+                    ApplyError::Conflict(conflict) => conflict.into_failure(),
+                };
                 let cause = "the target refuses what may be rolled back yet: large transactions wait for their commit now";
-                Err(Transient::new(Side::Target, cause).into())
+                Err(Transient::new(Side::Target, cause).detail(failure.to_string()).into())
             }
             engine::Ended::Failed(ApplyError::Conflict(conflict)) => {
                 self.metrics.conflict(conflict.kind.as_str());
