@@ -31,7 +31,7 @@ mod common;
 use std::process::{ExitStatus, Stdio};
 use std::time::Instant;
 
-use common::cpu::Cpu;
+use common::cpu::{self, Cpu};
 use common::figures::{Goal, NONE, Series, goals, ratio};
 use common::peers::{Pgcopydb, Superuser};
 use common::rows::Rows;
@@ -179,9 +179,8 @@ impl Contender {
 
     /// What no client can undercut here.
     fn limit(&self, case: Case) -> String {
-        let cores = std::thread::available_parallelism().map_or(1.0, |cores| cores.get() as f64);
-        let all: Option<f64> = self.cpu.iter().map(Series::median).sum();
-        let shared = all.map_or_else(|| NONE.to_owned(), |seconds| format!("{:.2} s", seconds / cores));
+        let (shared, cores) = cpu::shared(&self.cpu);
+        let shared = shared.map_or_else(|| NONE.to_owned(), |seconds| format!("{seconds:.2} s"));
         format!(
             "{}: all processor time of walferry's run, shared by the {cores} cores of source, target and engine, is {shared}.",
             case.name()

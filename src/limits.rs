@@ -378,7 +378,7 @@ const _: () = assert!(DEMO_KILL_AFTER.as_millis() < DEMO_BURST_FOR.as_millis());
 /// Nothing is received meanwhile.
 pub const AHEAD_ASK: Duration = Duration::from_secs(1);
 
-/// How long setting sequences on the target waits for a lock: a transaction that is being applied may have emptied a
+/// How long setting sequences on the target waits for a lock while the stream goes on: a transaction that is being applied may have emptied a
 /// table with RESTART IDENTITY, and need this connection to go on.
 pub const SEQUENCES_LOCK_WAIT: Duration = Duration::from_secs(2);
 

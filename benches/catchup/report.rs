@@ -2,6 +2,7 @@
 
 use crate::Settings;
 use crate::backlog::Backlog;
+use crate::common::cpu;
 use crate::common::figures::{Goal, NONE, Series, goals, ratio};
 use crate::common::peers::Pgcopydb;
 use crate::common::{Bench, Result};
@@ -133,9 +134,7 @@ impl Report {
 
 /// What no client can undercut here.
 fn limits(backlog: &str, walferry: &Contender, sending: Option<f64>, best: Option<&Contender>) -> String {
-    let cores = std::thread::available_parallelism().map_or(1.0, |cores| cores.get() as f64);
-    let processors: Option<f64> = walferry.cpu.iter().map(Series::median).sum();
-    let shared = processors.map(|seconds| seconds / cores);
+    let (shared, _) = cpu::shared(&walferry.cpu);
     let times = ratio(best.and_then(|best| best.seconds.median()), sending);
     let shown = |value: Option<f64>, unit: &str| {
         value.map_or_else(|| NONE.to_owned(), |value| format!("{value:.2}{unit}"))

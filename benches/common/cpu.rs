@@ -7,6 +7,7 @@ use std::path::Path;
 use walferry::demo::Server;
 
 use super::Result;
+use super::figures::Series;
 
 /// Seconds of processor time that each has taken since it started.
 #[derive(Debug, Clone, Copy, Default)]
@@ -29,14 +30,9 @@ impl Cpu {
         Ok(Self { source: of_server(source)?, target: of_server(target)?, own })
     }
 
-    /// All of it.
-    pub fn sum(self) -> f64 {
-        self.source + self.target + self.own
-    }
-
     /// The engine's part of it all.
     pub fn share(self) -> f64 {
-        self.own / self.sum()
+        self.own / (self.source + self.target + self.own)
     }
 }
 
@@ -57,6 +53,13 @@ pub fn peak_memory(pid: u32) -> Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).ok_or("no VmHWM")?;
     Ok(peak.trim().trim_end_matches(" kB").parse::<u64>()? * 1024)
+}
+
+/// The medians of source, target and engine, shared by the cores of this machine: no run can be shorter. With the cores.
+pub fn shared(cpu: &[Series; 3]) -> (Option<f64>, f64) {
+    let cores = std::thread::available_parallelism().map_or(1.0, |cores| cores.get() as f64);
+    let all: Option<f64> = cpu.iter().map(Series::median).sum();
+    (all.map(|seconds| seconds / cores), cores)
 }
 
 /// Seconds that a process has taken; none where it has ended.

@@ -294,14 +294,9 @@ impl Assembler {
             return Ok(self.push(message, bytes)?);
         };
         if let Some(xid) = streams.block() {
-            let Some(ahead) = self.ahead.as_mut().filter(|ahead| ahead.xid == xid) else {
-                streams.take(xid, payload)?;
-                return Ok(None);
-            };
-            streams.take_ahead(xid, payload.clone())?;
-            if streams.block().is_none() {
-                return Ok(None);
-            }
+            let ahead = self.ahead.as_mut().filter(|ahead| ahead.xid == xid);
+            streams.take(xid, &payload, ahead.is_some())?;
+            let (Some(ahead), Some(_)) = (ahead, streams.block()) else { return Ok(None) };
             let (_, message) = Message::decode(payload, Layout::BLOCK)?;
             return Ok(ahead.relations.take(&mut self.open, message, bytes)?);
         }
@@ -377,20 +372,12 @@ impl Assembler {
                 Ok(None)
             }
             Message::Commit(commit) => self.commit(commit.commit_lsn, commit.end_lsn).map(Some),
-            Message::Relation(relation) => {
-                hold(&mut self.open, &relation, bytes);
-                let relation = self.relations.announce(relation);
-                self.announced(&relation);
-                Ok(None)
+            message => {
+                if let Message::Relation(relation) = &message {
+                    self.announced(relation);
+                }
+                self.relations.take(&mut self.open, message, bytes)
             }
-            Message::Type(named) => {
-                self.relations.name_type(named);
-                Ok(None)
-            }
-            message => match self.relations.change(message)? {
-                Some(change) => add(&mut self.open, change, bytes),
-                None => Ok(None),
-            },
         }
     }
 
@@ -446,7 +433,7 @@ impl Relations {
         self.types.insert(named.oid, named.name);
     }
 
-    /// Takes a message of a transaction that came in blocks into the open segment; gives that one when it is full.
+    /// Takes a message that neither begins nor ends a transaction into the open segment; gives that one when it is full.
     fn take(
         &mut self,
         open: &mut Option<Segment>,

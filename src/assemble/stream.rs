@@ -85,30 +85,21 @@ impl Streams {
         Ok(())
     }
 
-    /// Takes a message of the block of `xid`.
-    pub(super) fn take(&mut self, xid: Xid, payload: Bytes) -> Result<(), TakeError> {
-        self.take_ahead(xid, payload)?;
-        self.lost(xid).map_or(Ok(()), |lost| Err(lost.into()))
-    }
-
-    /// The same of one that goes ahead: that it cannot be kept matters only where it is given up.
-    pub(super) fn take_ahead(&mut self, xid: Xid, payload: Bytes) -> Result<(), TakeError> {
+    /// Takes a message of the block of `xid`. What goes `ahead` may fail to be kept: that matters where it is given up.
+    pub(super) fn take(&mut self, xid: Xid, payload: &Bytes, ahead: bool) -> Result<(), TakeError> {
         self.begun = None;
         let transaction = self.transactions.get_mut(&xid).expect("a block's transaction is known");
         let what = match Message::decode_blocked(payload.clone())? {
             Blocked::Change(part) => {
-                transaction.keep(|spool| spool.append(part, &payload));
-                return Ok(());
+                return Ok(transaction.keep(ahead, |spool| spool.append(part, payload))?);
             }
             Blocked::Other(Some(part), Message::Relation(relation)) => {
                 transaction.announced.insert(relation.id);
-                transaction.keep(|spool| spool.append(part, &payload));
-                return Ok(());
+                return Ok(transaction.keep(ahead, |spool| spool.append(part, payload))?);
             }
             Blocked::Other(_, Message::StreamStop) => {
                 self.block = None;
-                transaction.keep(Spool::end_block);
-                return Ok(());
+                return Ok(transaction.keep(ahead, Spool::end_block)?);
             }
             Blocked::Other(_, message) => match message {
                 // Where the transaction came from and what an application wrote into the WAL change no row.
@@ -180,10 +171,19 @@ impl Streams {
 }
 
 impl InProgress {
-    fn keep(&mut self, to: impl FnOnce(&mut Spool) -> Result<(), SpillError>) {
-        if self.lost.is_none() {
-            self.lost = to(&mut self.spool).err();
+    fn keep(
+        &mut self,
+        ahead: bool,
+        to: impl FnOnce(&mut Spool) -> Result<(), SpillError>,
+    ) -> Result<(), SpillError> {
+        if self.lost.is_some() {
+            return Ok(());
         }
+        match to(&mut self.spool) {
+            Err(lost) if ahead => self.lost = Some(lost),
+            kept => return kept,
+        }
+        Ok(())
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 
+use crate::apply::store::RelationRow;
 use crate::apply::{Applier, ApplyError, ApplyOptions, Tables, TargetSession};
 use crate::config::{Ddl, Keyless, OnConflict, Until};
 use crate::engine::{self, Ahead, Finish, Run};
@@ -37,6 +38,11 @@ struct Opened {
     spill: Option<SpillDir>,
 }
 
+/// Where the last table was copied.
+fn last_copy(rows: &[RelationRow]) -> SourceLsn {
+    rows.iter().filter_map(|row| row.copy_lsn).max().unwrap_or(SourceLsn::ZERO)
+}
+
 impl Attempt<'_> {
     /// Streams and applies until told to stop. With an `archive`, its foreign keys are made as soon as every table is
     /// at the same point.
@@ -47,7 +53,7 @@ impl Attempt<'_> {
         context: &mut Context,
     ) -> Result<Ended> {
         let rows = self.store().relations().await?;
-        let last_copy = rows.iter().filter_map(|row| row.copy_lsn).max().unwrap_or(SourceLsn::ZERO);
+        let last_copy = last_copy(&rows);
         if let Some(archive) = archive {
             if self.stored().await?.position() < last_copy {
                 let (finish, again) = self.stream(session, Some(last_copy), context).await?;
@@ -92,7 +98,7 @@ impl Attempt<'_> {
         let stored = self.stored().await?;
         let (source, target) = (Arc::clone(&self.source), Arc::clone(&self.target));
         let rows = self.store().relations().await?;
-        let copied = rows.iter().filter_map(|row| row.copy_lsn).max().unwrap_or(SourceLsn::ZERO);
+        let copied = last_copy(&rows);
         let tables = Tables::new(source, target, &self.row.name, rows).await?;
         let options = ApplyOptions {
             follow_ddl: self.migration.ddl == Ddl::Follow,

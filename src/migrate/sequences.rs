@@ -1,5 +1,7 @@
 //! Sequences, which replication does not carry: read on the source, set on the target.
 
+use std::time::Duration;
+
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
@@ -16,7 +18,7 @@ use crate::source::{self, catalog};
 /// # Errors
 /// When either side does not answer.
 pub async fn carry(source: &Client, target: &Client) -> Result<SequenceValues> {
-    let (read, locked) = set(source, target).await?;
+    let (read, locked) = set(source, target, Duration::ZERO).await?;
     locked.map_or(Ok(read), |error| Err(error.into_failure(Side::Target)))
 }
 
@@ -25,19 +27,23 @@ pub async fn carry(source: &Client, target: &Client) -> Result<SequenceValues> {
 /// # Errors
 /// As [`carry`].
 pub async fn refresh(source: &Client, target: &Client) -> Result<()> {
-    if let (_, Some(error)) = set(source, target).await? {
+    if let (_, Some(error)) = set(source, target, SEQUENCES_LOCK_WAIT).await? {
         tracing::debug!(%error, "sequences are locked on the target: left for later");
     }
     Ok(())
 }
 
-/// What was read; and the error, where a lock kept it from being set.
-async fn set(source: &Client, target: &Client) -> Result<(SequenceValues, Option<source::Error>)> {
+/// What was read; and the error, where a lock kept it from being set for so long. Zero waits for as long as it takes.
+async fn set(
+    source: &Client,
+    target: &Client,
+    wait: Duration,
+) -> Result<(SequenceValues, Option<source::Error>)> {
     let read = catalog::sequence_values(source).await.map_err(|error| error.into_failure(Side::Source))?;
     for name in &read.unreadable {
         tracing::warn!(sequence = %name, "not readable on the source: left as it is on the target");
     }
-    let wait = i64::try_from(SEQUENCES_LOCK_WAIT.as_millis()).unwrap_or(i64::MAX);
+    let wait = i64::try_from(wait.as_millis()).unwrap_or(i64::MAX);
     for some in read.values.chunks(SEQUENCES_PER_QUERY) {
         // `setval` of a sequence that is not there is NULL.
         let sql = Sql::new("SELECT ").list(some, ", ", |sql, value| {
