@@ -30,7 +30,7 @@ use super::retry::Context;
 use super::roles::{RolesOptions, carry_database, carry_objects, carry_roles};
 use super::snapshot::{self, Snapshot};
 use super::uncarried::{Which, views, with_extensions};
-use super::{Migration, Phase, objects, phase, sequences, unknown_phase};
+use super::{Migration, Phase, STREAM_NAME, objects, phase, sequences, source_failed, unknown_phase};
 
 /// `pg_constraint`, as an archive's table of contents has it.
 const FOREIGN_KEYS_OF: &str = "2606";
@@ -71,6 +71,8 @@ pub(super) struct Attempt<'a> {
     pub(super) row: MigrationRow,
     pub(super) phase: Phase,
     pub(super) metrics: Metrics,
+    /// A connection to stream on, on which nothing was started yet.
+    pub(super) walsender: Option<ReplicationSession>,
     /// Tables that the log has named as not carried.
     pub(super) told: HashSet<QualifiedName>,
     /// Says that somebody asks for something.
@@ -88,23 +90,28 @@ impl Migration {
             ControlFlow::Break(ended) => return Ok(ended),
         };
         let method = chosen.method;
-        // From here on nobody else works at this migration.
-        let session = match method {
-            Method::Replication => {
-                TargetSession::connect(&sides.target, &sides.name, context.apply_process).await?
+        let locked = async {
+            match method {
+                Method::Replication => {
+                    TargetSession::connect(&sides.target, &sides.name, context.apply_process).await
+                }
+                // Rows come before whatever could act on them.
+                Method::PgDump => TargetSession::lock(&sides.target, &sides.name, context.apply_process).await,
             }
-            // Rows come before whatever could act on them.
-            Method::PgDump => TargetSession::lock(&sides.target, &sides.name, context.apply_process).await?,
         };
+        let (session, asked) = tokio::join!(locked, self.source_system(method, &source));
+        // From here on nobody else works at this migration.
+        let session = session?;
+        let (system_id, walsender) = asked?;
         context.apply_process = Some(session.process_id());
         (context.established, context.locked) = (true, true);
         let store = Store::new(&target, &sides.name);
         store.create().await?;
         let row = match store.migration().await? {
             Some(row) => row,
-            None => self.begin(&store, &source, chosen).await?,
+            None => self.begin(&store, system_id, chosen).await?,
         };
-        self.fits(&row, &source).await?;
+        self.fits(&row, system_id)?;
         if row.method != method {
             // The session is not what the method needs; next time it is known.
             return Err(Transient::new(Side::Target, "another engine began this migration just now").into());
@@ -114,8 +121,19 @@ impl Migration {
         let metrics = self.metrics.database(sides.source.dbname());
         let (source, target, told) = (Arc::new(source), Arc::new(target), HashSet::new());
         let cutover = None;
-        let mut attempt =
-            Attempt { migration: self, number, source, target, row, phase, metrics, told, requests, cutover };
+        let mut attempt = Attempt {
+            migration: self,
+            number,
+            source,
+            target,
+            row,
+            phase,
+            metrics,
+            walsender,
+            told,
+            requests,
+            cutover,
+        };
         if method == Method::PgDump {
             return attempt.move_once(session).await;
         }
@@ -138,14 +156,16 @@ impl Migration {
         }
         loop {
             let sides = &self.sides;
-            let (target, requests) = sides.listening_client().await?;
+            let (target, source) = tokio::join!(sides.listening_client(), sides.source_client());
+            let (target, requests) = target?;
             let begun = begun(&Store::new(&target, &sides.name)).await?;
             if let Some(row) = begun.as_ref().filter(|row| row.phase == Phase::Done.as_str()) {
                 self.refuse_other(row)?;
                 self.show_moved_once(row);
                 return Ok(ControlFlow::Break(Ended::Done));
             }
-            let source = sides.source_client().await?;
+            // Of one that is done, the source may be gone.
+            let source = source?;
             let chosen = match (&begun, context.passed.take()) {
                 (Some(row), _) => Some(Chosen { method: row.method, reason: row.method_reason.clone() }),
                 (None, Some(chosen)) => Some(chosen),
@@ -199,7 +219,7 @@ impl Migration {
     }
 
     /// Gives the migration its row, with names of its own for what it will make on the source.
-    async fn begin(&self, store: &Store<'_>, source: &Client, chosen: Chosen) -> Result<MigrationRow> {
+    async fn begin(&self, store: &Store<'_>, system_id: SystemId, chosen: Chosen) -> Result<MigrationRow> {
         let unique = format!("walferry_{}_{:08x}", self.sides.name, rand::random::<u32>());
         let slot = SlotName::new(&unique).map_err(|error| Definite::usage(error.to_string()))?;
         let row = MigrationRow {
@@ -210,7 +230,7 @@ impl Migration {
             method: chosen.method,
             method_reason: chosen.reason,
             error: String::new(),
-            system_id: self.source_system(chosen.method, source).await?,
+            system_id,
             slot,
             publications: match chosen.method {
                 Method::Replication => vec![unique.clone(), format!("{unique}_ins")],
@@ -225,9 +245,8 @@ impl Migration {
     }
 
     /// Refuses to go on with another database, another cluster or another method than the migration was begun with.
-    async fn fits(&self, row: &MigrationRow, source: &Client) -> Result<()> {
+    fn fits(&self, row: &MigrationRow, system_id: SystemId) -> Result<()> {
         self.refuse_other(row)?;
-        let system_id = self.source_system(row.method, source).await?;
         if row.system_id == system_id || [row.system_id, system_id].contains(&SYSTEM_UNKNOWN) {
             return Ok(());
         }
@@ -255,16 +274,27 @@ impl Migration {
         Err(Definite::usage(cause).hint(HINT_SAME).into())
     }
 
+    /// Which cluster the source is, and the connection that was asked where one can stream.
+    ///
     /// A role without REPLICATION asks a plain session, which may not know.
-    async fn source_system(&self, method: Method, source: &Client) -> Result<SystemId> {
+    async fn source_system(
+        &self,
+        method: Method,
+        source: &Client,
+    ) -> Result<(SystemId, Option<ReplicationSession>)> {
         if method == Method::PgDump {
-            let known = catalog::system_id(source).await.map_err(|error| error.into_failure(Side::Source))?;
-            return Ok(known.unwrap_or(SYSTEM_UNKNOWN));
+            let known = catalog::system_id(source).await.map_err(source_failed)?;
+            return Ok((known.unwrap_or(SYSTEM_UNKNOWN), None));
         }
-        let connected = ReplicationSession::connect(&self.sides.source, "walferry").await;
-        let mut session = connected.map_err(|error| error.into_failure(Side::Source))?;
-        let identity = session.identify().await.map_err(|error| error.into_failure(Side::Source))?;
-        Ok(identity.system_id)
+        let mut walsender = self.walsender().await?;
+        let identity = walsender.identify().await.map_err(source_failed)?;
+        Ok((identity.system_id, Some(walsender)))
+    }
+
+    /// A connection to stream on.
+    pub(super) async fn walsender(&self) -> Result<ReplicationSession> {
+        let connected = ReplicationSession::connect(&self.sides.source, STREAM_NAME).await;
+        connected.map_err(|error| error.into_failure(Side::Source))
     }
 
     pub(super) fn show(&self, phase: Phase) {
@@ -326,6 +356,9 @@ impl Attempt<'_> {
             let tables = self.look_at_source_tables().await?;
             self.tell_of_keyless(&tables);
             self.copy_late(session, &tables).await?;
+        } else {
+            // What comes first takes a while, and walsenders of its own.
+            self.walsender = None;
         }
         self.prepare_target().await
     }
@@ -458,9 +491,9 @@ impl Attempt<'_> {
         if self.migration.filter.takes_all() {
             return Ok(HashSet::new());
         }
-        let tables = catalog::tables(&self.source).await.map_err(super::source_failed)?;
+        let tables = catalog::tables(&self.source).await.map_err(source_failed)?;
         let moved = moved(&tables, &self.migration.filter, &self.row.dbname);
-        let references = catalog::references(&self.source).await.map_err(super::source_failed)?;
+        let references = catalog::references(&self.source).await.map_err(source_failed)?;
         let broken = broken(&references, &tables, &moved);
         for reference in &broken {
             let (table, to) = (&reference.from, &reference.to);

@@ -67,11 +67,15 @@ pub(super) struct Looked {
 /// # Errors
 /// When a side cannot be reached; a usage error when nothing is left, or the source lacks a database that is named.
 pub(super) async fn choose(sides: &Sides, given: &Selection) -> Result<Choice> {
-    let (source, target) = tokio::join!(sides.source_client(), sides.target_client());
-    let target = target?;
-    let looked = look(sides, &target).await?;
-    let source = match source {
-        Ok(source) => source,
+    let on_source = async {
+        let source = sides.source_client().await?;
+        catalog::all_databases(&source).await.map_err(source_failed)
+    };
+    let looked = async { look(sides, &sides.target_client().await?).await };
+    let (on_source, looked) = tokio::join!(on_source, looked);
+    let looked = looked?;
+    let on_source = match on_source {
+        Ok(on_source) => on_source,
         Err(failure) => return done_without_source(looked, given).ok_or(failure),
     };
     let mut begun: Vec<(&str, &MigrationRow)> = Vec::new();
@@ -90,7 +94,6 @@ pub(super) async fn choose(sides: &Sides, given: &Selection) -> Result<Choice> {
     }
     let selection = remembered(given, &begun);
     let filter = filter(&selection)?;
-    let on_source = catalog::all_databases(&source).await.map_err(source_failed)?;
     refuse_missing(given, &on_source)?;
     for (name, _) in begun.iter().filter(|(name, _)| !has(&on_source, name)) {
         tracing::warn!(database = name, "gone from the source: it is not followed any more");

@@ -25,8 +25,8 @@ use super::publications::{self, Altered};
 impl Attempt<'_> {
     /// Looks, and acts; gives the tables as they are.
     pub(super) async fn look_at_source_tables(&mut self) -> Result<Vec<Table>> {
-        let tables = self.source_tables().await?;
-        let relations = self.store().relations().await?;
+        let store = self.store();
+        let (tables, relations) = tokio::try_join!(self.source_tables(), store.relations())?;
         // One that is followed already is meant, whatever it is called by now.
         let (migration, dbname) = (self.migration, &self.row.dbname);
         let moved = moved(&tables, &migration.filter, dbname);
@@ -86,8 +86,10 @@ impl Attempt<'_> {
     /// Tables that are not published any more, and publications that are not what they were.
     async fn refuse_altered_publications(&self, tables: &[Table], relations: &[RelationRow]) -> Result<()> {
         let names = &self.row.publications;
-        let altered = publications::altered(&self.source, names).await?;
-        let members = publications::members(&self.source, names).await?;
+        let (altered, members) = tokio::try_join!(
+            publications::altered(&self.source, names),
+            publications::members(&self.source, names),
+        )?;
         let logged = |table: &&Table| table.kind == TableKind::Plain && table.is_followed();
         let followed = tables.iter().filter(logged).filter(|t| relations.iter().any(|row| is(row, t)));
         let missing: Vec<&Table> = followed.filter(|table| !members.contains(&table.name)).collect();

@@ -25,9 +25,9 @@ use super::dump::{Archive, Wave};
 use super::retry::Context;
 use super::{Migration, Phase, STREAM_NAME, sequences, snapshot, source_failed, told};
 
-/// A replication connection on which nothing has been asked for yet.
+/// A connection to stream on from the stored position without a gap.
 struct Connected {
-    replication: ReplicationSession,
+    walsender: ReplicationSession,
     slot: Option<catalog::SlotInfo>,
 }
 
@@ -95,11 +95,14 @@ impl Attempt<'_> {
         context: &mut Context,
     ) -> Result<(Finish, TargetSession)> {
         // The position is read when the lock is held: nobody moves it any more.
-        let stored = self.stored().await?;
-        let (source, target) = (Arc::clone(&self.source), Arc::clone(&self.target));
-        let rows = self.store().relations().await?;
+        let store = self.store();
+        let (stored, rows) = tokio::try_join!(self.stored(), store.relations())?;
         let copied = last_copy(&rows);
-        let tables = Tables::new(source, target, &self.row.name, rows).await?;
+        let (source, target, name) =
+            (Arc::clone(&self.source), Arc::clone(&self.target), self.row.name.clone());
+        // The source looks for where to begin meanwhile.
+        let (tables, Opened { stream, spill }) =
+            tokio::try_join!(Tables::new(source, target, &name, rows), self.open(stored, context))?;
         let options = ApplyOptions {
             follow_ddl: self.migration.ddl == Ddl::Follow,
             on_conflict: self.migration.on_conflict,
@@ -107,7 +110,6 @@ impl Attempt<'_> {
             ..ApplyOptions::default()
         };
         let applier = Applier::new(session, tables, options);
-        let Opened { stream, spill } = self.open(stored, context).await?;
         tracing::info!(slot = %self.row.slot, from = %stored, in_progress = spill.is_some(), "streaming");
         self.migration.status.update_database(&self.row.dbname, |database| {
             for table in database.tables.iter_mut().filter(|table| table.state == TableState::Copied) {
@@ -190,28 +192,32 @@ impl Attempt<'_> {
     ///
     /// Large transactions are taken before they end: the source then need not keep them on its disk, which costs it a third
     /// of the time that it takes to decode and send them (`cargo bench --bench catchup`, backlog b).
-    async fn open(&self, stored: EndLsn, context: &mut Context) -> Result<Opened> {
-        let Connected { replication, slot } = self.without_gap(stored).await?;
+    async fn open(&mut self, stored: EndLsn, context: &mut Context) -> Result<Opened> {
+        let Connected { walsender, slot } = self.without_gap(stored).await?;
         if let Some(pid) = slot.filter(|slot| slot.active).and_then(|slot| slot.active_pid) {
             return Err(self.in_use(pid).await?);
         }
-        let wanted = replication.can_stream() && self.wants_spill(context);
+        let wanted = walsender.can_stream() && self.wants_spill(context);
         let spill = if wanted { self.spill_dir(context) } else { None };
         let options = StreamOptions { streaming: spill.is_some(), ..StreamOptions::default() };
-        let stream = replication.start(&self.row.slot, stored, &self.row.publications, options).await;
+        let stream = walsender.start(&self.row.slot, stored, &self.row.publications, options).await;
         let stream = stream.map_err(|error| error.into_failure(Side::Source))?;
         Ok(Opened { stream, spill })
     }
 
     /// Refuses a gap before anything is done that a gap would make worse.
-    pub(super) async fn refuse_gap(&self) -> Result<()> {
-        self.without_gap(self.stored().await?).await.map(|_| ())
+    pub(super) async fn refuse_gap(&mut self) -> Result<()> {
+        let connected = self.without_gap(self.stored().await?).await?;
+        self.walsender = Some(connected.walsender);
+        Ok(())
     }
 
-    async fn without_gap(&self, stored: EndLsn) -> Result<Connected> {
-        let connected = ReplicationSession::connect(&self.migration.sides.source, STREAM_NAME).await;
-        let mut replication = connected.map_err(|error| error.into_failure(Side::Source))?;
-        let identity = replication.identify().await.map_err(source_failed)?;
+    async fn without_gap(&mut self, stored: EndLsn) -> Result<Connected> {
+        let mut walsender = match self.walsender.take() {
+            Some(walsender) => walsender,
+            None => self.migration.walsender().await?,
+        };
+        let identity = walsender.identify().await.map_err(source_failed)?;
         let slot = catalog::slot(&self.source, self.row.slot.as_str()).await.map_err(source_failed)?;
         let expected = Expected {
             system_id: self.row.system_id,
@@ -220,7 +226,7 @@ impl Attempt<'_> {
             stored,
         };
         refuse_gap(&expected, &identity, slot.as_ref())?;
-        Ok(Connected { replication, slot })
+        Ok(Connected { walsender, slot })
     }
 
     /// We hold the lock, so a walsender of ours that still has the slot is one whose engine is gone: it ends soon.

@@ -21,14 +21,17 @@ impl Attempt<'_> {
     /// Takes in what is to be followed from now on, and copies what is not copied.
     pub(super) async fn copy_late(&mut self, session: &mut TargetSession, all: &[Table]) -> Result<()> {
         let published = publications::members(&self.source, &self.row.publications).await?;
-        self.identify(all, &published).await?;
-        self.take_in(all, &published).await?;
+        let rows = self.store().relations().await?;
+        self.identify(&rows, all, &published).await?;
+        self.take_in(&rows, all, &published).await?;
         let rows = self.store().relations().await?;
         let mut left: Vec<RelationRow> =
             rows.iter().filter(|row| row.state != RelationState::Copied).cloned().collect();
         if left.is_empty() {
             return Ok(());
         }
+        // The snapshot takes a walsender.
+        self.walsender = None;
         let (source, target) = (Arc::clone(&self.source), Arc::clone(&self.target));
         let mut known = Tables::new(source, target, &self.row.name, rows).await?;
         let mut tables = Vec::with_capacity(left.len());
@@ -66,8 +69,13 @@ impl Attempt<'_> {
     }
 
     /// Which table of the source each name means; a table that was made again is another one, to be copied afresh.
-    async fn identify(&self, all: &[Table], published: &HashSet<QualifiedName>) -> Result<()> {
-        for row in self.store().relations().await? {
+    async fn identify(
+        &self,
+        rows: &[RelationRow],
+        all: &[Table],
+        published: &HashSet<QualifiedName>,
+    ) -> Result<()> {
+        for row in rows {
             let Some(named) = all.iter().find(|table| table.name == row.name) else { continue };
             let id = RelationId::new(named.oid.get());
             let Some(known) = row.origin else {
@@ -85,8 +93,12 @@ impl Attempt<'_> {
     }
 
     /// Tables that are published now, were not part of the migration so far, and are on the target.
-    async fn take_in(&self, all: &[Table], published: &HashSet<QualifiedName>) -> Result<()> {
-        let rows = self.store().relations().await?;
+    async fn take_in(
+        &self,
+        rows: &[RelationRow],
+        all: &[Table],
+        published: &HashSet<QualifiedName>,
+    ) -> Result<()> {
         for table in all.iter().filter(|table| followable(table) && published.contains(&table.name)) {
             let id = table.oid.get();
             let known = |row: &RelationRow| {

@@ -59,14 +59,18 @@ impl Answer {
     }
 }
 
-/// Asks, and gives all rows.
+/// Asks, and gives all rows: without parameters in one round trip, else in two.
 pub(crate) async fn rows(
     client: &Client,
     question: &'static str,
     sql: &Sql,
     params: &[Param<'_>],
 ) -> Result<Vec<Answer>, Error> {
-    let rows = client.query(sql.as_str(), params).await.map_err(|cause| Error::new(question, cause))?;
+    let rows = match params {
+        [] => client.query_typed(sql.as_str(), &[]).await,
+        params => client.query(sql.as_str(), params).await,
+    };
+    let rows = rows.map_err(|cause| Error::new(question, cause))?;
     Ok(rows.into_iter().map(|row| Answer { question, row }).collect())
 }
 
@@ -77,6 +81,10 @@ pub(crate) async fn row(
     sql: &Sql,
     params: &[Param<'_>],
 ) -> Result<Answer, Error> {
-    let row = client.query_one(sql.as_str(), params).await.map_err(|cause| Error::new(question, cause))?;
+    let row = match params {
+        [] => client.query_typed_one(sql.as_str(), &[]).await,
+        params => client.query_one(sql.as_str(), params).await,
+    };
+    let row = row.map_err(|cause| Error::new(question, cause))?;
     Ok(Answer { question, row })
 }

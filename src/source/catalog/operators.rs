@@ -42,15 +42,19 @@ impl Operators {
              AND p.amoprighttype = k.opcintype AND p.amopstrategy = 3 AND p.amoppurpose = 's' \
              JOIN pg_operator o ON o.oid = p.amopopr JOIN pg_namespace n ON n.oid = o.oprnamespace",
         );
+        let (rows, coercions, types) = tokio::try_join!(
+            ask::rows(client, "the equality operators", &sql, &[]),
+            coercions(client),
+            types(client, type_oids),
+        )?;
         let (mut by_class, mut by_type) = (HashMap::new(), HashMap::new());
-        for row in ask::rows(client, "the equality operators", &sql, &[]).await? {
+        for row in rows {
             let operator = row.name()?;
             if row.get("opcdefault")? {
                 by_type.insert(row.get("opcintype")?, operator.clone());
             }
             by_class.insert(row.get("oid")?, operator);
         }
-        let (coercions, types) = (coercions(client).await?, types(client, type_oids).await?);
         Ok(Self { by_class, by_type, coercions, types })
     }
 

@@ -179,11 +179,14 @@ pub async fn tables(client: &Client) -> Result<Vec<Table>, Error> {
     .text(" AS row_estimate FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE ")
     .text(Scope::User.filter())
     .text(" ORDER BY 2, 3");
-    let rows = ask::rows(client, "the tables", &sql, &[]).await?;
-    let mut columns = columns(client, dialect, Scope::User).await?;
-    let mut indexes = indexes(client, dialect, Scope::User).await?;
-    let parents = parents(client).await?;
-    let mut extensions = extensions::extension_tables(client).await?;
+    // All are asked at once, and take one round trip.
+    let (rows, mut columns, mut indexes, parents, mut extensions) = tokio::try_join!(
+        ask::rows(client, "the tables", &sql, &[]),
+        columns(client, dialect, Scope::User),
+        indexes(client, dialect, Scope::User),
+        parents(client),
+        extensions::extension_tables(client),
+    )?;
 
     let mut tables = Vec::with_capacity(rows.len());
     for row in &rows {

@@ -120,12 +120,16 @@ async fn read(client: &Client, scope: Scope<'_>) -> Result<Vec<TargetTable>, Err
     )
     .text(scope.filter())
     .text(" ORDER BY 2, 3");
-    let rows = ask::rows(client, "the target's tables", &sql, &scope.params()).await?;
+    let params = scope.params();
+    // All are asked at once, and take one round trip.
+    let (rows, mut columns, mut indexes) = tokio::try_join!(
+        ask::rows(client, "the target's tables", &sql, &params),
+        tables::columns(client, dialect, scope),
+        tables::indexes(client, dialect, scope),
+    )?;
     if rows.is_empty() {
         return Ok(Vec::new());
     }
-    let mut columns = tables::columns(client, dialect, scope).await?;
-    let mut indexes = tables::indexes(client, dialect, scope).await?;
     let operators = Operators::read(client, types_of(&columns)).await?;
     let mut tables = Vec::with_capacity(rows.len());
     for row in &rows {
