@@ -24,6 +24,8 @@ pub struct Contender {
     pub peak: Series,
     /// Why there are no more figures.
     pub trouble: Option<String>,
+    /// Seconds after which not all was there: it takes longer than that.
+    pub more_than: Option<f64>,
 }
 
 /// Who it is.
@@ -60,6 +62,7 @@ impl Contender {
             share: Series::default(),
             peak: Series::default(),
             trouble: None,
+            more_than: None,
         }
     }
 
@@ -130,7 +133,7 @@ impl Contender {
             Kind::Subscription(subscription) => apply_worker(bench, subscription, &reached).await,
             Kind::Decoding => decoding(bench).await,
             Kind::Reading => sending(bench).await,
-            Kind::Pgcopydb(Some(it)) => pgcopydb(bench, it, &reached).await,
+            Kind::Pgcopydb(Some(it)) => pgcopydb(bench, it, &reached, &mut self.more_than).await,
             Kind::Pgcopydb(None) => Err("there is no pgcopydb".into()),
         }
     }
@@ -228,7 +231,12 @@ async fn sending(bench: &Bench) -> Result<Measured> {
     Ok(Measured { seconds, cpu: Some(cpu), peak_bytes: None })
 }
 
-async fn pgcopydb(bench: &Bench, pgcopydb: &Pgcopydb, reached: &str) -> Result<Measured> {
+async fn pgcopydb(
+    bench: &Bench,
+    pgcopydb: &Pgcopydb,
+    reached: &str,
+    more_than: &mut Option<f64>,
+) -> Result<Measured> {
     let (source, target) = (&bench.sides.source, &bench.sides.target);
     pgcopydb.prepare(source).await?;
     // Past the marker's commit: it applies no transaction that ends just there.
@@ -239,6 +247,7 @@ async fn pgcopydb(bench: &Bench, pgcopydb: &Pgcopydb, reached: &str) -> Result<M
     let alive = || match follow.try_wait()? {
         Some(status) => Err(format!("it ended ({status}) before all was there").into()),
         None if began.elapsed().as_secs() > patience => {
+            *more_than = Some(began.elapsed().as_secs_f64());
             Err(format!("not all was there after {patience} s").into())
         }
         None => Ok(()),

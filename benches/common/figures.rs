@@ -45,6 +45,8 @@ pub struct Goal {
     what: String,
     reached: Option<f64>,
     limit: Limit,
+    /// What it is more than: it was not measured to its end.
+    open: bool,
 }
 
 #[derive(Debug)]
@@ -59,12 +61,18 @@ pub const NONE: &str = "–";
 impl Goal {
     /// A ratio that must be so great.
     pub fn at_least(what: impl Into<String>, least: f64, reached: Option<f64>) -> Self {
-        Self { what: what.into(), reached, limit: Limit::AtLeast(least) }
+        Self { what: what.into(), reached, limit: Limit::AtLeast(least), open: false }
     }
 
     /// A figure that may be so great, in this unit: `""` for a ratio.
     pub fn at_most(what: impl Into<String>, most: f64, unit: &'static str, reached: Option<f64>) -> Self {
-        Self { what: what.into(), reached, limit: Limit::AtMost(most, unit) }
+        Self { what: what.into(), reached, limit: Limit::AtMost(most, unit), open: false }
+    }
+
+    /// The figure is one that the true one is greater than.
+    #[must_use]
+    pub fn open(self, open: bool) -> Self {
+        Self { open, ..self }
     }
 
     fn row(&self) -> String {
@@ -75,7 +83,8 @@ impl Goal {
         let (Limit::AtLeast(number) | Limit::AtMost(number, _)) = self.limit;
         let (reached, verdict) = match self.reached {
             Some(reached) => {
-                (format!("{reached:.2}{unit}"), if kept(reached, number) { "yes" } else { "no" })
+                let more = if self.open { "> " } else { "" };
+                (format!("{more}{reached:.2}{unit}"), if kept(reached, number) { "yes" } else { "no" })
             }
             None => (NONE.to_owned(), "not measured"),
         };

@@ -96,7 +96,9 @@ impl Migration {
                     TargetSession::connect(&sides.target, &sides.name, context.apply_process).await
                 }
                 // Rows come before whatever could act on them.
-                Method::PgDump => TargetSession::lock(&sides.target, &sides.name, context.apply_process).await,
+                Method::PgDump => {
+                    TargetSession::lock(&sides.target, &sides.name, context.apply_process).await
+                }
             }
         };
         let (session, asked) = tokio::join!(locked, self.source_system(method, &source));

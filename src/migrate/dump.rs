@@ -68,7 +68,10 @@ impl ClientTools {
         for directory in directories() {
             let Some(major) = major_of(&directory).await else { continue };
             seen.push(major.to_string());
-            if major >= needed && nearest.as_ref().is_none_or(|nearest| major < nearest.major) {
+            if major == needed {
+                return Ok(Self { directory, major });
+            }
+            if major > needed && nearest.as_ref().is_none_or(|nearest| major < nearest.major) {
                 nearest = Some(Self { directory, major });
             }
         }

@@ -9,12 +9,13 @@ use crate::wire::{self, ConnInfo, Session, SessionOptions};
 
 /// Connects to each side as the migration will, by the method that the report has come to.
 pub async fn connections(report: &mut Report, source: &ConnInfo, target: &ConnInfo) {
-    for (side, info) in [(Side::Source, source), (Side::Target, target)] {
+    let (source_pooled, target_pooled) = tokio::join!(is_pooled(source), is_pooled(target));
+    for (side, pooled) in [(Side::Source, source_pooled), (Side::Target, target_pooled)] {
         let id = match side {
             Side::Source => "source-pooler",
             Side::Target => "target-pooler",
         };
-        report.push(match is_pooled(info).await {
+        report.push(match pooled {
             Ok(false) => Finding::ok(id, side.as_str(), "nobody between us and the server"),
             Ok(true) => {
                 Finding::fail(id, side.as_str(), "a connection pooler answers, not the server itself").hint(

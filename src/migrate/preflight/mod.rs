@@ -186,10 +186,10 @@ struct Sides<'a> {
 
 impl<'a> Sides<'a> {
     async fn reach(report: &mut Report, source: &'a Client, target: &'a Client) -> Option<Self> {
-        let source_facts =
-            reached(report, "source-reachable", Side::Source, catalog::server_facts(source).await);
-        let target_facts =
-            reached(report, "target-reachable", Side::Target, catalog::server_facts(target).await);
+        let (source_facts, target_facts) =
+            tokio::join!(catalog::server_facts(source), catalog::server_facts(target));
+        let source_facts = reached(report, "source-reachable", Side::Source, source_facts);
+        let target_facts = reached(report, "target-reachable", Side::Target, target_facts);
         Some(Self { source, target, source_facts: source_facts?, target_facts: target_facts? })
     }
 }

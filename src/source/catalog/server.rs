@@ -145,14 +145,20 @@ pub async fn system_id(client: &Client) -> Result<Option<SystemId>, Error> {
 /// When the server does not answer.
 pub async fn server_facts(client: &Client) -> Result<ServerFacts, Error> {
     let version = server_version(client).await?;
-    let settings = Settings::read(client).await?;
-    let in_recovery = in_recovery(client).await?;
-    let (database, database_bytes, locale) = database(client, Dialect::new(version)).await?;
+    let (settings, in_recovery, (database, database_bytes, locale), system_id, started, provider, user) = tokio::try_join!(
+        Settings::read(client),
+        in_recovery(client),
+        database(client, Dialect::new(version)),
+        system_id(client),
+        started(client),
+        provider(client),
+        user(client),
+    )?;
     Ok(ServerFacts {
         version,
-        system_id: system_id(client).await?,
+        system_id,
         timeline: timeline(client, in_recovery).await?,
-        started: started(client).await?,
+        started,
         in_recovery,
         read_only: settings.text("default_transaction_read_only") == Some("on"),
         wal_level: settings.text("wal_level").unwrap_or_default().to_owned(),
@@ -165,11 +171,11 @@ pub async fn server_facts(client: &Client) -> Result<ServerFacts, Error> {
         lock_timeout: settings.duration("lock_timeout")?,
         idle_replication_slot_timeout: settings.duration("idle_replication_slot_timeout")?,
         synchronous_standby_names: settings.text("synchronous_standby_names").map(str::to_owned),
-        provider: provider(client).await?,
+        provider,
         database,
         database_bytes,
         locale,
-        user: user(client).await?,
+        user,
     })
 }
 
