@@ -57,6 +57,8 @@ impl Attempt<'_> {
         if let Some(archive) = archive {
             if self.stored().await?.position() < last_copy {
                 let (finish, again) = self.stream(session, Some(last_copy), context).await?;
+                // It may have ended while a request was being refused.
+                self.conclude().await?;
                 if finish == Finish::Stopped {
                     return Ok(Ended::Stopped);
                 }

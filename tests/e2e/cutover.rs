@@ -311,6 +311,57 @@ async fn refusals() {
     shop.assert_open().await;
 }
 
+/// The stream up to the last copy ends while a request is being refused: that is answered, and so is the next one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn refused_when_the_first_stream_ends() {
+    let shop = Shop::start().await;
+    let pair = &shop.pair;
+    pair.migrate().arguments(&["--until", "copied"]).run().await.assert(0, &["table copied"]);
+    // What is written now is to be applied before the foreign keys, since the other table has a later copy.
+    pair.source("INSERT INTO orders (clerk) VALUES (9)").await;
+    pair.command("resync").arguments(&["public.numbers"]).run().await.assert(0, &["public.numbers"]);
+    let blocked = Lock::take(pair, "walferry.progress FOR UPDATE").await;
+    let mut engine = pair.migrate().start();
+    blocked.wait_wanted(pair).await;
+    let answer = Lock::take(pair, "walferry.migration FOR NO KEY UPDATE").await;
+    pair.target(
+        r#"INSERT INTO walferry.request (migration, command, arguments)
+           VALUES ('default', 'cutover', '{"fence": "read-only", "lag_bytes_max": 0, "timeout_ms": 600000}');
+           NOTIFY walferry_request"#,
+    )
+    .await;
+    answer.wait_wanted(pair).await;
+    drop(blocked);
+    let ended = "SELECT count(*) FROM pg_replication_slots WHERE active";
+    wait_for("the end of the stream", PATIENCE, async || pair.source_value(ended).await == "0").await;
+    drop(answer);
+    engine.wait_phase("syncing").await;
+    let last = "SELECT answer ->> 'state' || ': ' || (answer #>> '{error,cause}') FROM walferry.request
+                WHERE answered_at IS NOT NULL";
+    assert_eq!(pair.target_value(last).await, "refused: the migration is not in sync yet");
+    pair.assert_cuts_over(engine).await;
+}
+
+/// Rows of the target that others wait for until it is dropped.
+struct Lock {
+    client: Client,
+}
+
+impl Lock {
+    async fn take(pair: &Pair, what: &str) -> Self {
+        let client = pair.cluster.target.client(DATABASE).await.unwrap();
+        client.batch_execute(&format!("BEGIN; SELECT FROM {what}")).await.unwrap();
+        Self { client }
+    }
+
+    async fn wait_wanted(&self, pair: &Pair) {
+        let own: i32 = self.client.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
+        let wanted =
+            format!("SELECT count(*) FROM pg_stat_activity WHERE {own} = ANY(pg_blocking_pids(pid))");
+        wait_for("somebody waits for it", PATIENCE, async || pair.target_value(&wanted).await != "0").await;
+    }
+}
+
 /// What goes wrong once the source is fenced: it is open again, and the migration goes on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ways_back() {

@@ -377,7 +377,8 @@ impl Attempt<'_> {
                 Err(failure) => Err(failure),
             }
         } else {
-            Err(Definite::new("the stream ended").hint(AGAIN).into())
+            let ended = || Definite::new("the stream ended").hint(AGAIN);
+            Err(cutover.status.error.clone().map_or_else(ended, Definite::from).into())
         };
         match recorded {
             Ok(()) => Ok(true),
