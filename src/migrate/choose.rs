@@ -238,15 +238,17 @@ pub(super) async fn databases_begun(sides: &Sides, only: &[String]) -> Result<Ve
     }
     let missing = only.iter().find(|name| !names.contains(name));
     if names.is_empty() || missing.is_some() {
-        let of = missing.map_or_else(String::new, |name| format!(", in its database {name:?}"));
-        return Err(Definite::new(format!(
-            "no migration {:?} has been begun on this target{of}",
-            sides.name
-        ))
-        .hint("`walferry migrate` begins one")
-        .into());
+        return Err(Definite::new(not_begun(&sides.name, missing))
+            .hint("`walferry migrate` begins one")
+            .into());
     }
     Ok(names)
+}
+
+/// That there is no such migration: at all, or in one database.
+pub(super) fn not_begun(migration: &str, database: Option<&String>) -> String {
+    let of = database.map_or_else(String::new, |name| format!(", in its database {name:?}"));
+    format!("no migration {migration:?} has been begun on this target{of}")
 }
 
 fn filter(selection: &Selection) -> Result<TableFilter> {

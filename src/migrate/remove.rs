@@ -14,7 +14,7 @@ use crate::error::{Definite, Exit, Failure, Result};
 use crate::pg::Sql;
 use crate::source::catalog;
 
-use super::choose::{Looked, look};
+use super::choose::{Looked, look, not_begun};
 use super::cluster::worst;
 use super::leftovers::{Leftovers, unseen_by_hand};
 use super::phase::safe_to_remove;
@@ -43,14 +43,19 @@ enum Known {
 /// Nothing at all is dropped where one of them is not finished and `force` is not given.
 ///
 /// # Errors
-/// When the target cannot be reached: with `force` the source's side is removed all the same. What fails in one database
-/// does not keep the others.
+/// When the target cannot be reached: with `force` the source's side is removed all the same. When neither side knows
+/// anything of one of those in `only`: then nothing is dropped. What fails in one database does not keep the others.
 pub async fn remove(sides: &Sides, only: &[String], force: bool) -> Result<Removed> {
     let target = match sides.target_client().await {
         Ok(target) => target,
         Err(failure) => return Ok(without_target(sides, only, force, &failure).await),
     };
     let looked = look(sides, &target).await?;
+    let begun: Vec<String> =
+        looked.iter().filter(|it| !matches!(it.begun, Ok(None))).map(|it| it.name.clone()).collect();
+    if only.iter().any(|name| begun.contains(name)) {
+        refuse_unknown(sides, only, &begun, &begun)?;
+    }
     let mut ends = Vec::new();
     let mut known = Vec::new();
     for Looked { name, begun } in looked.into_iter().filter(|it| only.is_empty() || only.contains(&it.name)) {
@@ -69,7 +74,7 @@ pub async fn remove(sides: &Sides, only: &[String], force: bool) -> Result<Remov
         }
     }
     if known.is_empty() && ends.is_empty() {
-        return by_name(sides, only, force).await;
+        return by_name(sides, only, &begun, force).await;
     }
     let mut dropped = Vec::new();
     if !ends.is_empty() && !force {
@@ -95,6 +100,20 @@ pub async fn remove(sides: &Sides, only: &[String], force: bool) -> Result<Remov
         ends.push((name, ended.map(|()| Exit::Fine)));
     }
     Ok(Removed { dropped, ended: worst(ends) })
+}
+
+/// Refuses a name in `only` that is not `known`: it is misspelt, or removed already. `begun`: what the target has.
+fn refuse_unknown(sides: &Sides, only: &[String], known: &[String], begun: &[String]) -> Result<()> {
+    let Some(name) = only.iter().find(|name| !known.contains(name)) else { return Ok(()) };
+    let refusal = Definite::new(format!("{}: nothing is dropped", not_begun(&sides.name, Some(name))));
+    Err(if begun.is_empty() {
+        refusal.hint("give the --target and the --name that it was begun with")
+    } else {
+        refusal
+            .detail(format!("it has been begun in {}", listed(begun)))
+            .hint("give --database one of these; case counts")
+    }
+    .into())
 }
 
 async fn finished(sides: &Sides, row: &MigrationRow, force: bool) -> Result<()> {
@@ -279,8 +298,8 @@ async fn drop_all(found: &[(String, Client, Leftovers)]) -> Removed {
     Removed { dropped, ended: worst(ends) }
 }
 
-/// The target is there, and knows of no such migration; the source may.
-async fn by_name(sides: &Sides, only: &[String], force: bool) -> Result<Removed> {
+/// The target is there, and knows of no such migration, or only `begun` others than `only`; the source may.
+async fn by_name(sides: &Sides, only: &[String], begun: &[String], force: bool) -> Result<Removed> {
     let found = match leftovers(sides, only).await {
         Ok(found) => found,
         Err(failure) => {
@@ -288,6 +307,8 @@ async fn by_name(sides: &Sides, only: &[String], force: bool) -> Result<Removed>
             Vec::new()
         }
     };
+    let known: Vec<String> = found.iter().map(|(name, ..)| name.clone()).collect();
+    refuse_unknown(sides, only, &known, begun)?;
     if force || found.is_empty() {
         return Ok(if found.is_empty() {
             Removed { dropped: Vec::new(), ended: Ok(Exit::Fine) }

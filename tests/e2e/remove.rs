@@ -82,8 +82,11 @@ async fn forgotten_by_the_target(pair: &Pair) {
         .await
         .assert(5, &["the target knows of no migration", "replication slot walferry_default_"]);
     remove(&["--name", "other", "--force"]).run().await.assert(0, &["nothing to drop"]);
+    let other = remove(&["--database", "defaultdb,other", "--force"]).run().await;
+    other.assert(5, &["no migration \"default\" has been begun on this target, in its database \"other\""]);
     assert_eq!(pair.source_value(LEFT).await, "1 slots, 2 publications");
-    remove(&["--force"]).run().await.assert(0, &["dropped replication slot", "dropped publication"]);
+    let named = remove(&["--database", "defaultdb", "--force"]).run().await;
+    named.assert(0, &["dropped replication slot", "dropped publication"]);
     assert_eq!(pair.source_value(LEFT).await, "0 slots, 0 publications");
 
     moved(pair, "synced").await;

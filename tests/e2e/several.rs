@@ -183,9 +183,18 @@ async fn second_run(pair: &Pair, engine: &mut Engine) {
 }
 
 async fn removed(pair: &Pair) {
+    let slots = "SELECT slot_name FROM pg_replication_slots ORDER BY 1";
+    let before = pair.source(slots).await;
+    let in_part = pair.command("remove").arguments(&["--database", "select,Select", "--force"]).run().await;
+    let parts =
+        ["in its database \"Select\": nothing is dropped", "begun in My-App, broken, ", "case counts"];
+    in_part.assert(5, &parts);
+    assert_eq!(pair.source(slots).await, before);
     let one = pair.command("remove").arguments(&["--database", "select"]).run().await;
     one.assert(0, &["dropped replication slot"]);
     status(pair).arguments(&["--database", "select"]).run().await.assert(5, &["no migration"]);
+    let again = pair.command("remove").arguments(&["--database", "select"]).run().await;
+    again.assert(5, &["in its database \"select\": nothing is dropped", "begun in My-App, broken, "]);
     let rest = pair.command("remove").run().await;
     rest.assert(0, &["database \"My-App\""]);
     let left = "SELECT (SELECT count(*) FROM pg_replication_slots) + (SELECT count(*) FROM pg_publication)";
