@@ -1,5 +1,6 @@
 //! The end: writers that go on until they cannot, every refusal, every way back.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use rand::Rng;
@@ -9,7 +10,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 use tokio_postgres::Client;
-use walferry::demo::{Login, StopMode};
+use walferry::demo::{Login, StopMode, compare_servers};
 use walferry::wire::{ConnInfo, Environment, control};
 
 use super::harness::{DATABASE, Engine, Launch, PATIENCE, Pair, random, wait_for};
@@ -44,12 +45,8 @@ impl Shop {
             options.source_options = settings;
         })
         .await;
-        let login = Login::new(CLERK);
-        let create = "CREATE ROLE clerk LOGIN; GRANT clerk TO app_owner; \
-                      ALTER DATABASE defaultdb SET default_transaction_read_only = 'FALSE'";
-        pair.source(create).await;
-        let password = login.password.replace('\'', "''");
-        pair.source(&format!("ALTER ROLE clerk PASSWORD '{password}'")).await;
+        let login = clerk(&pair).await;
+        pair.source("ALTER DATABASE defaultdb SET default_transaction_read_only = 'FALSE'").await;
         pair.source(TABLES).await;
         let clerk = login.uri(&pair.cluster.source, DATABASE);
         Self { pair, clerk }
@@ -81,9 +78,7 @@ impl Shop {
     }
 
     async fn assert_fenced(&self) {
-        let error = self.clerk().await.batch_execute("INSERT INTO orders (clerk) VALUES (9)").await;
-        let code = error.expect_err("it is fenced").code().map(|code| code.code().to_owned());
-        assert_eq!(code.as_deref(), Some("25006"));
+        assert_refuses_writes(&self.clerk().await).await;
     }
 
     /// What is asked for hangs in its fence: nothing can be applied.
@@ -106,10 +101,23 @@ impl Shop {
     }
 }
 
+async fn clerk(pair: &Pair) -> Login {
+    let login = Login::new(CLERK);
+    pair.source("CREATE ROLE clerk LOGIN; GRANT clerk TO app_owner").await;
+    let password = login.password.replace('\'', "''");
+    pair.source(&format!("ALTER ROLE clerk PASSWORD '{password}'")).await;
+    login
+}
+
+/// What `--json` prints of each database.
+fn databases(stdout: &str) -> Vec<Value> {
+    let mut answer: Value = serde_json::from_str(stdout).expect("one object");
+    std::mem::take(answer["databases"].as_array_mut().expect("a list of databases"))
+}
+
 /// What `--json` prints of the only database.
 fn only_database(stdout: &str) -> Value {
-    let mut answer: Value = serde_json::from_str(stdout).expect("one object");
-    let databases = answer["databases"].as_array_mut().expect("a list of databases");
+    let mut databases = databases(stdout);
     assert_eq!(databases.len(), 1, "{databases:?}");
     databases.remove(0)
 }
@@ -119,6 +127,12 @@ async fn connect(uri: &str) -> Option<Client> {
     let client = control(&info, "till").await.ok()?;
     client.batch_execute("SET search_path = public").await.ok()?;
     Some(client)
+}
+
+async fn assert_refuses_writes(client: &Client) {
+    let error = client.batch_execute("INSERT INTO orders (clerk) VALUES (9)").await;
+    let code = error.expect_err("it is fenced").code().map(|code| code.code().to_owned());
+    assert_eq!(code.as_deref(), Some("25006"));
 }
 
 /// Somebody who writes, whatever happens to his sessions.
@@ -236,6 +250,60 @@ async fn after_done(pair: &Pair) {
     pair.assert_removes().await;
     let setting = "SELECT setconfig::text FROM pg_db_role_setting WHERE setrole = 0";
     assert_eq!(pair.source_value(setting).await, "{default_transaction_read_only=on}");
+}
+
+/// Two databases with writers are cut over at the same time; none of them while a third is not begun.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_databases() {
+    const NAMES: [&str; 2] = ["front", "back"];
+    let pair = Pair::with(|options| {
+        options.databases = NAMES.into_iter().chain([DATABASE]).map(str::to_owned).collect();
+    })
+    .await;
+    let (source, target) = (&pair.cluster.source, &pair.cluster.target);
+    let login = clerk(&pair).await;
+    for name in NAMES {
+        source.sql(name, TABLES).await.unwrap();
+    }
+    let mut engine = pair.migrate().arguments(&["--ignore-dbs", DATABASE]).start();
+    let both = |details: &BTreeMap<String, Value>, of: &dyn Fn(&Value) -> bool| {
+        NAMES.iter().all(|name| details.get(*name).is_some_and(of))
+    };
+    let syncing = |detail: &Value| detail["phase"] == "syncing";
+    engine.wait_details("both follow", |details| both(details, &syncing)).await;
+    let start = |name, number| Writer::start(&login.uri(source, name), number, Duration::from_millis(5));
+    let writers = NAMES.map(|name| (name, [1, 2].map(|number| start(name, number))));
+    let written = |detail: &Value| detail["transactions_applied"].as_u64() >= Some(100);
+    engine.wait_details("both are written to", |details| both(details, &written)).await;
+
+    pair.source("CREATE DATABASE late").await;
+    let refused = pair.command("cutover").arguments(&["--json"]).run().await;
+    refused.assert(5, &["it is not begun yet", "hint: "]);
+    assert_eq!(only_database(&refused.stdout)["database"], "late");
+    pair.source("DROP DATABASE late").await;
+    for name in NAMES {
+        let asked = target.sql(name, "SELECT FROM walferry.request").await.unwrap();
+        assert!(asked.is_empty(), "{name}");
+    }
+
+    let ended = pair.command("cutover").arguments(&["--json"]).run().await;
+    ended.assert(0, &[]);
+    let answers = databases(&ended.stdout);
+    let done: Vec<_> = answers.iter().map(|answer| (&answer["database"], &answer["state"])).collect();
+    assert_eq!(done, [(&Value::from("back"), &Value::from("done")), (&"front".into(), &"done".into())]);
+    engine.wait_exit(0, PATIENCE).await;
+    for (name, writers) in writers {
+        assert_refuses_writes(&connect(&login.uri(source, name)).await.unwrap()).await;
+        let mut committed = 0;
+        for writer in writers {
+            committed += writer.end().await.committed;
+        }
+        let comparison = compare_servers(source, target, name).await.unwrap();
+        assert!(comparison.equal(), "{name}: {comparison}");
+        let arrived = target.sql(name, "SELECT count(*) FROM orders WHERE clerk > 0").await.unwrap();
+        let arrived: u64 = arrived[0][0].as_deref().unwrap().parse().unwrap();
+        assert!(arrived >= committed && committed > 0, "{name}: {arrived} of {committed}");
+    }
 }
 
 /// What is refused before anything is changed.
