@@ -60,12 +60,47 @@ async fn a_source_made_for_it() {
     check(&found, "source-reachable", Severity::Ok, &["PostgreSQL", "database app"]);
     check(&found, "target-replication-role", Severity::Ok, &["may set"]);
 
+    fence(&source, &target).await;
     slots(&source, &target).await;
     transactions(&source, &target).await;
     awkward_tables(&source, &target).await;
     target_side(&source, &target).await;
     lost_connection(&source, &target).await;
     same_server(&source).await;
+}
+
+/// What keeps the source from being fenced at cutover, mended as its hints say.
+async fn fence(source: &Server, target: &Server) {
+    let run = async |fence_commands| {
+        let input = PreflightInput { fence_commands, ..PreflightInput::default() };
+        report((source, "mover", "app"), (target, "mover", "app"), &input).await
+    };
+    check(&run(false).await, "source-fence", Severity::Ok, &["read only at cutover"]);
+    source.script("postgres", "CREATE ROLE landlord; CREATE ROLE till LOGIN").await;
+    source
+        .script("postgres", "ALTER DATABASE app OWNER TO landlord; GRANT CREATE ON DATABASE app TO mover")
+        .await;
+    let session = source.session("till", "app", "").await;
+    let found = run(false).await;
+    let words = [
+        "the database's owner landlord; those to end sessions of till",
+        "GRANT \"landlord\" TO \"mover\";",
+        "GRANT \"pg_signal_backend\" TO \"mover\";",
+        "--fence none",
+    ];
+    check(&found, "source-fence", Severity::Warning, &words);
+    assert!(run(true).await.get("source-fence").is_none());
+    obey(source, "app", &found, "source-fence").await;
+    check(&run(false).await, "source-fence", Severity::Ok, &[]);
+    drop(session);
+
+    // Nobody is told to become a superuser.
+    source.script("postgres", "ALTER DATABASE app OWNER TO postgres").await;
+    let found = run(false).await;
+    check(&found, "source-fence", Severity::Warning, &["the database's owner postgres"]);
+    assert!(!found.get("source-fence").unwrap().hint.contains("GRANT"));
+    source.script("postgres", "ALTER DATABASE app OWNER TO mover; REVOKE pg_signal_backend FROM mover").await;
+    source.script("postgres", "DROP ROLE landlord, till").await;
 }
 
 async fn slots(source: &Server, target: &Server) {

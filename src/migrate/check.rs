@@ -72,6 +72,7 @@ fn input_for(sides: &Sides, config: &Config, choice: &Choice, databases: Vec<&Ch
         application_name: STREAM_NAME.to_owned(),
         jobs: u64::try_from(sides.jobs).unwrap_or(u64::MAX),
         wanted: sides.wanted,
+        fence_commands: config.fence_commands.is_some(),
         together: choice.databases.iter().map(|database| database.name.clone()).collect(),
         ..with_contents(&config.contents)
     }
@@ -146,6 +147,7 @@ pub(super) async fn preflight(
         pg_dump: pg_dump_found(source).await,
         jobs: u64::try_from(migration.jobs).unwrap_or(u64::MAX),
         wanted: migration.sides.wanted,
+        fence_commands: migration.fence_commands.is_some(),
         together: migration.status.snapshot().databases.iter().map(|it| it.dbname.clone()).collect(),
         ..with_contents(&migration.contents)
     };

@@ -76,7 +76,7 @@ pub(super) const REPLICATION_ONLY: [&str; 10] = [
 ];
 
 /// What is worth knowing for replication alone.
-const REPLICATION_MATTERS: [&str; 7] = [
+const REPLICATION_MATTERS: [&str; 8] = [
     "source-truncate",
     "source-slot-retention",
     "source-idle-slot-timeout",
@@ -84,6 +84,7 @@ const REPLICATION_MATTERS: [&str; 7] = [
     "source-long-transactions",
     "source-prepared-transactions",
     "source-replica-identity-full",
+    "source-fence",
 ];
 
 /// What rules replication out.

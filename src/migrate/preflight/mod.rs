@@ -73,6 +73,8 @@ pub struct PreflightInput {
     pub jobs: u64,
     /// What is not to be looked at, and what is not to be surpassed.
     pub wanted: Wanted,
+    /// The operator has commands that fence the source at cutover.
+    pub fence_commands: bool,
     /// All databases that are moved, whose sizes count together; empty: the one that is looked at.
     pub together: Vec<String>,
 }
@@ -117,6 +119,7 @@ impl Default for PreflightInput {
             pg_dump: PgDump::NotLooked,
             jobs: 1,
             wanted: Wanted::default(),
+            fence_commands: false,
             together: Vec::new(),
         }
     }

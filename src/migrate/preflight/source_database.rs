@@ -6,6 +6,7 @@ use super::report::{counted, listed, size};
 use super::{Finding, PreflightInput, Report, Sides, hints, names};
 use crate::error::Side;
 use crate::pg::{QualifiedName, ReplicaIdentity, Sql};
+use crate::source::Error;
 use crate::source::catalog::{self, OtherContents, Persistence, Sequence, ServerFacts, Table};
 
 /// `tables`: all, whose definition is carried; `moved`: those whose rows are, too.
@@ -23,6 +24,9 @@ pub(super) async fn check(
     report.push(owners(facts, moved, publishes));
     report.add("source-publication-privilege", Side::Source, extension.map(|_| None));
     report.push(readable(facts, tables));
+    if !input.fence_commands {
+        report.add("source-fence", Side::Source, fence(sides).await.map(|finding| [finding]));
+    }
     let found = catalog::sequences(sides.source).await;
     report.add("source-sequences", Side::Source, found.map(|found| [sequences(facts, &found)]));
     report.push(replica_identity(moved, input));
@@ -82,6 +86,31 @@ fn owners(facts: &ServerFacts, tables: &[Table], extension: bool) -> Finding {
         cause
     };
     Finding::fail(id, subject, cause).hint(hints::memberships(&roles, &facts.user.name))
+}
+
+/// What a fence of kind `read-only` needs. Another kind may be meant: that is said at cutover only.
+async fn fence(sides: &Sides<'_>) -> Result<Finding, Error> {
+    let (id, user) = ("source-fence", &sides.source_facts.user.name);
+    let database = catalog::read_only_default(sides.source).await?;
+    let roles = catalog::roles_out_of_reach(sides.source).await?;
+    let subject = format!("role {user}");
+    let (mut lacks, mut commands) = (Vec::new(), Vec::new());
+    if !database.mine {
+        lacks.push(format!("those of the database's owner {}", database.owner));
+        if !database.owner_superuser {
+            commands.push(hints::memberships(&[database.owner], user));
+        }
+    }
+    if !roles.is_empty() {
+        lacks.push(format!("those to end sessions of {}", listed(&roles)));
+        commands.push(hints::memberships(&["pg_signal_backend".to_owned()], user));
+    }
+    if lacks.is_empty() {
+        return Ok(Finding::ok(id, subject, "may make the source read only at cutover"));
+    }
+    commands.push(OTHER_FENCES.to_owned());
+    let cause = format!("lacks privileges to make the source read only at cutover: {}", lacks.join("; "));
+    Ok(Finding::warning(id, subject, cause).hint(commands.join("\n")))
 }
 
 /// Tables that inherit from one of which updates are published, and they not, or the other way round.
@@ -275,6 +304,9 @@ fn not_replicated(id: &'static str, what: &str, found: &[&QualifiedName], cause:
     }
     Some(Finding::info(id, counted(found.len(), what), format!("{cause}: {}", listed(found))))
 }
+
+const OTHER_FENCES: &str =
+    "instead, at cutover: stop all writers and use --fence none, or a command of your own (--fence-command)";
 
 /// Whether it is to be published.
 fn published(table: &Table) -> bool {

@@ -14,6 +14,10 @@ pub struct ReadOnlyDefault {
     pub on: bool,
     /// Whether the current user may change it: that needs the privileges of the database's owner.
     pub mine: bool,
+    /// That owner.
+    pub owner: String,
+    /// Whether that owner is a superuser, whose privileges nobody is given lightly.
+    pub owner_superuser: bool,
     /// Roles that have another setting of their own, which wins over the database's.
     pub exempt: Vec<String>,
 }
@@ -40,16 +44,18 @@ pub async fn read_only_default(client: &Client) -> Result<ReadOnlyDefault, Error
          own AS (SELECT s.value FROM setting s WHERE s.setdatabase = \
          (SELECT oid FROM pg_database WHERE datname = current_database()) AND s.setrole = 0) \
          SELECT (SELECT value FROM own) AS setting, coalesce((SELECT value::bool FROM own), false) AS \"on\", \
-         pg_has_role(d.datdba, 'USAGE') AS mine, \
+         pg_has_role(d.datdba, 'USAGE') AS mine, o.rolname::text AS owner, o.rolsuper AS owner_superuser, \
          ARRAY(SELECT DISTINCT r.rolname::text FROM setting s JOIN pg_roles r ON r.oid = s.setrole \
          WHERE s.setdatabase IN (0, d.oid) AND NOT s.value::bool ORDER BY 1) AS exempt \
-         FROM pg_database d WHERE d.datname = current_database()",
+         FROM pg_database d JOIN pg_roles o ON o.oid = d.datdba WHERE d.datname = current_database()",
     );
     let row = ask::row(client, "the database's settings", &sql, &[]).await?;
     Ok(ReadOnlyDefault {
         setting: row.get("setting")?,
         on: row.get("on")?,
         mine: row.get("mine")?,
+        owner: row.get("owner")?,
+        owner_superuser: row.get("owner_superuser")?,
         exempt: row.get("exempt")?,
     })
 }
@@ -114,6 +120,22 @@ pub async fn other_sessions(
         Ok(OtherSession { pid: row.get("pid")?, user: row.get("user")?, mine_to_end: row.get("mine")? })
     };
     rows.iter().map(session).collect()
+}
+
+/// Roles with sessions in the current database that the current user may not end, and might with a membership: not
+/// superusers, nor those that are walsenders alone.
+///
+/// # Errors
+/// When the server does not answer.
+pub async fn roles_out_of_reach(client: &Client) -> Result<Vec<String>, Error> {
+    let sql = Sql::new(
+        "SELECT DISTINCT r.rolname::text AS name FROM pg_stat_activity a JOIN pg_roles r ON r.oid = a.usesysid \
+         WHERE a.datname = current_database() AND NOT r.rolsuper AND NOT pg_has_role(r.oid, 'USAGE') \
+         AND NOT pg_has_role('pg_signal_backend', 'USAGE') \
+         AND a.pid NOT IN (SELECT pid FROM pg_stat_replication) ORDER BY 1",
+    );
+    let rows = ask::rows(client, "whose sessions there are", &sql, &[]).await?;
+    rows.iter().map(|row| row.get("name")).collect()
 }
 
 /// Ends sessions; those that are gone already do not matter.

@@ -38,7 +38,7 @@ pub use extensions::{
 };
 pub use fence::{
     OtherSession, ReadOnlyDefault, end_own_sessions, end_sessions, mark_wal, moment, other_sessions,
-    read_only_default, read_only_statement, set_read_only_default,
+    read_only_default, read_only_statement, roles_out_of_reach, set_read_only_default,
 };
 pub use privileges::{
     DatabaseProperties, DefaultPrivilege, Object, ObjectKind, Owned, Privilege, database_privileges,
