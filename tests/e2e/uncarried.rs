@@ -202,6 +202,49 @@ async fn moved_without_the_stream(pair: Pair) {
     pair.assert_removes().await;
 }
 
+/// What is copied again needs a slot: without one it is refused, and one that is gone by then ends it at no loss.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_free_slot() {
+    let pair = Pair::with(|options| {
+        options.source_options = options.source_options.clone().setting("max_replication_slots", "2");
+    })
+    .await;
+    let owner = pair.owner().await;
+    let tables = "CREATE TABLE keyless (a int); INSERT INTO keyless VALUES (1); CREATE TABLE keyed (a int PRIMARY KEY)";
+    owner.batch_execute(tables).await.unwrap();
+    let mut engine = started(&pair, &[]).await;
+    owner.batch_execute("UPDATE keyless SET a = 2").await.unwrap();
+    let take = "SELECT pg_create_physical_replication_slot('taken')";
+    let drop_it = "SELECT pg_drop_replication_slot('taken')";
+    let no_slot = "the source has no free replication slot";
+
+    pair.source(take).await;
+    let answer = answered(asked(&pair, &UNFENCED), 5).await;
+    assert_eq!((&answer["state"], &answer["error"]["cause"]), (&"refused".into(), &no_slot.into()));
+    assert!(answer["error"]["detail"].as_str().unwrap().contains("public.keyless"), "{answer:#}");
+    pair.source(drop_it).await;
+
+    let blocked = pair.cluster.target.client(DATABASE).await.unwrap();
+    blocked.batch_execute("BEGIN; LOCK TABLE keyed").await.unwrap();
+    owner.batch_execute("INSERT INTO keyed VALUES (1)").await.unwrap();
+    let command = asked(&pair, &UNFENCED);
+    let fenced = "SELECT EXISTS (SELECT FROM walferry.request
+                  WHERE answered_at IS NULL AND answer -> 'steps' @> '[{\"step\": \"fence\"}]')";
+    wait_for("the fence", PATIENCE, async || pair.target_value(fenced).await == "t").await;
+    pair.source(take).await;
+    drop(blocked);
+    let answer = answered(command, 5).await;
+    assert_eq!((&answer["state"], &answer["error"]["cause"]), (&"given_up".into(), &no_slot.into()));
+    assert_eq!(pair.target_value(COPYING).await, "");
+    owner.batch_execute("INSERT INTO keyed VALUES (2)").await.unwrap();
+    engine.wait_drained(&pair).await;
+    assert!(!engine.log().contains("trying again"), "{}", engine.log());
+
+    pair.source(drop_it).await;
+    cuts_over(&pair, &mut engine, &UNFENCED).await;
+    assert_tables_equal(&pair).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn full_replica_identity_for_the_time_being() {
     for (source, target) in asked_pairs().await {

@@ -4,13 +4,13 @@ use tokio::time::Instant;
 use tokio_postgres::Client;
 
 use crate::config::Keyless;
-use crate::error::{Failure, Result, Side};
+use crate::error::{Definite, Failure, Result, Side};
 use crate::migrate::attempt::Attempt;
 use crate::migrate::filter::moved;
-use crate::migrate::sequences;
+use crate::migrate::{publications, sequences, source_failed};
 use crate::pg::Sql;
-use crate::source;
 use crate::source::catalog::{SequenceValues, Table};
+use crate::source::{self, catalog};
 
 use super::fence::some;
 
@@ -24,6 +24,34 @@ pub(super) struct Carried {
 }
 
 impl Attempt<'_> {
+    /// Refuses where there is no slot, or no walsender, for the snapshot on which tables are copied again that are in the
+    /// stream in part. Several databases may want the last one at the same time: who comes too late is given up.
+    ///
+    /// # Errors
+    /// Which of the two, and for which tables.
+    pub(super) async fn refuse_without_slot(&self, source: &Client) -> Result<()> {
+        let [_, inserts_only] = &self.row.publications[..] else { return Ok(()) };
+        if self.migration.contents.keyless == Keyless::Ignore {
+            return Ok(());
+        }
+        let again = publications::members(&self.source, std::slice::from_ref(inserts_only)).await?;
+        if again.is_empty() {
+            return Ok(());
+        }
+        let room = catalog::replication_room(source).await.map_err(source_failed)?;
+        let (missing, setting) = match (room.slots, room.wal_senders) {
+            (0, _) => ("replication slot", "max_replication_slots"),
+            (_, 0) => ("walsender", "max_wal_senders"),
+            _ => return Ok(()),
+        };
+        let mut names: Vec<String> = again.iter().map(ToString::to_string).collect();
+        names.sort();
+        Err(Definite::new(format!("the source has no free {missing}"))
+            .detail(format!("tables that are copied again need one: {}", some(&names)))
+            .hint(format!("free one, or raise {setting}; then run `walferry cutover` again"))
+            .into())
+    }
+
     /// Sequences, then all that [`crate::migrate::uncarried`] is about; `source` is a session that may write, and what
     /// takes long on the target ends by itself soon after the `deadline`.
     ///

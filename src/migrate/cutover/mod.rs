@@ -211,6 +211,7 @@ impl Attempt<'_> {
                 .into());
         }
         self.refuse_prepared(&client).await?;
+        self.refuse_without_slot(&client).await?;
         let readable = catalog::sequence_values(&client).await.map_err(source_failed)?;
         if !readable.unreadable.is_empty() {
             let names: Vec<String> = readable.unreadable.iter().map(ToString::to_string).collect();

@@ -63,6 +63,9 @@ impl Attempt<'_> {
     /// When a side does not answer, or something cannot be read or written: what was done stays done.
     pub(super) async fn bring_up_to_date(&self, deadline: Instant) -> Result<()> {
         let Again { tables, mut rows, streamed } = self.copied_again().await?;
+        // Where nothing of it is in the stream, the position means nothing, and no slot has to wait for others. A slot that
+        // cannot be made leaves nothing to copy afresh.
+        let slot = if streamed.is_empty() { None } else { Some(self.snapshot().await?) };
         for row in &mut rows {
             row.state = RelationState::Copied;
             if streamed.contains(&row.name) {
@@ -70,15 +73,13 @@ impl Attempt<'_> {
                 row.state = RelationState::Copying;
             }
         }
-        if streamed.is_empty() {
-            // Where nothing of it is in the stream, the position means nothing, and no slot has to wait for others.
+        if let Some(snapshot) = slot {
+            self.replace(&snapshot.id, snapshot.consistent_point, tables, rows, deadline).await?;
+            self.carry_large_objects(&snapshot.id).await?;
+        } else {
             let wal = catalog::current_wal(&self.source).await.map_err(source_failed)?;
             let snapshot = snapshot::export(&self.migration.sides.source).await?;
             self.replace(&snapshot.id, wal, tables, rows, deadline).await?;
-            self.carry_large_objects(&snapshot.id).await?;
-        } else {
-            let snapshot = self.snapshot().await?;
-            self.replace(&snapshot.id, snapshot.consistent_point, tables, rows, deadline).await?;
             self.carry_large_objects(&snapshot.id).await?;
         }
         // A session of its own: one that is given up in the middle of a statement leaves it to the server.

@@ -53,7 +53,7 @@ pub use sequences::{Sequence, SequenceOwner, SequenceValue, SequenceValues, sequ
 pub use server::{
     DatabaseLocale, Provider, ServerFacts, UserFacts, clock, server_facts, server_version, system_id,
 };
-pub use slots::{SlotInfo, current_wal, slot, slots, wal_senders_used};
+pub use slots::{ReplicationRoom, SlotInfo, current_wal, replication_room, slot, slots, wal_senders_used};
 pub use surroundings::{
     ChangedCollation, ReplicaTrigger, SessionRoom, Surroundings, language_names, session_room, surroundings,
 };

@@ -39,6 +39,15 @@ pub struct SlotInfo {
     pub retained_bytes: Option<u64>,
 }
 
+/// Room for replication on a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReplicationRoom {
+    /// Slots that can still be made.
+    pub slots: u64,
+    /// Walsenders that can still begin.
+    pub wal_senders: u64,
+}
+
 /// Every slot of the cluster.
 ///
 /// # Errors
@@ -74,6 +83,21 @@ pub async fn current_wal(client: &Client) -> Result<SourceLsn, Error> {
 pub async fn wal_senders_used(client: &Client) -> Result<u64, Error> {
     let sql = Sql::new("SELECT count(*) AS used FROM pg_stat_replication");
     ask::row(client, "the walsenders", &sql, &[]).await?.count("used")
+}
+
+/// What is left of `max_replication_slots`, and of `max_wal_senders`.
+///
+/// # Errors
+/// When the server does not answer.
+pub async fn replication_room(client: &Client) -> Result<ReplicationRoom, Error> {
+    let sql = Sql::new(
+        "SELECT greatest(0, current_setting('max_replication_slots')::int8 \
+         - (SELECT count(*) FROM pg_replication_slots)) AS slots, \
+         greatest(0, current_setting('max_wal_senders')::int8 \
+         - (SELECT count(*) FROM pg_stat_replication)) AS wal_senders",
+    );
+    let row = ask::row(client, "the room for another slot", &sql, &[]).await?;
+    Ok(ReplicationRoom { slots: row.count("slots")?, wal_senders: row.count("wal_senders")? })
 }
 
 async fn read(
