@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use bytes::{Bytes, BytesMut};
 use walferry::assemble::{Assembler, Change, Segment, TakeError};
 use walferry::limits::{CHANGE_COST, SEGMENT_COST_MAX};
-use walferry::pg::{CommitLsn, EndLsn, Relation, Xid};
+use walferry::pg::{CommitLsn, EndLsn, PgTimestamp, Relation, SourceLsn, Xid};
 use walferry::proto::{
     Blocked, DecodeError, Delete, Insert, Layout, Message, OldTuple, ReplicationFrame, StandbyStatusUpdate,
     Truncate, Tuple, Update,
@@ -75,30 +75,41 @@ fn read_laid_out(bytes: &Bytes, layout: Layout) -> Result<(Option<Xid>, Message)
     Ok((xid, message))
 }
 
-/// Feeds the session to an assembler that takes transactions in progress, and to one that does not.
+/// Feeds the session to an assembler that takes transactions in progress, to one whose transactions go ahead wherever
+/// they may, and to one that does neither.
 ///
 /// # Panics
 /// If what comes out is not what went in.
 pub fn fuzz_session(bytes: &[u8]) {
     let messages = messages(bytes);
-    let nothing_kept = feed(Assembler::new(), &messages, |_| {});
+    let nothing_kept = feed(Assembler::new(), &messages, false, |_| {});
     let parent = tempfile::tempdir().expect("a directory");
     let spill = SpillDir::create(parent.path(), "spill", u64::MAX).expect("a spill directory");
-    let taken = feed(Assembler::new().streaming(spill.clone()), &messages, |seen| {
-        if seen.in_progress.is_empty() {
-            assert_eq!(spill.used(), 0, "bytes on disk, and no transaction in progress");
-        }
-    });
+    let kept = |goes_ahead| {
+        let taken = feed(Assembler::new().streaming(spill.clone()), &messages, goes_ahead, |seen| {
+            if seen.in_progress.is_empty() {
+                assert_eq!(spill.used(), 0, "bytes on disk, and no transaction in progress");
+            }
+        });
+        assert_eq!(spill.used(), 0, "bytes on disk, and no assembler");
+        taken
+    };
+    let taken = kept(false);
     assert!(taken >= nothing_kept, "whoever takes transactions in progress takes no less");
-    assert_eq!(spill.used(), 0, "bytes on disk, and no assembler");
+    assert!(taken >= kept(true), "what goes ahead is looked into, committed or not");
 }
 
 /// Feeds the messages, up to the first that is refused; gives how many were taken.
-fn feed(mut assembler: Assembler, messages: &[Bytes], check: impl Fn(&Seen)) -> usize {
+fn feed(mut assembler: Assembler, messages: &[Bytes], goes_ahead: bool, check: impl Fn(&Seen)) -> usize {
     let mut seen = Seen::default();
     for (taken, message) in messages.iter().enumerate() {
         match feed_one(&mut assembler, &mut seen, message) {
-            Ok(()) => check(&seen),
+            Ok(()) => {
+                if goes_ahead {
+                    go_ahead(&mut assembler, &mut seen);
+                }
+                check(&seen);
+            }
             Err(TakeError::Decode(_) | TakeError::Order(_)) => return taken,
             Err(TakeError::Spill(error)) => panic!("the disk is in order, but: {error}"),
         }
@@ -109,14 +120,26 @@ fn feed(mut assembler: Assembler, messages: &[Bytes], check: impl Fn(&Seen)) -> 
 fn feed_one(assembler: &mut Assembler, seen: &mut Seen, message: &Bytes) -> Result<(), TakeError> {
     let _ = assembler.may_block(message);
     let segment = assembler.take(message.clone())?;
+    if assembler.gave_up() {
+        assert!(seen.ahead.take().is_some(), "only what went ahead is given up");
+    }
     seen.taken(message);
     seen.came(segment);
     while assembler.has_replay() {
         seen.came(assembler.replay()?);
     }
     assert_eq!(assembler.in_block(), seen.block.is_some());
-    assert_eq!(assembler.in_transaction(), seen.open.is_some());
+    assert_eq!(assembler.in_transaction(), seen.open.is_some() || seen.ahead.is_some());
     Ok(())
+}
+
+/// Has the transaction go ahead whose first block has begun, if it may.
+fn go_ahead(assembler: &mut Assembler, seen: &mut Seen) {
+    // What it changes first stands behind what is complete.
+    let at = seen.previous_end.position().max(SourceLsn::new(1));
+    let Some(xid) = assembler.may_go_ahead(at) else { return };
+    assembler.go_ahead(at, PgTimestamp::from_micros(0));
+    seen.ahead = Some(Ahead { xid, at: CommitLsn::new(at.get()), came: 0, first: true });
 }
 
 /// What an assembler has taken, looked at in the plainest way: whole messages, kept in memory.
@@ -124,6 +147,8 @@ fn feed_one(assembler: &mut Assembler, seen: &mut Seen, message: &Bytes) -> Resu
 struct Seen {
     /// The transaction that is known to commit.
     open: Option<Open>,
+    /// The transaction that goes ahead of its commit.
+    ahead: Option<Ahead>,
     in_progress: HashMap<Xid, Vec<(Xid, Message)>>,
     rolled_back: HashSet<(Xid, Xid)>,
     /// The transaction whose block comes in.
@@ -138,6 +163,15 @@ struct Open {
     end: Option<EndLsn>,
     /// Changes that have not come out.
     changes: VecDeque<Message>,
+    first: bool,
+}
+
+struct Ahead {
+    xid: Xid,
+    /// What stands for its commit until that has come.
+    at: CommitLsn,
+    /// So many of its changes have come out.
+    came: usize,
     first: bool,
 }
 
@@ -184,10 +218,17 @@ impl Seen {
                 let committed = |part: &Xid| !self.rolled_back.contains(&(commit.xid, *part));
                 let changes =
                     kept.into_iter().filter(|(part, _)| committed(part)).map(|(_, message)| message);
-                let changes = changes.filter(is_change).collect();
+                let ahead = self.ahead.take();
+                assert!(
+                    ahead.as_ref().is_none_or(|ahead| ahead.xid == commit.xid),
+                    "overtaken, and not given up"
+                );
+                let (came, first) = ahead.map_or((0, true), |ahead| (ahead.came, ahead.first));
+                let changes = changes.filter(is_change).skip(came).collect();
                 self.rolled_back.retain(|(xid, _)| *xid != commit.xid);
                 self.begin(commit.xid, commit.commit_lsn, changes);
-                self.open.as_mut().expect("it began").end = Some(commit.end_lsn);
+                let open = self.open.as_mut().expect("it began");
+                (open.end, open.first) = (Some(commit.end_lsn), first);
             }
             message if is_change(&message) => {
                 self.open.as_mut().expect("it began").changes.push_back(message);
@@ -204,6 +245,9 @@ impl Seen {
 
     fn came(&mut self, segment: Option<Segment>) {
         let Some(segment) = segment else { return };
+        if segment.ahead {
+            return self.came_ahead(segment);
+        }
         let open = self.open.as_mut().expect("of the open transaction");
         assert_eq!((segment.xid, segment.commit_lsn), (open.xid, open.commit_lsn));
         assert_eq!(segment.first, open.first);
@@ -221,6 +265,21 @@ impl Seen {
                 self.open = None;
             }
             None => assert!(segment.cost >= SEGMENT_COST_MAX, "cut before it was large"),
+        }
+    }
+
+    fn came_ahead(&mut self, segment: Segment) {
+        let ahead = self.ahead.as_mut().expect("it went ahead");
+        assert_eq!((segment.xid, segment.commit_lsn), (ahead.xid, ahead.at));
+        assert_eq!((segment.first, segment.end), (ahead.first, None));
+        ahead.first = false;
+        assert!(segment.cost >= SEGMENT_COST_MAX, "cut before it was large");
+        let changes =
+            self.in_progress[&ahead.xid].iter().map(|(_, message)| message).filter(|m| is_change(m));
+        let mut changes = changes.skip(ahead.came);
+        ahead.came += segment.changes.len();
+        for change in segment.changes {
+            assert_eq!(Some(&message_of(change)), changes.next());
         }
     }
 }
