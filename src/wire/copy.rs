@@ -38,8 +38,10 @@ pub struct CopyIn<'a> {
 /// What [`relay`] carried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Relayed {
-    /// Rows as the source counted them. The target may count fewer, where a trigger drops some.
-    pub rows: u64,
+    /// Rows as the source counted them.
+    pub rows_read: u64,
+    /// Rows as the target counted them: fewer where a trigger or a WHERE clause drops some.
+    pub rows_written: u64,
     /// Bytes, message headers included.
     pub bytes: u64,
 }
@@ -57,14 +59,13 @@ pub enum RelayError {
 }
 
 /// Forwards all rows, reading the next run while one is being sent. `on_progress` gets the messages (a row each, but for
-/// the ends of a binary copy) and the bytes of each run sent. The target still has megabytes of them to read when this
-/// returns: [`CopyIn::finish`] waits for that.
+/// the ends of a binary copy) and the bytes of each run sent.
 ///
 /// # Errors
 /// When either end fails.
 pub async fn relay(
     mut source: CopyOut<'_>,
-    target: &mut CopyIn<'_>,
+    mut target: CopyIn<'_>,
     mut on_progress: impl FnMut(u64, u64),
 ) -> Result<Relayed, RelayError> {
     let mut relayed = Relayed::default();
@@ -87,7 +88,8 @@ pub async fn relay(
         relayed.bytes += bytes;
         on_progress(messages, bytes);
     }
-    relayed.rows = source.rows().unwrap_or_default();
+    relayed.rows_written = target.finish().await.map_err(RelayError::Target)?;
+    relayed.rows_read = source.rows().unwrap_or_default();
     Ok(relayed)
 }
 
@@ -217,7 +219,7 @@ impl CopyIn<'_> {
     ///
     /// # Errors
     /// When the connection breaks. That the server reports the abort is no error.
-    pub async fn abort(&mut self, reason: &'static str) -> Result<()> {
+    pub async fn abort(mut self, reason: &'static str) -> Result<()> {
         let refused = match self.write_out().await {
             Ok(()) => {
                 frontend::copy_fail(reason, &mut self.session.channel.output)

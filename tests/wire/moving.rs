@@ -53,18 +53,16 @@ async fn copies() {
 
 async fn relay_all(source: &mut Session, target: &mut Session) {
     let rows = source.copy_out(&Sql::new("COPY public.a TO STDOUT")).await.expect("copy out");
-    let mut into = target.copy_in(&Sql::new("COPY public.b FROM STDIN")).await.expect("copy in");
+    let into = target.copy_in(&Sql::new("COPY public.b FROM STDIN")).await.expect("copy in");
     let (mut rows_seen, mut progress) = (0, 0);
     let relayed = bounded(
         "relay",
-        relay(rows, &mut into, |messages, bytes| {
-            (rows_seen, progress) = (rows_seen + messages, progress + bytes)
-        }),
+        relay(rows, into, |messages, bytes| (rows_seen, progress) = (rows_seen + messages, progress + bytes)),
     )
     .await
     .expect("relay");
-    assert_eq!((relayed.rows, bounded("finish", into.finish()).await.expect("finish")), (100_001, 100_001));
-    assert_eq!((relayed.rows, relayed.bytes), (rows_seen, progress));
+    assert_eq!((relayed.rows_read, relayed.rows_written), (100_001, 100_001));
+    assert_eq!((relayed.rows_read, relayed.bytes), (rows_seen, progress));
     let differ = "SELECT count(*) FROM (TABLE public.a EXCEPT ALL TABLE public.b) d";
     assert_eq!(one(target, differ).await, "0");
     assert_eq!(one(source, "SELECT max(length(t)) FROM public.a").await, "20971520");
@@ -75,9 +73,8 @@ async fn relay_refused(source: &mut Session, target: &mut Session) {
     let many =
         Sql::new("COPY (SELECT 999990 + i, repeat('y', 1000) FROM generate_series(1, 200000) i) TO STDOUT");
     let rows = source.copy_out(&many).await.expect("copy out");
-    let mut into = target.copy_in(&Sql::new("COPY public.b FROM STDIN")).await.expect("copy in");
-    let error =
-        bounded("refused relay", relay(rows, &mut into, |_, _| ())).await.expect_err("the check fails");
+    let into = target.copy_in(&Sql::new("COPY public.b FROM STDIN")).await.expect("copy in");
+    let error = bounded("refused relay", relay(rows, into, |_, _| ())).await.expect_err("the check fails");
     let RelayError::Target(Error::Server(error)) = error else { panic!("{error}") };
     assert_eq!((error.sqlstate(), error.constraint()), ("23514", Some("b_id_check")));
     assert_eq!(one(target, "SELECT count(*) FROM public.b").await, "100001");
@@ -95,9 +92,8 @@ async fn copy_errors(source: &mut Session, target: &mut Session) {
     let failing =
         Sql::new("COPY (SELECT 1 / (500 - i), repeat('z', 10000) FROM generate_series(1, 1000) i) TO STDOUT");
     let rows = source.copy_out(&failing).await.expect("copy out");
-    let mut into = target.copy_in(&Sql::new("COPY public.b FROM STDIN")).await.expect("copy in");
-    let error =
-        bounded("failing source", relay(rows, &mut into, |_, _| ())).await.expect_err("division by zero");
+    let into = target.copy_in(&Sql::new("COPY public.b FROM STDIN")).await.expect("copy in");
+    let error = bounded("failing source", relay(rows, into, |_, _| ())).await.expect_err("division by zero");
     assert!(
         matches!(&error, RelayError::Source(Error::Server(error)) if error.sqlstate() == "22012"),
         "{error}"

@@ -24,7 +24,7 @@ use crate::error::{Definite, Failure, Result, Side, Transient};
 use crate::pg::{QualifiedName, SourceLsn, Sql};
 use crate::source::catalog::{self, Table};
 use crate::status::{Metrics, StatusHandle, TableState};
-use crate::wire::{self, ConnInfo, CopyIn, CopyOut, RelayError, Session, SessionOptions, relay};
+use crate::wire::{self, ConnInfo, RelayError, Session, SessionOptions, relay};
 
 use super::joined;
 use super::objects::{statements_until, unhurried};
@@ -72,13 +72,6 @@ struct Ongoing {
     begun: bool,
     /// Rows of pieces that have not ended: to be shown, no more.
     rows_under_way: u64,
-}
-
-/// A piece that a worker has taken.
-struct Taken<'a, 's> {
-    piece: &'a Piece,
-    /// Its rows, and the statement that takes them in; none where nothing is to be copied.
-    reading: Option<(CopyOut<'s>, Sql)>,
 }
 
 /// A piece's table, when the piece is copied.
@@ -161,29 +154,9 @@ impl Copy {
         if self.as_replica {
             become_replica(&mut target).await?;
         }
-        let converts = binary::converts(&source) && binary::converts(&target);
-        let mut taken = self.take(shared, &mut source, converts).await?;
-        while let Some(Taken { piece, reading }) = taken {
+        while let Some(piece) = shared.pieces.get(shared.next.fetch_add(1, Ordering::Relaxed)) {
             self.begin(shared, piece).await?;
-            let table = &shared.tables[piece.table].name;
-            let rows;
-            (rows, taken) = match reading {
-                Some((from, to)) => {
-                    let (read, writing) = self.write(&mut target, shared, table, from, &to).await?;
-                    let finished =
-                        async { writing.finish().await.map_err(|error| failed(table, Side::Target, error)) };
-                    // The source begins with the next piece while the target takes in the end of this one.
-                    let (written, next) =
-                        tokio::try_join!(finished, self.take(shared, &mut source, converts))?;
-                    refuse_incomplete(table, read, written)?;
-                    (written, next)
-                }
-                None => {
-                    let begun = target.execute(&Sql::new("BEGIN")).await;
-                    begun.map_err(|error| failed(table, Side::Target, error))?;
-                    (0, self.take(shared, &mut source, converts).await?)
-                }
-            };
+            let rows = self.copy(&mut source, &mut target, shared, piece).await?;
             let counted = self.count(shared, piece, rows);
             if self.again.is_some() {
                 let recorded = target.execute(&set_relation(&self.migration, &counted.row)).await;
@@ -211,50 +184,63 @@ impl Copy {
         Ok(session)
     }
 
-    /// The next piece, which the source begins to send; `None` when all are taken. `converts`: both sides convert text.
-    async fn take<'a, 's>(
+    async fn copy(
         &self,
-        shared: &'a Shared,
-        source: &'s mut Session,
-        converts: bool,
-    ) -> Result<Option<Taken<'a, 's>>> {
-        let Some(piece) = shared.pieces.get(shared.next.fetch_add(1, Ordering::Relaxed)) else {
-            return Ok(None);
-        };
+        source: &mut Session,
+        target: &mut Session,
+        shared: &Shared,
+        piece: &Piece,
+    ) -> Result<u64> {
         let table = &shared.tables[piece.table];
-        let failed = |error: wire::Error| failed(&table.name, Side::Source, error);
+        let failed = |side: Side| move |error: wire::Error| failed(&table.name, side, error);
         let mut manner = shared.manners[piece.table].clone();
         if manner.emptied == Emptied::NotOurs {
-            refuse_rows(source, table).await?;
-            return Ok(Some(Taken { piece, reading: None }));
+            return self.leave(source, target, table).await;
         }
-        manner.binary &= converts;
         if manner.binary {
-            manner.binary = binary::is_as_known(source, table).await.map_err(failed)?;
+            let known = binary::is_as_known(source, table).await.map_err(failed(Side::Source))?;
+            manner.binary = known && binary::converts(source) && binary::converts(target);
         }
         let (from, to) = pieces::statements(table, piece, &manner);
         let Manner { binary, freeze, .. } = manner;
         tracing::debug!(table = %table.name, pages = ?piece.pages, binary, freeze, "copying");
-        let from = source.copy_out(&from).await.map_err(failed)?;
-        Ok(Some(Taken { piece, reading: Some((from, to)) }))
+        let to = target.copy_in(&to).await.map_err(failed(Side::Target))?;
+        let from = source.copy_out(&from).await.map_err(failed(Side::Source))?;
+        let progressed = |rows, bytes| self.progressed(shared, &table.name, rows, bytes);
+        let relayed = relay(from, to, progressed).await;
+        let relayed = relayed.map_err(|error| match error {
+            RelayError::Source(error) => failed(Side::Source)(error),
+            RelayError::Target(error) => failed(Side::Target)(error),
+        })?;
+        if relayed.rows_read != relayed.rows_written {
+            return Err(Definite::new(format!("table {} arrived incomplete", table.name))
+                .detail(format!("{} rows were read, {} were written", relayed.rows_read, relayed.rows_written))
+                .hint("a trigger or rule on the target drops rows: remove it, then run `walferry migrate` again")
+                .into());
+        }
+        Ok(relayed.rows_written)
     }
 
-    /// Sends the target all of a piece, in a transaction that this begins; gives the rows read.
-    async fn write<'t>(
-        &self,
-        target: &'t mut Session,
-        shared: &Shared,
-        table: &QualifiedName,
-        from: CopyOut<'_>,
-        to: &Sql,
-    ) -> Result<(u64, CopyIn<'t>)> {
-        let mut into = target.copy_in(to).await.map_err(|error| failed(table, Side::Target, error))?;
-        let progressed = |rows, bytes| self.progressed(shared, table, rows, bytes);
-        let relayed = relay(from, &mut into, progressed).await.map_err(|error| match error {
-            RelayError::Source(error) => failed(table, Side::Source, error),
-            RelayError::Target(error) => failed(table, Side::Target, error),
-        })?;
-        Ok((relayed.rows, into))
+    /// An extension's table that this role may not write to: that is well where only the extension's own rows are in it.
+    async fn leave(&self, source: &mut Session, target: &mut Session, table: &Table) -> Result<u64> {
+        let condition = table.extension.as_ref().map_or("", |of| of.condition.as_str());
+        let some =
+            Sql::new("SELECT FROM ONLY ").name(&table.name).text(" ").catalog(condition).text(" LIMIT 1");
+        let found = source.query(&some).await.map_err(|error| failed(&table.name, Side::Source, error))?;
+        if found.is_empty() {
+            target
+                .execute(&Sql::new("BEGIN"))
+                .await
+                .map_err(|error| failed(&table.name, Side::Target, error))?;
+            return Ok(0);
+        }
+        let grant = Sql::new("GRANT SELECT, INSERT, DELETE ON ").name(&table.name).text(" TO …");
+        Err(Definite::new(format!("table {} cannot be copied: the target's is not ours to write to", table.name))
+            .detail("it belongs to an extension, and the source has rows of its own in it")
+            .hint(format!(
+                "on the target, as a superuser: {grant}; or leave such tables out with --no-replicate-extension-tables"
+            ))
+            .into())
     }
 
     /// Commits, if this run is still the migration's. Another one, which took the lock over, empties half-copied tables:
@@ -351,33 +337,6 @@ impl Shared {
         let mut ongoing = self.ongoing.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         change(ongoing.get_mut(name).expect("every table has its row"))
     }
-}
-
-/// An extension's table that this role may not write to: that is well where only the extension's own rows are in it.
-async fn refuse_rows(source: &mut Session, table: &Table) -> Result<()> {
-    let condition = table.extension.as_ref().map_or("", |of| of.condition.as_str());
-    let some = Sql::new("SELECT FROM ONLY ").name(&table.name).text(" ").catalog(condition).text(" LIMIT 1");
-    let found = source.query(&some).await.map_err(|error| failed(&table.name, Side::Source, error))?;
-    if found.is_empty() {
-        return Ok(());
-    }
-    let grant = Sql::new("GRANT SELECT, INSERT, DELETE ON ").name(&table.name).text(" TO …");
-    Err(Definite::new(format!("table {} cannot be copied: the target's is not ours to write to", table.name))
-        .detail("it belongs to an extension, and the source has rows of its own in it")
-        .hint(format!(
-            "on the target, as a superuser: {grant}; or leave such tables out with --no-replicate-extension-tables"
-        ))
-        .into())
-}
-
-fn refuse_incomplete(table: &QualifiedName, read: u64, written: u64) -> Result<()> {
-    if read == written {
-        return Ok(());
-    }
-    Err(Definite::new(format!("table {table} arrived incomplete"))
-        .detail(format!("{read} rows were read, {written} were written"))
-        .hint("a trigger or rule on the target drops rows: remove it, then run `walferry migrate` again")
-        .into())
 }
 
 /// The failure that an operator sees: which table, and where to look when the server has no hint.
