@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, BufReader, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::client::TlsStream;
 
@@ -19,7 +19,7 @@ use crate::limits::{GULP_BUFFER, NEAR};
 #[derive(Debug)]
 pub(super) enum Stream {
     Tcp(Tcp),
-    Tls(Box<TlsStream<Tcp>>),
+    Tls(Box<TlsStream<BufReader<Tcp>>>),
     Unix(UnixStream),
 }
 
@@ -56,7 +56,7 @@ impl Stream {
     pub(super) fn gulps(&self) -> Gulps {
         match self {
             Self::Tcp(stream) => stream.gulps(),
-            Self::Tls(stream) => stream.get_ref().0.gulps(),
+            Self::Tls(stream) => stream.get_ref().0.get_ref().gulps(),
             Self::Unix(_) => Gulps::default(),
         }
     }

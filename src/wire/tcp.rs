@@ -2,8 +2,8 @@
 //!
 //! A walsender sends a small packet for each message. Whoever waits for such a connection is woken by each packet, at the
 //! expense of the sender: to the reactor even one that it has stopped waiting for is an event. So a connection that is
-//! read in gulps is taken out of the reactor when it is empty, and looked at again after [`GULP_PAUSE`]. It goes back when
-//! gulps are over, or when something is to be written.
+//! read in gulps is taken out of the reactor when it is empty, and looked at again after [`GULP_PAUSE`], or after
+//! [`GULP_PAUSE_FULL`] where it was full. It goes back when gulps are over, or when something is to be written.
 //!
 //! While the peer's window is open, each of those packets goes its whole way by itself; behind a closed window they gather
 //! into large ones. So a near peer has a small receive buffer, from the beginning: to narrow it later drops what is there,
@@ -22,7 +22,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
 
-use crate::limits::{GULP_FULL, GULP_PAUSE, GULP_PAUSE_FULL};
+use crate::limits::{GULP_FULL, GULP_FULL_TLS_MAX, GULP_PAUSE, GULP_PAUSE_FULL};
 
 /// A connection, and whether it is read in gulps.
 #[derive(Debug)]
@@ -35,6 +35,8 @@ pub(super) struct Tcp {
     gulps: Gulps,
     /// Its receive buffer is a [`GULP_BUFFER`](crate::limits::GULP_BUFFER).
     narrow: bool,
+    /// What it carries are TLS records.
+    encrypted: bool,
     /// Bytes read since it last rested.
     gulped: usize,
 }
@@ -66,7 +68,12 @@ impl Tcp {
     /// `narrow` if its receive buffer is a [`GULP_BUFFER`](crate::limits::GULP_BUFFER).
     pub(super) fn new(stream: TcpStream, narrow: bool) -> Self {
         let (socket, gulps) = (Socket::Watched(stream), Gulps::default());
-        Self { socket, rests: None, writes: false, gulps, narrow, gulped: 0 }
+        Self { socket, rests: None, writes: false, gulps, narrow, encrypted: false, gulped: 0 }
+    }
+
+    /// From now on it carries TLS records.
+    pub(super) fn encrypted(self) -> Self {
+        Self { encrypted: true, ..self }
     }
 
     pub(super) fn gulps(&self) -> Gulps {
@@ -96,7 +103,8 @@ impl Tcp {
 
     fn leave(&mut self) -> io::Result<()> {
         let gulped = std::mem::take(&mut self.gulped);
-        let full = self.narrow && GULP_FULL.contains(&gulped);
+        let most = if self.encrypted { GULP_FULL_TLS_MAX } else { usize::MAX };
+        let full = self.narrow && (GULP_FULL..=most).contains(&gulped);
         self.rests = Some(Box::pin(sleep(if full { GULP_PAUSE_FULL } else { GULP_PAUSE })));
         if matches!(self.socket, Socket::Watched(_))
             && let Socket::Watched(stream) = std::mem::replace(&mut self.socket, Socket::Lost)
@@ -171,16 +179,19 @@ mod tests {
 
     #[tokio::test]
     async fn nothing_is_lost_in_gulps() {
-        for narrow in [false, true] {
-            check(narrow).await;
+        for (narrow, encrypted) in [(false, false), (true, false), (true, true)] {
+            check(narrow, encrypted).await;
         }
     }
 
-    async fn check(narrow: bool) {
+    async fn check(narrow: bool, encrypted: bool) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let connect = TcpStream::connect(listener.local_addr().unwrap());
         let (ours, theirs) = tokio::join!(connect, listener.accept());
         let (mut ours, (mut theirs, _)) = (Tcp::new(ours.unwrap(), narrow), theirs.unwrap());
+        if encrypted {
+            ours = ours.encrypted();
+        }
         let gulps = ours.gulps();
         let sent: Vec<u8> = (0..200_000_u32).flat_map(u32::to_ne_bytes).collect();
         let expected = sent.clone();

@@ -16,7 +16,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{CertificateError, ClientConfig, RootCertStore};
 use sha2::{Digest, Sha224, Sha256, Sha384, Sha512};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio_rustls::client::TlsStream;
 use x509_cert::der::Decode;
 use x509_cert::der::asn1::ObjectIdentifier;
@@ -24,6 +24,7 @@ use x509_cert::der::asn1::ObjectIdentifier;
 use super::conninfo::{ClientCert, Host, RootCert, SslMode, TlsOptions};
 use super::tcp::Tcp;
 use super::verifier::{Roots, Verifier};
+use crate::limits::TLS_READ_BYTES;
 
 /// Why there is no TLS session.
 #[derive(Debug, thiserror::Error)]
@@ -141,7 +142,7 @@ pub(super) async fn handshake(
     stream: Tcp,
     options: &TlsOptions,
     host: &Host,
-) -> Result<TlsStream<Tcp>, TlsError> {
+) -> Result<TlsStream<BufReader<Tcp>>, TlsError> {
     let name = ServerName::try_from(host.name.as_str()).map(|name| name.to_owned());
     let (name, named) = match (name, host.address, stream.peer_addr()) {
         (Ok(name), _, _) => (name, true),
@@ -155,7 +156,7 @@ pub(super) async fn handshake(
     let config = client_config(options)?;
     let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
     connector
-        .connect(name, stream)
+        .connect(name, BufReader::with_capacity(TLS_READ_BYTES, stream.encrypted()))
         .await
         .map_err(|error| TlsError::from_io(error).unwrap_or_else(TlsError::Io))
 }
@@ -163,7 +164,7 @@ pub(super) async fn handshake(
 /// What `tls-server-end-point` channel binding sends: the hash of the server's certificate, by the hash of the
 /// certificate's own signature, but SHA-256 in place of MD5 and SHA-1 (RFC 5929, section 4.1). `None` if the
 /// signature has no hash of its own, as Ed25519.
-pub(super) fn server_end_point(stream: &TlsStream<Tcp>) -> Option<Vec<u8>> {
+pub(super) fn server_end_point(stream: &TlsStream<BufReader<Tcp>>) -> Option<Vec<u8>> {
     let certificate = stream.get_ref().1.peer_certificates()?.first()?;
     end_point_hash(certificate)
 }
