@@ -44,7 +44,7 @@ fn read_message(bytes: &Bytes) {
     let _ = read_laid_out(bytes, Layout::PLAIN);
     let _ = read_laid_out(bytes, Layout { parallel: true, ..Layout::PLAIN });
     let whole = read_laid_out(bytes, Layout::BLOCK);
-    match (Message::decode_blocked(bytes.clone()), whole) {
+    match (Message::decode_blocked(bytes), whole) {
         (Ok(Blocked::Change(part)), Ok((xid, _))) => assert_eq!(Some(part), xid),
         // A change is not looked into before its transaction commits.
         (Ok(Blocked::Change(_)), Err(_)) => {}
@@ -178,7 +178,7 @@ struct Ahead {
 impl Seen {
     fn taken(&mut self, bytes: &Bytes) {
         if let Some(block) = self.block {
-            match Message::decode_blocked(bytes.clone()).expect("it was taken") {
+            match Message::decode_blocked(bytes).expect("it was taken") {
                 Blocked::Other(_, Message::StreamStop) => self.block = None,
                 Blocked::Other(..) => {}
                 Blocked::Change(part) => {

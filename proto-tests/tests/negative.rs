@@ -162,11 +162,11 @@ fn blocks() {
     let (xid, message) = Message::decode(insert.clone(), Layout::BLOCK).unwrap();
     assert_eq!(xid.map(walferry::pg::Xid::get), Some(7));
     assert!(matches!(message, Message::Insert(insert) if insert.relation.get() == 1));
-    assert!(matches!(Message::decode_blocked(insert), Ok(Blocked::Change(xid)) if xid.get() == 7));
+    assert!(matches!(Message::decode_blocked(&insert), Ok(Blocked::Change(xid)) if xid.get() == 7));
     let short = from_hex("49 000000");
     assert_eq!(Message::decode(short.clone(), Layout::BLOCK), Err(Missing { field: "xid" }));
-    assert_eq!(Message::decode_blocked(short), Err(Missing { field: "xid" }));
-    assert_eq!(Message::decode_blocked(from_hex("")), Err(Missing { field: "message tag" }));
+    assert_eq!(Message::decode_blocked(&short), Err(Missing { field: "xid" }));
+    assert_eq!(Message::decode_blocked(&from_hex("")), Err(Missing { field: "message tag" }));
     let origin = Message::decode(from_hex("4f 0000000000000001 6100"), Layout::BLOCK).unwrap();
     assert!(matches!(origin, (None, Message::Origin(_))));
 }

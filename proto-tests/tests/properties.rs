@@ -24,7 +24,7 @@ proptest! {
         let bytes = out.freeze();
         prop_assert_eq!(Message::decode(bytes.clone(), layout), Ok((xid, message.clone())));
         if in_block && !layout.parallel {
-            match Message::decode_blocked(bytes) {
+            match Message::decode_blocked(&bytes) {
                 Ok(Blocked::Change(part)) => prop_assert_eq!(Some(part), xid),
                 other => prop_assert_eq!(other, Ok(Blocked::Other(xid, message))),
             }

@@ -89,7 +89,7 @@ impl Streams {
     pub(super) fn take(&mut self, xid: Xid, payload: &Bytes, ahead: bool) -> Result<(), TakeError> {
         self.begun = None;
         let transaction = self.transactions.get_mut(&xid).expect("a block's transaction is known");
-        let what = match Message::decode_blocked(payload.clone())? {
+        let what = match Message::decode_blocked(payload)? {
             Blocked::Change(part) => {
                 return Ok(transaction.keep(ahead, |spool| spool.append(part, payload))?);
             }

@@ -15,18 +15,23 @@
 //!
 //! What stands at `-` cannot come from a source whose key is unique: it is refused, and left to the source's order.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+use std::hash::{BuildHasher, Hash as _, Hasher as _, RandomState};
 
-use bytes::Bytes;
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
 
 use crate::proto::{Tuple, TupleValue};
 
 /// The rows since the table's last barrier.
 #[derive(Default)]
 pub(super) struct Net {
+    /// The columns that a row is known by, ascending.
+    key: Vec<usize>,
     rows: Vec<Row>,
-    places: HashMap<Bytes, usize>,
+    /// Where in `rows` the row of a key is. It does not hold the keys: one for each change would be counted anew, which
+    /// another core does at the same time.
+    places: HashTable<usize>,
+    hashes: RandomState,
 }
 
 /// What becomes of one row.
@@ -40,8 +45,8 @@ pub(super) enum Row {
     Deleted(Tuple),
     /// It was deleted and inserted again.
     Replaced(Tuple),
-    /// It came and went.
-    Gone,
+    /// It came and went; this has its key.
+    Gone(Tuple),
 }
 
 /// The change does not follow from what came before.
@@ -55,7 +60,34 @@ impl std::fmt::Debug for Net {
     }
 }
 
+impl Row {
+    fn tuple(&self) -> &Tuple {
+        match self {
+            Self::Inserted(it)
+            | Self::Updated(it)
+            | Self::Deleted(it)
+            | Self::Replaced(it)
+            | Self::Gone(it) => it,
+        }
+    }
+}
+
 impl Net {
+    /// For rows that are known by these columns, ascending; none where they are not told apart.
+    pub(super) fn new(key: Vec<usize>) -> Self {
+        Self { key, ..Self::default() }
+    }
+
+    /// The values that a row is known by.
+    pub(super) fn key_of<'t>(&self, tuple: &'t Tuple) -> impl Iterator<Item = TupleValue<'t>> + use<'t, '_> {
+        key_of(&self.key, tuple)
+    }
+
+    /// Whether the tuple has its whole key, as text.
+    pub(super) fn has_key(&self, tuple: &Tuple) -> bool {
+        self.key_of(tuple).filter(|value| matches!(value, TupleValue::Text(_))).count() == self.key.len()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.rows.is_empty()
     }
@@ -71,48 +103,67 @@ impl Net {
         self.rows.push(Row::Inserted(new.clone()));
     }
 
-    pub(super) fn insert(&mut self, key: Bytes, new: &Tuple) -> Result<(), DoesNotFollow> {
-        let Some(row) = self.row_or(key, || Row::Inserted(new.clone())) else { return Ok(()) };
+    /// A new row, which has its key; so have those below.
+    pub(super) fn insert(&mut self, new: &Tuple) -> Result<(), DoesNotFollow> {
+        let Some(row) = self.row_or(new, Row::Inserted) else { return Ok(()) };
         *row = match row {
             Row::Deleted(_) => Row::Replaced(new.clone()),
-            Row::Gone => Row::Inserted(new.clone()),
+            Row::Gone(_) => Row::Inserted(new.clone()),
             Row::Inserted(_) | Row::Updated(_) | Row::Replaced(_) => return Err(DoesNotFollow),
         };
         Ok(())
     }
 
-    pub(super) fn update(&mut self, key: Bytes, new: &Tuple) -> Result<(), DoesNotFollow> {
-        let Some(row) = self.row_or(key, || Row::Updated(new.clone())) else { return Ok(()) };
+    pub(super) fn update(&mut self, new: &Tuple) -> Result<(), DoesNotFollow> {
+        let Some(row) = self.row_or(new, Row::Updated) else { return Ok(()) };
         match row {
             Row::Inserted(tuple) | Row::Updated(tuple) | Row::Replaced(tuple) => {
                 *tuple = merged(tuple, new);
                 Ok(())
             }
-            Row::Deleted(_) | Row::Gone => Err(DoesNotFollow),
+            Row::Deleted(_) | Row::Gone(_) => Err(DoesNotFollow),
         }
     }
 
-    pub(super) fn delete(&mut self, key: Bytes, old: &Tuple) -> Result<(), DoesNotFollow> {
-        let Some(row) = self.row_or(key, || Row::Deleted(old.clone())) else { return Ok(()) };
+    pub(super) fn delete(&mut self, old: &Tuple) -> Result<(), DoesNotFollow> {
+        let Some(row) = self.row_or(old, Row::Deleted) else { return Ok(()) };
         *row = match row {
-            Row::Inserted(_) => Row::Gone,
+            Row::Inserted(_) => Row::Gone(old.clone()),
             Row::Updated(_) | Row::Replaced(_) => Row::Deleted(old.clone()),
-            Row::Deleted(_) | Row::Gone => return Err(DoesNotFollow),
+            Row::Deleted(_) | Row::Gone(_) => return Err(DoesNotFollow),
         };
         Ok(())
     }
 
-    /// The row that was seen before; where there was none, it is now `new`.
-    fn row_or(&mut self, key: Bytes, new: impl FnOnce() -> Row) -> Option<&mut Row> {
-        match self.places.entry(key) {
-            Entry::Occupied(place) => Some(&mut self.rows[*place.get()]),
+    /// The row of this key that was seen before; where there was none, it is now what `becomes` makes of the tuple.
+    fn row_or(&mut self, tuple: &Tuple, becomes: impl FnOnce(Tuple) -> Row) -> Option<&mut Row> {
+        let (key, rows, hashes) = (&self.key, &mut self.rows, &self.hashes);
+        let same = |place: &usize| key_of(key, rows[*place].tuple()).eq(key_of(key, tuple));
+        let again = |place: &usize| hash_of(hashes, key, rows[*place].tuple());
+        match self.places.entry(hash_of(hashes, key, tuple), same, again) {
+            Entry::Occupied(place) => Some(&mut rows[*place.get()]),
             Entry::Vacant(place) => {
-                place.insert(self.rows.len());
-                self.rows.push(new());
+                place.insert(rows.len());
+                rows.push(becomes(tuple.clone()));
                 None
             }
         }
     }
+}
+
+fn key_of<'t>(key: &[usize], tuple: &'t Tuple) -> impl Iterator<Item = TupleValue<'t>> {
+    let mut wanted = key.iter().copied().peekable();
+    let last = key.last().map_or(0, |last| last + 1);
+    let values = tuple.columns().take(last).enumerate();
+    values.filter_map(move |(index, value)| wanted.next_if_eq(&index).map(|_| value))
+}
+
+fn hash_of(hashes: &RandomState, key: &[usize], tuple: &Tuple) -> u64 {
+    let mut hasher = hashes.build_hasher();
+    for value in key_of(key, tuple) {
+        value.bytes().hash(&mut hasher);
+    }
+    hasher.finish()
 }
 
 /// The later tuple, with the earlier one's values where it has none.
@@ -154,7 +205,7 @@ mod tests {
             Row::Updated(tuple) => format!("updated {}", values(tuple)),
             Row::Deleted(tuple) => format!("deleted {}", values(tuple)),
             Row::Replaced(tuple) => format!("replaced {}", values(tuple)),
-            Row::Gone => "gone".to_owned(),
+            Row::Gone(_) => "gone".to_owned(),
         }
     }
 
@@ -162,14 +213,13 @@ mod tests {
     /// change that does not follow.
     #[track_caller]
     fn check(changes: &[&str], expected: Result<&[&str], usize>) {
-        let mut net = Net::default();
+        let mut net = Net::new(vec![0]);
         for (place, change) in changes.iter().enumerate() {
             let (what, row) = change.split_at(1);
-            let key = Bytes::copy_from_slice(row.split(' ').next().unwrap_or_default().as_bytes());
             let taken = match what {
-                "+" => net.insert(key, &tuple(row)),
-                "=" => net.update(key, &tuple(row)),
-                _ => net.delete(key, &tuple(row)),
+                "+" => net.insert(&tuple(row)),
+                "=" => net.update(&tuple(row)),
+                _ => net.delete(&tuple(row)),
             };
             if taken.is_err() {
                 assert_eq!(expected, Err(place), "{changes:?}");

@@ -58,7 +58,8 @@ impl SetForm {
     pub(super) fn new(shape: &Shape) -> Self {
         let merges = shape.merges();
         let updates = merges.and_then(|()| shape.updates_merge());
-        Self { merges, updates, replaces: shape.replaceable(), ..Self::default() }
+        let net = Net::new(shape.key.iter().map(|(index, _)| *index).collect());
+        Self { merges, updates, replaces: shape.replaceable(), net, ..Self::default() }
     }
 }
 
@@ -76,8 +77,10 @@ impl Shape {
         }
         small(new)?;
         if self.set.merges.is_ok() {
-            let key = self.key_of(new).ok_or(Reason::KeyChange)?;
-            self.set.net.insert(key, new)?;
+            if !self.set.net.has_key(new) {
+                return Err(Reason::KeyChange);
+            }
+            self.set.net.insert(new)?;
         } else {
             self.set.net.append(new);
         }
@@ -97,12 +100,13 @@ impl Shape {
             return Err(Reason::Values);
         }
         small(new)?;
-        let key = self.key_of(new).ok_or(Reason::KeyChange)?;
+        let net = &self.set.net;
         // A key that is TOASTed comes along although it did not change.
-        if old.is_some_and(|old| self.key_of(old.tuple()).as_ref() != Some(&key)) {
+        let same = |old: &OldTuple| net.key_of(old.tuple()).eq(net.key_of(new));
+        if !net.has_key(new) || !old.is_none_or(same) {
             return Err(Reason::KeyChange);
         }
-        self.set.net.update(key, new)?;
+        self.set.net.update(new)?;
         self.set.commit_lsn = commit_lsn;
         Ok(())
     }
@@ -111,8 +115,10 @@ impl Shape {
     pub(super) fn gather_delete(&mut self, old: &OldTuple, commit_lsn: CommitLsn) -> Result<(), Reason> {
         self.set.merges?;
         small(old.tuple())?;
-        let key = self.key_of(old.tuple()).ok_or(Reason::Values)?;
-        self.set.net.delete(key, old.tuple())?;
+        if !self.set.net.has_key(old.tuple()) {
+            return Err(Reason::Values);
+        }
+        self.set.net.delete(old.tuple())?;
         self.set.commit_lsn = commit_lsn;
         Ok(())
     }
@@ -143,7 +149,7 @@ impl Shape {
                     inserted.push(new);
                 }
                 Row::Updated(new) | Row::Replaced(new) => self.group(new, &mut updated),
-                Row::Gone => {}
+                Row::Gone(_) => {}
             }
         }
         if !deleted.is_empty() {
@@ -164,7 +170,11 @@ impl Shape {
     /// then: that fails, and goes on in the source's order.
     fn sort(&self, tuples: &mut [&Tuple]) {
         if tuples.len() >= SORT_ROWS_MIN {
-            tuples.sort_by_cached_key(|tuple| self.key_of(tuple).map(|key| (key.len(), key)));
+            let net = &self.set.net;
+            tuples.sort_by_cached_key(|tuple| {
+                let values = net.key_of(tuple).filter_map(TupleValue::bytes);
+                values.map(|bytes| (bytes.len(), bytes)).collect::<Vec<_>>()
+            });
         }
     }
 
@@ -323,27 +333,6 @@ impl Shape {
     fn is_carried(&self, index: usize) -> bool {
         let column = self.table.column(&self.relation.columns[index].name);
         column.is_some_and(|column| column.carried != Carried::Alone)
-    }
-
-    /// A row's key as text; `None` where a part of it is missing.
-    fn key_of(&self, tuple: &Tuple) -> Option<Bytes> {
-        if let [(index, _)] = self.key[..] {
-            return match tuple.columns().nth(index)? {
-                value @ TupleValue::Text(_) => tuple.value_bytes(value),
-                TupleValue::Null | TupleValue::Unchanged | TupleValue::Binary(_) => None,
-            };
-        }
-        let mut key = Vec::with_capacity(16 * self.key.len());
-        let mut wanted = self.key.iter().map(|(index, _)| *index).peekable();
-        for (index, value) in tuple.columns().enumerate() {
-            if wanted.next_if_eq(&index).is_none() {
-                continue;
-            }
-            let TupleValue::Text(text) = value else { return None };
-            key.extend_from_slice(&text.len().to_ne_bytes());
-            key.extend_from_slice(text);
-        }
-        wanted.peek().is_none().then(|| Bytes::from(key))
     }
 }
 

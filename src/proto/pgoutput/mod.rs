@@ -183,14 +183,15 @@ impl Message {
     ///
     /// # Errors
     /// When the bytes are no message of a block. The change itself may still turn out to be none.
-    pub fn decode_blocked(bytes: Bytes) -> Result<Blocked, DecodeError> {
-        match bytes.first() {
-            Some(&(Type::TAG | Insert::TAG | Update::TAG | Delete::TAG | Truncate::TAG)) => {
-                let mut reader = Reader::new(bytes);
-                reader.u8("message tag")?;
-                Ok(Blocked::Change(Xid::new(reader.u32("xid")?)))
+    pub fn decode_blocked(bytes: &Bytes) -> Result<Blocked, DecodeError> {
+        match bytes.split_first() {
+            Some((&(Type::TAG | Insert::TAG | Update::TAG | Delete::TAG | Truncate::TAG), rest)) => {
+                let xid = rest.first_chunk().ok_or(DecodeError::Missing { field: "xid" })?;
+                Ok(Blocked::Change(Xid::new(u32::from_be_bytes(*xid))))
             }
-            _ => Self::decode(bytes, Layout::BLOCK).map(|(xid, message)| Blocked::Other(xid, message)),
+            _ => {
+                Self::decode(bytes.clone(), Layout::BLOCK).map(|(xid, message)| Blocked::Other(xid, message))
+            }
         }
     }
 
