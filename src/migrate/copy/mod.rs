@@ -202,7 +202,7 @@ impl Copy {
             manner.binary = known && binary::converts(source) && binary::converts(target);
         }
         let (from, to) = pieces::statements(table, piece, &manner);
-        let Manner { binary, freeze, .. } = manner;
+        let (binary, freeze) = (manner.binary, manner.freezes(piece));
         tracing::debug!(table = %table.name, pages = ?piece.pages, binary, freeze, "copying");
         let to = target.copy_in(&to).await.map_err(failed(Side::Target))?;
         let from = source.copy_out(&from).await.map_err(failed(Side::Source))?;

@@ -83,6 +83,11 @@ impl Manner {
         let freeze = !triggers && source.bytes >= COPY_FREEZE_BYTES_MIN;
         Self { binary: binary::pays(source, target), freeze, emptied: Emptied::Nothing }
     }
+
+    /// Whether this piece's rows are written frozen.
+    pub fn freezes(&self, piece: &Piece) -> bool {
+        self.freeze && piece.pages.is_none()
+    }
 }
 
 /// All tables in pieces, the largest first, so that no job is left alone with it at the end.
@@ -122,8 +127,7 @@ pub fn statements(table: &Table, piece: &Piece, manner: &Manner) -> (Sql, Sql) {
         }
         sql.text(" (").list(&columns, ", ", |sql, column| sql.ident(column)).text(")")
     };
-    let freeze = manner.freeze && piece.pages.is_none();
-    let (format_out, format_in) = match (manner.binary, freeze) {
+    let (format_out, format_in) = match (manner.binary, manner.freezes(piece)) {
         (false, false) => ("", ""),
         (true, false) => (" (FORMAT binary)", " (FORMAT binary)"),
         (false, true) => ("", " (FREEZE)"),
@@ -133,7 +137,9 @@ pub fn statements(table: &Table, piece: &Piece, manner: &Manner) -> (Sql, Sql) {
     let delete = |sql: Sql| sql.text("DELETE FROM ONLY ").name(&table.name);
     let begin = match &manner.emptied {
         Emptied::Truncated => begin.text("TRUNCATE ONLY ").name(&table.name).text("; "),
-        Emptied::Nothing if freeze => begin.text("TRUNCATE ONLY ").name(&table.name).text("; "),
+        Emptied::Nothing if manner.freezes(piece) => {
+            begin.text("TRUNCATE ONLY ").name(&table.name).text("; ")
+        }
         Emptied::Nothing | Emptied::NotOurs => begin,
         Emptied::Deleted => delete(begin).text("; "),
         Emptied::DeletedOf(condition) => delete(begin).text(" ").catalog(condition).text("; "),
