@@ -6,13 +6,17 @@ use tokio::time::timeout;
 use walferry::pg::{EndLsn, SlotName, SourceLsn};
 use walferry::proto::ReplicationFrame;
 use walferry::source::replication::{ReplicationSession, StreamOptions};
-use walferry::wire::{ConnInfo, Environment};
+use walferry::wire::{ConnInfo, Environment, Pace};
 
 use crate::common::peers::PUBLICATIONS;
 use crate::common::{Bench, PATIENCE, Result};
 
 /// The slot that is only read.
 pub const READING: &str = "reading";
+
+/// The messages around a part of a transaction in progress.
+const STREAM_START: u8 = b'S';
+const STREAM_STOP: u8 = b'E';
 
 /// A page of WAL: the position where the next record will stand is after the page's header, the last one's end before it.
 const PAGE_BYTES: u64 = 8192;
@@ -30,14 +34,22 @@ pub async fn read(bench: &Bench) -> Result<f64> {
     // Large transactions in progress, as the engine takes them.
     let options = StreamOptions { streaming: true, ..StreamOptions::default() };
     let (mut reader, mut writer) = session.start(&slot, from, &publications, options).await?;
-    reader.set_gulps(true);
+    reader.set_pace(Pace::Behind);
     loop {
         let payload = timeout(PATIENCE, reader.next()).await??.ok_or("the source ended the stream")?;
-        // Sent when there is nothing more, as far as the walsender knows: at its start that is not far.
-        if let ReplicationFrame::PrimaryKeepalive(keepalive) = ReplicationFrame::decode(payload)?
-            && keepalive.wal_end.get() + PAGE_BYTES >= end.get()
-        {
-            break;
+        match ReplicationFrame::decode(payload)? {
+            ReplicationFrame::XLogData(data) => match data.payload.first() {
+                Some(&STREAM_START) => reader.set_pace(Pace::InProgress),
+                Some(&STREAM_STOP) => reader.set_pace(Pace::Behind),
+                _ => {}
+            },
+            // Sent when there is nothing more, as far as the walsender knows: at its start that is not far.
+            ReplicationFrame::PrimaryKeepalive(keepalive)
+                if keepalive.wal_end.get() + PAGE_BYTES >= end.get() =>
+            {
+                break;
+            }
+            ReplicationFrame::PrimaryKeepalive(_) => {}
         }
     }
     let seconds = began.elapsed().as_secs_f64();

@@ -39,4 +39,5 @@ pub use pipeline::{Outcome, Pipeline, PipelineError};
 pub use replication::{CopyBothReader, CopyBothWriter};
 pub use server_error::ServerError;
 pub use session::{Row, Session, TransactionStatus};
+pub use tcp::Pace;
 pub use tls::TlsError;

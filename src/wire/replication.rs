@@ -18,7 +18,7 @@ use super::inbox::Inbox;
 use super::server_error::ServerError;
 use super::session::{Session, TransactionStatus};
 use super::stream::Stream;
-use super::tcp::Gulps;
+use super::tcp::{Gulps, Pace};
 use crate::pg::{ServerVersion, Sql};
 
 /// The direction from the server.
@@ -93,10 +93,11 @@ impl CopyBothReader {
         }
     }
 
-    /// Whether to read in gulps: when nothing is there, the socket is left alone for a while, so that it fills. A server
-    /// that sends much in small packets then spends no time on waking us for each. Unix-domain sockets are read at once.
-    pub fn set_gulps(&self, on: bool) {
-        self.gulps.set(on);
+    /// How to read from now on. In gulps means that when nothing is there, the socket is left alone for a while, so that
+    /// it fills: a server that sends much in small packets then spends no time on waking us for each. Unix-domain sockets
+    /// are read at once.
+    pub fn set_pace(&self, pace: Pace) {
+        self.gulps.set(pace);
     }
 
     /// The server's version.
@@ -114,7 +115,7 @@ impl CopyBothReader {
     /// # Errors
     /// When the server reports an error, or the connection breaks.
     pub async fn finish(mut self, writer: CopyBothWriter) -> Result<Session> {
-        self.set_gulps(false);
+        self.set_pace(Pace::Quiet);
         loop {
             match self.inbox.next_tag()? {
                 None => {

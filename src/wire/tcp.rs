@@ -11,18 +11,18 @@
 //! can carry.
 
 use std::future::Future;
-use std::io::{self, Read};
+use std::io::{self, IoSlice, Read};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
 
-use crate::limits::{GULP_FULL, GULP_FULL_TLS_MAX, GULP_PAUSE, GULP_PAUSE_FULL};
+use crate::limits::{GULP_FULL, GULP_FULL_MAX, GULP_PAUSE, GULP_PAUSE_FULL};
 
 /// A connection, and whether it is read in gulps.
 #[derive(Debug)]
@@ -41,9 +41,21 @@ pub(super) struct Tcp {
     gulped: usize,
 }
 
-/// Switches gulps on and off from outside.
+/// What the stream carries, and so how eagerly it is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Pace {
+    /// What has just been committed: it is read at once.
+    #[default]
+    Quiet,
+    /// What was committed a while ago: it is read in gulps.
+    Behind,
+    /// A transaction in progress, of which each change is a message: read in gulps, which the server waits for the least.
+    InProgress,
+}
+
+/// Sets the pace from outside.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Gulps(Arc<AtomicBool>);
+pub(super) struct Gulps(Arc<AtomicU8>);
 
 #[derive(Debug)]
 enum Socket {
@@ -55,12 +67,16 @@ enum Socket {
 }
 
 impl Gulps {
-    pub(super) fn set(&self, on: bool) {
-        self.0.store(on, Ordering::Relaxed);
+    pub(super) fn set(&self, pace: Pace) {
+        self.0.store(pace as u8, Ordering::Relaxed);
     }
 
-    fn is_on(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+    fn are(&self, pace: Pace) -> bool {
+        self.0.load(Ordering::Relaxed) == pace as u8
+    }
+
+    fn are_on(&self) -> bool {
+        !self.are(Pace::Quiet)
     }
 }
 
@@ -103,7 +119,8 @@ impl Tcp {
 
     fn leave(&mut self) -> io::Result<()> {
         let gulped = std::mem::take(&mut self.gulped);
-        let most = if self.encrypted { GULP_FULL_TLS_MAX } else { usize::MAX };
+        let any = self.gulps.are(Pace::InProgress) && !self.encrypted;
+        let most = if any { usize::MAX } else { GULP_FULL_MAX };
         let full = self.narrow && (GULP_FULL..=most).contains(&gulped);
         self.rests = Some(Box::pin(sleep(if full { GULP_PAUSE_FULL } else { GULP_PAUSE })));
         if matches!(self.socket, Socket::Watched(_))
@@ -135,7 +152,7 @@ impl AsyncRead for Tcp {
                     Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
                         return Poll::Ready(Err(error));
                     }
-                    Err(_) if this.gulps.is_on() => {
+                    Err(_) if this.gulps.are_on() => {
                         this.leave()?;
                         continue;
                     }
@@ -143,7 +160,7 @@ impl AsyncRead for Tcp {
                 }
             }
             match this.watched()?.poll_read(cx, buf) {
-                Poll::Pending if this.gulps.is_on() && !this.writes => this.leave()?,
+                Poll::Pending if this.gulps.are_on() && !this.writes => this.leave()?,
                 read => return read,
             }
         }
@@ -157,6 +174,22 @@ impl AsyncWrite for Tcp {
         let written = this.watched()?.poll_write(cx, buf);
         this.writes = written.is_pending();
         written
+    }
+
+    /// TLS has several records to write at once.
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = this.watched()?.poll_write_vectored(cx, bufs);
+        this.writes = written.is_pending();
+        written
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -206,7 +239,7 @@ mod tests {
         });
         let mut received = vec![0; expected.len()];
         for (number, part) in received.chunks_mut(50_000).enumerate() {
-            gulps.set(number % 3 != 0);
+            gulps.set([Pace::Quiet, Pace::Behind, Pace::InProgress][number % 3]);
             ours.read_exact(part).await.unwrap();
         }
         assert!(received == expected);
