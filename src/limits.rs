@@ -152,7 +152,7 @@ pub const BEHIND_AFTER: Duration = Duration::from_millis(100);
 /// The pause between two reads of the socket when behind: the socket's buffers hold what comes meanwhile.
 pub const GULP_PAUSE: Duration = Duration::from_millis(10);
 
-/// The same after a gulp of at least [`GULP_FULL`] and at most [`GULP_FULL_MAX`]: a near source fills the socket again
+/// The same after a gulp of at least [`GULP_FULL`], and at most [`GULP_FULL_MAX`] where that holds: a near source fills the socket again
 /// within it, and would wait for us through a longer one. The runtime's clock has ticks of 1 ms, so half of that is one
 /// tick.
 pub const GULP_PAUSE_FULL: Duration = Duration::from_micros(500);
@@ -162,9 +162,8 @@ pub const GULP_FULL: usize = 16 << 10;
 
 /// The greatest gulp that [`GULP_PAUSE_FULL`] follows. After more, we have read beside the source for a while, message by
 /// message: the longer pause gathers them anew (measured: with TLS 1.85 s against 2.3 for 200,000 transactions of one
-/// insert; without TLS it is 8 % less CPU time of the source for 100,000 of four changes). Without TLS there is no such
-/// bound for a transaction in progress, of which the source has much to send in little time (measured: 2.4 s against 2.65
-/// for 1,000,000 inserts in one).
+/// insert). Without TLS it does not hold for a large transaction, of which the source has much to send in little time
+/// (measured: 2.4 s against 2.65 for 1,000,000 inserts in one transaction).
 pub const GULP_FULL_MAX: usize = 64 << 10;
 
 /// Bytes of TLS records read from the socket at once. By itself, the TLS library reads 4 KiB (measured: 3.8 s against 4.4

@@ -39,7 +39,7 @@ pub async fn read(bench: &Bench) -> Result<f64> {
         let payload = timeout(PATIENCE, reader.next()).await??.ok_or("the source ended the stream")?;
         match ReplicationFrame::decode(payload)? {
             ReplicationFrame::XLogData(data) => match data.payload.first() {
-                Some(&STREAM_START) => reader.set_pace(Pace::InProgress),
+                Some(&STREAM_START) => reader.set_pace(Pace::Large),
                 Some(&STREAM_STOP) => reader.set_pace(Pace::Behind),
                 _ => {}
             },

@@ -260,6 +260,11 @@ impl Assembler {
         self.open.is_some()
     }
 
+    /// Whether a large transaction is being received: one in progress, or one of which a part has been handed on.
+    pub fn in_large_transaction(&self) -> bool {
+        self.in_block() || self.open.as_ref().is_some_and(|open| !open.first)
+    }
+
     /// Whether a block of a transaction in progress is being received.
     pub fn in_block(&self) -> bool {
         self.streams.as_ref().is_some_and(|streams| streams.block().is_some())

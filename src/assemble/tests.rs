@@ -296,9 +296,10 @@ fn large_transactions_come_in_segments() {
         for _ in 0..count {
             segments.extend(assembler.push(insert(1, 1), bytes).unwrap());
             assert!(assembler.in_transaction());
+            assert_eq!(assembler.in_large_transaction(), !segments.is_empty());
         }
         segments.extend(assembler.push(commit(10, 20), 10).unwrap());
-        assert!(!assembler.in_transaction());
+        assert!(!assembler.in_transaction() && !assembler.in_large_transaction());
 
         let changes: usize = segments.iter().map(|segment| segment.changes.len()).sum();
         assert_eq!(changes, count);

@@ -28,8 +28,8 @@ pub(super) struct Net {
     /// The columns that a row is known by, ascending.
     key: Vec<usize>,
     rows: Vec<Row>,
-    /// Where in `rows` the row of a key is. It does not hold the keys: one for each change would be counted anew, which
-    /// another core does at the same time.
+    /// Where in `rows` the row of a key is. It holds no keys: each would be one more reference to its message's buffer,
+    /// counted while another core counts there, too.
     places: HashTable<usize>,
     hashes: RandomState,
 }
@@ -73,13 +73,13 @@ impl Row {
 }
 
 impl Net {
-    /// For rows that are known by these columns, ascending; none where they are not told apart.
+    /// For rows that are known by these columns, ascending.
     pub(super) fn new(key: Vec<usize>) -> Self {
         Self { key, ..Self::default() }
     }
 
     /// The values that a row is known by.
-    pub(super) fn key_of<'t>(&self, tuple: &'t Tuple) -> impl Iterator<Item = TupleValue<'t>> + use<'t, '_> {
+    pub(super) fn key_of<'t>(&self, tuple: &'t Tuple) -> impl Iterator<Item = TupleValue<'t>> {
         key_of(&self.key, tuple)
     }
 
@@ -98,12 +98,12 @@ impl Net {
         std::mem::take(&mut self.rows)
     }
 
-    /// A new row of a table whose rows have no key.
+    /// A new row of a table whose rows are not told apart.
     pub(super) fn append(&mut self, new: &Tuple) {
         self.rows.push(Row::Inserted(new.clone()));
     }
 
-    /// A new row, which has its key; so have those below.
+    /// A new row. Here and below, the tuple must have its whole key: see [`Net::has_key`].
     pub(super) fn insert(&mut self, new: &Tuple) -> Result<(), DoesNotFollow> {
         let Some(row) = self.row_or(new, Row::Inserted) else { return Ok(()) };
         *row = match row {
@@ -137,6 +137,7 @@ impl Net {
 
     /// The row of this key that was seen before; where there was none, it is now what `becomes` makes of the tuple.
     fn row_or(&mut self, tuple: &Tuple, becomes: impl FnOnce(Tuple) -> Row) -> Option<&mut Row> {
+        debug_assert!(self.has_key(tuple), "a row is looked for by its whole key");
         let (key, rows, hashes) = (&self.key, &mut self.rows, &self.hashes);
         let same = |place: &usize| key_of(key, rows[*place].tuple()).eq(key_of(key, tuple));
         let again = |place: &usize| hash_of(hashes, key, rows[*place].tuple());
@@ -264,6 +265,23 @@ mod tests {
         check(&["=1 a -", "=1 b ~"], Ok(&["updated 1 b -"]));
         check(&["+1 a b", "=1 - ~"], Ok(&["inserted 1 - b"]));
         check(&["-1", "+1 a b", "=1 c ~"], Ok(&["replaced 1 c b"]));
+    }
+
+    #[test]
+    fn keys_of_several_columns() {
+        let mut net = Net::new(vec![0, 2]);
+        for n in 0..1_000 {
+            assert_eq!(net.insert(&tuple(&format!("a x {n}"))), Ok(()));
+            assert_eq!(net.insert(&tuple(&format!("a{n} x -{n}"))), Ok(()));
+        }
+        assert_eq!(net.update(&tuple("a y 999")), Ok(()));
+        assert_eq!(net.insert(&tuple("a z 999")), Err(DoesNotFollow));
+        assert_eq!(net.delete(&tuple("a9 - -9")), Ok(()));
+        let rows: Vec<String> = net.take().iter().map(show).collect();
+        assert_eq!((rows.len(), &*rows[1_998], &*rows[19]), (2_000, "inserted a y 999", "gone"));
+        assert!(
+            !net.has_key(&tuple("a - ~")) && !net.has_key(&tuple("- x 1")) && net.has_key(&tuple("a ~ 1"))
+        );
     }
 
     #[test]

@@ -52,7 +52,7 @@ pub(super) async fn connect_tcp(
 }
 
 impl Stream {
-    /// What switches reading in gulps on; a Unix-domain socket has no such thing.
+    /// What sets the pace of reading; a Unix-domain socket has no such thing.
     pub(super) fn gulps(&self) -> Gulps {
         match self {
             Self::Tcp(stream) => stream.gulps(),

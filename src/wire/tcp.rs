@@ -3,7 +3,7 @@
 //! A walsender sends a small packet for each message. Whoever waits for such a connection is woken by each packet, at the
 //! expense of the sender: to the reactor even one that it has stopped waiting for is an event. So a connection that is
 //! read in gulps is taken out of the reactor when it is empty, and looked at again after [`GULP_PAUSE`], or after
-//! [`GULP_PAUSE_FULL`] where it was full. It goes back when gulps are over, or when something is to be written.
+//! [`GULP_PAUSE_FULL`] where the gulp was a full one, and not too long. It goes back when gulps are over, or when something is to be written.
 //!
 //! While the peer's window is open, each of those packets goes its whole way by itself; behind a closed window they gather
 //! into large ones. So a near peer has a small receive buffer, from the beginning: to narrow it later drops what is there,
@@ -24,7 +24,7 @@ use tokio::time::{Sleep, sleep};
 
 use crate::limits::{GULP_FULL, GULP_FULL_MAX, GULP_PAUSE, GULP_PAUSE_FULL};
 
-/// A connection, and whether it is read in gulps.
+/// A connection, and how eagerly it is read.
 #[derive(Debug)]
 pub(super) struct Tcp {
     socket: Socket,
@@ -49,8 +49,8 @@ pub enum Pace {
     Quiet,
     /// What was committed a while ago: it is read in gulps.
     Behind,
-    /// A transaction in progress, of which each change is a message: read in gulps, which the server waits for the least.
-    InProgress,
+    /// A large transaction: it is read in gulps, and without TLS the pause after a full one is always the short one.
+    Large,
 }
 
 /// Sets the pace from outside.
@@ -119,7 +119,7 @@ impl Tcp {
 
     fn leave(&mut self) -> io::Result<()> {
         let gulped = std::mem::take(&mut self.gulped);
-        let any = self.gulps.are(Pace::InProgress) && !self.encrypted;
+        let any = self.gulps.are(Pace::Large) && !self.encrypted;
         let most = if any { usize::MAX } else { GULP_FULL_MAX };
         let full = self.narrow && (GULP_FULL..=most).contains(&gulped);
         self.rests = Some(Box::pin(sleep(if full { GULP_PAUSE_FULL } else { GULP_PAUSE })));
@@ -239,18 +239,19 @@ mod tests {
         });
         let mut received = vec![0; expected.len()];
         for (number, part) in received.chunks_mut(50_000).enumerate() {
-            gulps.set([Pace::Quiet, Pace::Behind, Pace::InProgress][number % 3]);
+            gulps.set([Pace::Quiet, Pace::Behind, Pace::Large][number % 3]);
             ours.read_exact(part).await.unwrap();
         }
         assert!(received == expected);
         // Written while it rests.
+        gulps.set(Pace::Behind);
         let mut byte = [0];
         tokio::select! {
             biased;
             _ = ours.read(&mut byte) => unreachable!("nothing more comes before the answer"),
             () = tokio::task::yield_now() => {}
         }
-        ours.write_all(b"thank").await.unwrap();
+        assert_eq!(ours.write_vectored(&[IoSlice::new(b"th"), IoSlice::new(b"ank")]).await.unwrap(), 5);
         assert_eq!(peer.await.unwrap(), *b"thank");
         assert_eq!(ours.read(&mut byte).await.unwrap(), 0);
     }

@@ -107,7 +107,7 @@ fn what_commits_comes_out() {
         let mut fed = Fed::new();
         assert_eq!(short(&fed.feed(messages).expect("legal")), expected);
         assert_eq!(fed.spill.used(), 0, "nothing is left on disk");
-        assert!(!fed.assembler.in_transaction() && !fed.assembler.in_block());
+        assert!(!fed.assembler.in_transaction() && !fed.assembler.in_large_transaction());
     };
     let block = |xid, first, inside: Vec<Sent>| [vec![start(xid, first)], inside, vec![stop()]].concat();
     // In one block and in several, in commit order, with others between them.
