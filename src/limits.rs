@@ -152,9 +152,9 @@ pub const BEHIND_AFTER: Duration = Duration::from_millis(100);
 /// The pause between two reads of the socket when behind: the socket's buffers hold what comes meanwhile.
 pub const GULP_PAUSE: Duration = Duration::from_millis(10);
 
-/// The same after a gulp of at least [`GULP_FULL`], and at most [`GULP_FULL_MAX`] where that holds: a near source fills the socket again
-/// within it, and would wait for us through a longer one. The runtime's clock has ticks of 1 ms, so half of that is one
-/// tick.
+/// The same after a gulp of at least [`GULP_FULL`], and at most [`GULP_FULL_MAX`] where that holds: a near source fills
+/// the socket again within it, and would wait for us through a longer one. The runtime's clock has ticks of 1 ms, so half
+/// of that is one tick.
 pub const GULP_PAUSE_FULL: Duration = Duration::from_micros(500);
 
 /// The least gulp that was a full [`GULP_BUFFER`].

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use tokio::time::timeout;
 use walferry::pg::{EndLsn, SlotName, SourceLsn};
-use walferry::proto::ReplicationFrame;
+use walferry::proto::{Layout, Message, ReplicationFrame};
 use walferry::source::replication::{ReplicationSession, StreamOptions};
 use walferry::wire::{ConnInfo, Environment, Pace};
 
@@ -13,10 +13,6 @@ use crate::common::{Bench, PATIENCE, Result};
 
 /// The slot that is only read.
 pub const READING: &str = "reading";
-
-/// The messages around a part of a transaction in progress.
-const STREAM_START: u8 = b'S';
-const STREAM_STOP: u8 = b'E';
 
 /// A page of WAL: the position where the next record will stand is after the page's header, the last one's end before it.
 const PAGE_BYTES: u64 = 8192;
@@ -38,11 +34,12 @@ pub async fn read(bench: &Bench) -> Result<f64> {
     loop {
         let payload = timeout(PATIENCE, reader.next()).await??.ok_or("the source ended the stream")?;
         match ReplicationFrame::decode(payload)? {
-            ReplicationFrame::XLogData(data) => match data.payload.first() {
-                Some(&STREAM_START) => reader.set_pace(Pace::Large),
-                Some(&STREAM_STOP) => reader.set_pace(Pace::Behind),
-                _ => {}
-            },
+            ReplicationFrame::XLogData(data) if Message::is_of_stream(&data.payload) => {
+                let (_, message) = Message::decode(data.payload, Layout::PLAIN)?;
+                let begins = matches!(message, Message::StreamStart(_));
+                reader.set_pace(if begins { Pace::Large } else { Pace::Behind });
+            }
+            ReplicationFrame::XLogData(_) => {}
             // Sent when there is nothing more, as far as the walsender knows: at its start that is not far.
             ReplicationFrame::PrimaryKeepalive(keepalive)
                 if keepalive.wal_end.get() + PAGE_BYTES >= end.get() =>

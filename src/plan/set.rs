@@ -58,7 +58,7 @@ impl SetForm {
     pub(super) fn new(shape: &Shape) -> Self {
         let merges = shape.merges();
         let updates = merges.and_then(|()| shape.updates_merge());
-        let net = Net::new(shape.key.iter().map(|(index, _)| *index).collect());
+        let net = Net::new(shape.key_columns().collect());
         Self { merges, updates, replaces: shape.replaceable(), net, ..Self::default() }
     }
 }
@@ -289,7 +289,11 @@ impl Shape {
 
     /// The columns of a statement's arrays, in their order: those given, then the key.
     fn carried_columns(&self, given: &[usize]) -> impl Iterator<Item = usize> {
-        given.iter().copied().chain(self.key.iter().map(|(index, _)| *index))
+        given.iter().copied().chain(self.key_columns())
+    }
+
+    fn key_columns(&self) -> impl Iterator<Item = usize> {
+        self.key.iter().map(|(index, _)| *index)
     }
 
     /// Whether a row is known by a key that both sides keep unique and that comes with each change. With REPLICA IDENTITY

@@ -93,9 +93,9 @@ impl CopyBothReader {
         }
     }
 
-    /// How to read from now on. Reading in gulps means that when nothing is there, the socket is left alone for a while, so that
-    /// it fills: a server that sends much in small packets then spends no time on waking us for each. Unix-domain sockets
-    /// are read at once.
+    /// How to read from now on. Reading in gulps means that when nothing is there, the socket is left alone for a while,
+    /// so that it fills: a server that sends much in small packets then spends no time on waking us for each. Unix-domain
+    /// sockets are read at once.
     pub fn set_pace(&self, pace: Pace) {
         self.gulps.set(pace);
     }

@@ -3,7 +3,8 @@
 //! A walsender sends a small packet for each message. Whoever waits for such a connection is woken by each packet, at the
 //! expense of the sender: to the reactor even one that it has stopped waiting for is an event. So a connection that is
 //! read in gulps is taken out of the reactor when it is empty, and looked at again after [`GULP_PAUSE`], or after
-//! [`GULP_PAUSE_FULL`] where the gulp was a full one, and not too long. It goes back when gulps are over, or when something is to be written.
+//! [`GULP_PAUSE_FULL`] where the gulp was a full one, and not too long. It goes back when gulps are over, or when
+//! something is to be written.
 //!
 //! While the peer's window is open, each of those packets goes its whole way by itself; behind a closed window they gather
 //! into large ones. So a near peer has a small receive buffer, from the beginning: to narrow it later drops what is there,
@@ -170,10 +171,7 @@ impl AsyncRead for Tcp {
 /// Writing takes the connection back at once; reading goes on resting.
 impl AsyncWrite for Tcp {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let written = this.watched()?.poll_write(cx, buf);
-        this.writes = written.is_pending();
-        written
+        self.poll_write_vectored(cx, &[IoSlice::new(buf)])
     }
 
     /// TLS has several records to write at once.
