@@ -293,6 +293,13 @@ impl Migration {
         Ok((identity.system_id, Some(walsender)))
     }
 
+    /// The programs that dump this source: looked for once.
+    pub(super) async fn tools(&self, source: &Client) -> Result<ClientTools> {
+        let find =
+            async || ClientTools::find(catalog::server_version(source).await.map_err(source_failed)?).await;
+        self.tools.get_or_try_init(find).await.cloned()
+    }
+
     /// A connection to stream on.
     pub(super) async fn walsender(&self) -> Result<ReplicationSession> {
         let connected = ReplicationSession::connect(&self.sides.source, STREAM_NAME).await;
@@ -422,7 +429,14 @@ impl Attempt<'_> {
             tables.push(table);
         }
         let copy = self.copy(&snapshot.id, snapshot.consistent_point, false).await?;
-        copy.run(tables, left).await?;
+        let read_ahead = async {
+            if let Some(archive) = &archive {
+                // What fails is said when it is needed.
+                let _ = archive.post_data().await;
+            }
+        };
+        let (copied, ()) = tokio::join!(copy.run(tables, left), read_ahead);
+        copied?;
         self.carry_large_objects(&snapshot.id).await?;
         drop(snapshot);
         Ok(archive)
@@ -545,7 +559,7 @@ impl Attempt<'_> {
     }
 
     pub(super) async fn tools(&self) -> Result<ClientTools> {
-        ClientTools::find(self.source_version().await?).await
+        self.migration.tools(&self.source).await
     }
 
     pub(super) async fn source_version(&self) -> Result<crate::pg::ServerVersion> {

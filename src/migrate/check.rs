@@ -3,14 +3,15 @@
 use tokio_postgres::Client;
 
 use crate::config::{Config, Contents, Keyless, Method};
-use crate::error::{Result, Side};
+use crate::error::{Failure, Result, Side};
 use crate::pg::{ServerVersion, SlotName};
 use crate::source::catalog;
 use crate::status::StatusSnapshot;
 
 use super::choose::{Choice, Chosen, choose};
+use super::dump::ClientTools;
 use super::preflight::{self, Finding, PgDump, PreflightInput, Report};
-use super::{Migration, Phase, STREAM_NAME, Sides, dump};
+use super::{Migration, Phase, STREAM_NAME, Sides};
 
 /// Looks at both sides and changes nothing: at what a migration as configured would meet.
 ///
@@ -32,7 +33,10 @@ pub async fn check(sides: &Sides, config: &Config) -> Result<Report> {
     };
     let choice = choose(sides, &config.selection).await?;
     let input = PreflightInput {
-        pg_dump: pg_dump_found(&source).await,
+        pg_dump: match catalog::server_version(&source).await {
+            Ok(version) => pg_dump(ClientTools::find(version).await),
+            Err(_) => PgDump::NotLooked,
+        },
         ..input_for(sides, config, &choice, choice.databases.iter().collect())
     };
     if let [only] = choice.databases.as_slice() {
@@ -144,7 +148,7 @@ pub(super) async fn preflight(
         creates_databases: migration.creates_databases,
         tables: migration.filter.clone(),
         ignored_roles: migration.sides.ignored_roles.clone(),
-        pg_dump: pg_dump_found(source).await,
+        pg_dump: pg_dump(migration.tools(source).await),
         jobs: u64::try_from(migration.jobs).unwrap_or(u64::MAX),
         wanted: migration.sides.wanted,
         fence_commands: migration.fence_commands.is_some(),
@@ -165,10 +169,11 @@ fn slots_needed(snapshot: &StatusSnapshot) -> u64 {
     (to_come.count() as u64).max(1)
 }
 
-async fn pg_dump_found(source: &Client) -> PgDump {
-    let Ok(version) = catalog::server_version(source).await else { return PgDump::NotLooked };
-    match dump::ClientTools::find(version).await {
+fn pg_dump(found: Result<ClientTools>) -> PgDump {
+    match found {
         Ok(tools) => PgDump::Found(ServerVersion::new(tools.major * 10_000)),
-        Err(_) => PgDump::Missing,
+        Err(Failure::Definite(_)) => PgDump::Missing,
+        // The source did not say which version it is.
+        Err(Failure::Transient(_)) => PgDump::NotLooked,
     }
 }

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::Instrument;
@@ -132,6 +132,7 @@ impl Cluster {
             turns: turns.clone(),
             arrival: Arc::new(arrival),
             queue_cost_max: queue_cost_max(self.status.snapshot().databases.len()),
+            tools: OnceCell::new(),
             jobs: config.jobs,
             confirm_delay: config.confirm_delay,
             spill_dir: config.spill_dir.clone(),

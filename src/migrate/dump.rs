@@ -12,6 +12,7 @@ use std::process::Stdio;
 
 use tempfile::TempDir;
 use tokio::process::Command;
+use tokio::sync::OnceCell;
 
 use crate::error::{Definite, Result};
 use crate::pg::{ServerVersion, Sql};
@@ -32,6 +33,7 @@ pub struct Archive {
     directory: TempDir,
     /// Extensions that are left out.
     excluded: Vec<String>,
+    post_data: OnceCell<Vec<(Wave, Entry)>>,
 }
 
 /// One entry of an archive's table of contents.
@@ -105,7 +107,7 @@ impl ClientTools {
         }
         command.arg("--file").arg(archive_file(&directory)).envs(source.libpq_environment());
         run(command).await?;
-        Ok(Archive { tools: self.clone(), directory, excluded: Vec::new() })
+        Ok(Archive { tools: self.clone(), directory, excluded: Vec::new(), post_data: OnceCell::new() })
     }
 
     fn command(&self, tool: &str) -> Command {
@@ -135,9 +137,12 @@ impl Archive {
     ///
     /// # Errors
     /// A definite failure with what `pg_restore` said.
-    pub async fn post_data(&self) -> Result<Vec<(Wave, Entry)>> {
-        let entries = self.entries("post-data").await?;
-        Ok(entries.into_iter().map(|entry| (entry.wave(), entry)).collect())
+    pub async fn post_data(&self) -> Result<&[(Wave, Entry)]> {
+        let read = async || {
+            let entries = self.entries("post-data").await?;
+            Ok(entries.into_iter().map(|entry| (entry.wave(), entry)).collect())
+        };
+        self.post_data.get_or_try_init(read).await.map(Vec::as_slice)
     }
 
     /// The SQL that makes `entries`.

@@ -54,7 +54,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{OnceCell, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_postgres::{Client, Notification};
 
@@ -76,6 +76,7 @@ pub use resync::resync;
 pub use tail::tail;
 
 use cluster::{Arrival, Turns};
+use dump::ClientTools;
 use preflight::Wanted as WantedOfChecks;
 use retry::Context;
 
@@ -122,6 +123,8 @@ pub(crate) struct Migration {
     arrival: Arc<Arrival>,
     /// Memory of what is received and not yet applied.
     queue_cost_max: usize,
+    /// What dumps the schema, once it was found.
+    tools: OnceCell<ClientTools>,
     /// Tables and indexes at the same time.
     pub jobs: usize,
     /// How long a durable position waits before it is confirmed.

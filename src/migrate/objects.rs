@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use tokio::sync::OnceCell;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_postgres::Client;
@@ -24,8 +25,7 @@ use super::{Phase, joined};
 /// # Errors
 /// When the target refuses a statement; nothing is made then.
 pub async fn make_schema(target: &ConnInfo, migration: &str, archive: &Archive) -> Result<()> {
-    let script = archive.pre_data().await?;
-    let mut session = connect(target).await?;
+    let (script, mut session) = tokio::try_join!(archive.pre_data(), connect(target))?;
     let step = Sql::new("UPDATE walferry.migration SET phase = ")
         .literal(Phase::Copying.as_str())
         .text(" WHERE name = ")
@@ -43,8 +43,15 @@ struct Wanted {
     target: ConnInfo,
     migration: String,
     archive: Arc<Archive>,
-    entries: Vec<Entry>,
+    entries: Vec<Unmade>,
     next: AtomicUsize,
+}
+
+/// An entry, and its SQL once somebody has read it.
+#[derive(Debug)]
+struct Unmade {
+    entry: Entry,
+    script: OnceCell<Sql>,
 }
 
 /// What comes after the rows.
@@ -80,11 +87,10 @@ impl PostData<'_> {
     pub async fn make_but(&self, wave: Wave, left_out: &HashSet<String>) -> Result<()> {
         let row = Store::new(self.control, self.migration).migration().await?;
         let made = row.map(|row| row.post_data).unwrap_or_default();
-        let entries = self.archive.post_data().await?.into_iter();
-        let entries = entries.filter(|(of, entry)| {
+        let entries = self.archive.post_data().await?.iter().filter(|(of, entry)| {
             *of == wave && !made.contains(&entry.key) && !left_out.contains(&entry.key)
         });
-        let mut entries: Vec<Entry> = entries.map(|(_, entry)| entry).collect();
+        let mut entries: Vec<Entry> = entries.map(|(_, entry)| entry.clone()).collect();
         if wave == Wave::Indexes {
             // So that no job is left alone with the largest at the end.
             let bytes = catalog::index_bytes(self.source).await;
@@ -92,12 +98,12 @@ impl PostData<'_> {
             entries.sort_by_key(|entry| std::cmp::Reverse(bytes.get(&entry.key).copied()));
         }
         // What joins others comes after them, in the archive's order.
-        let jobs = if wave == Wave::Rest { 1 } else { self.jobs.min(entries.len()) };
+        let jobs = if wave == Wave::Rest { 1 } else { self.jobs }.min(entries.len());
         let wanted = Arc::new(Wanted {
             target: self.target.clone(),
             migration: self.migration.to_owned(),
             archive: Arc::clone(self.archive),
-            entries,
+            entries: entries.into_iter().map(|entry| Unmade { entry, script: OnceCell::new() }).collect(),
             next: AtomicUsize::new(0),
         });
         let mut work = JoinSet::new();
@@ -111,23 +117,38 @@ impl PostData<'_> {
 
 impl Wanted {
     async fn make(&self) -> Result<()> {
-        let mut session = connect(&self.target).await?;
-        while let Some(entry) = self.entries.get(self.next.fetch_add(1, Ordering::Relaxed)) {
-            self.make_entry(&mut session, entry).await?;
+        let (session, ()) = tokio::join!(connect(&self.target), self.read_ahead());
+        let mut session = session?;
+        while let Some(unmade) = self.entries.get(self.next.fetch_add(1, Ordering::Relaxed)) {
+            let script = self.script(unmade).await?;
+            let making = self.make_entry(&mut session, &unmade.entry, script);
+            let (made, ()) = tokio::join!(making, self.read_ahead());
+            made?;
         }
         session.close().await;
         Ok(())
     }
 
+    /// Reads the script of the entry that comes next, whoever makes it. What fails is said when it is needed.
+    async fn read_ahead(&self) {
+        if let Some(next) = self.entries.get(self.next.load(Ordering::Relaxed)) {
+            let _ = self.script(next).await;
+        }
+    }
+
+    async fn script<'a>(&self, unmade: &'a Unmade) -> Result<&'a Sql> {
+        let Unmade { entry, script } = unmade;
+        script.get_or_try_init(|| self.archive.script(std::slice::from_ref(entry))).await
+    }
+
     /// One entry, in one transaction with the note that it is made.
-    async fn make_entry(&self, session: &mut Session, entry: &Entry) -> Result<()> {
-        let script = self.archive.script(std::slice::from_ref(entry)).await?;
+    async fn make_entry(&self, session: &mut Session, entry: &Entry, script: &Sql) -> Result<()> {
         let note = Sql::new("UPDATE walferry.migration SET post_data = post_data || ")
             .literal(&entry.key)
             .text("::text WHERE name = ")
             .literal(&self.migration);
-        for sql in [Sql::new("BEGIN"), script, note, Sql::new("COMMIT")] {
-            session.execute(&sql).await.map_err(|error| refused(&entry.what, error))?;
+        for sql in [&Sql::new("BEGIN"), script, &note, &Sql::new("COMMIT")] {
+            session.execute(sql).await.map_err(|error| refused(&entry.what, error))?;
         }
         tracing::debug!(object = entry.what, "made");
         Ok(())

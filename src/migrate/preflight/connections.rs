@@ -9,7 +9,13 @@ use crate::wire::{self, ConnInfo, Session, SessionOptions};
 
 /// Connects to each side as the migration will, by the method that the report has come to.
 pub async fn connections(report: &mut Report, source: &ConnInfo, target: &ConnInfo) {
-    let (source_pooled, target_pooled) = tokio::join!(is_pooled(source), is_pooled(target));
+    let streams = async {
+        match report.method {
+            Method::Replication => Some(replication(source).await),
+            Method::PgDump => None,
+        }
+    };
+    let (source_pooled, target_pooled, streams) = tokio::join!(is_pooled(source), is_pooled(target), streams);
     for (side, pooled) in [(Side::Source, source_pooled), (Side::Target, target_pooled)] {
         let id = match side {
             Side::Source => "source-pooler",
@@ -25,9 +31,7 @@ pub async fn connections(report: &mut Report, source: &ConnInfo, target: &ConnIn
             Err(error) => Finding::unreachable(side, &error.into_failure(side)),
         });
     }
-    if report.method == Method::Replication {
-        report.push(replication(source).await);
-    }
+    streams.into_iter().for_each(|finding| report.push(finding));
 }
 
 /// A server tells at the start which process it is; a pooler makes a number up.

@@ -1,8 +1,8 @@
 //! What is looked at before a migration, and again whenever somebody asks: `walferry check`.
 //!
 //! Each look is a [`Finding`]: that all is well, or what is wrong and the command that changes it, in the words of
-//! whoever runs the server. Nothing is changed on either side (one setting is tried out in a transaction that is
-//! rolled back). What cannot be looked at is a finding too; a check never ends early because one question failed.
+//! whoever runs the server. Nothing is changed on either side (one setting is tried out for one
+//! statement). What cannot be looked at is a finding too; a check never ends early because one question failed.
 //!
 //! Not here: running `pg_dump`. [`run`] looks at one database and at both servers; where there are more
 //! databases, [`run_servers`] looks at the servers and [`run_database`] at each database; [`connections()`] at how they
@@ -129,9 +129,8 @@ impl Default for PreflightInput {
 pub async fn run(source: &Client, target: &Client, input: &PreflightInput) -> Report {
     let mut report = Report::default();
     let Some(sides) = Sides::reach(&mut report, source, target).await else { return report };
-    server::check(&mut report, &sides, input).await;
-    roles::check(&mut report, &sides, input).await;
-    databases(&mut report, &sides, input).await;
+    let (servers, databases) = tokio::join!(servers(&sides, input), databases(&sides, input));
+    report.extend([servers, databases]);
     method::settle(&mut report, input.method);
     report
 }
@@ -140,8 +139,7 @@ pub async fn run(source: &Client, target: &Client, input: &PreflightInput) -> Re
 pub async fn run_servers(source: &Client, target: &Client, input: &PreflightInput) -> Report {
     let mut report = Report::default();
     let Some(sides) = Sides::reach(&mut report, source, target).await else { return report };
-    server::check(&mut report, &sides, input).await;
-    roles::check(&mut report, &sides, input).await;
+    report.extend([servers(&sides, input).await]);
     method::settle(&mut report, input.method);
     report
 }
@@ -151,22 +149,39 @@ pub async fn run_servers(source: &Client, target: &Client, input: &PreflightInpu
 pub async fn run_database(source: &Client, target: &Client, input: &PreflightInput) -> Report {
     let mut report = Report::default();
     let Some(sides) = Sides::reach(&mut report, source, target).await else { return report };
-    databases(&mut report, &sides, input).await;
+    report.extend([databases(&sides, input).await]);
     method::settle(&mut report, input.method);
     report
 }
 
-async fn databases(report: &mut Report, sides: &Sides<'_>, input: &PreflightInput) {
+// The questions of several rooms go out at the same time, on one session: a server may be far away. So each has to be
+// whole in itself: a transaction of several statements would take in what others ask in between.
+
+async fn servers(sides: &Sides<'_>, input: &PreflightInput) -> Report {
+    let mut found: [Report; 2] = Default::default();
+    let [servers, roles] = &mut found;
+    tokio::join!(server::check(servers, sides, input), roles::check(roles, sides, input));
+    Report::of(found)
+}
+
+async fn databases(sides: &Sides<'_>, input: &PreflightInput) -> Report {
+    let mut found: [Report; 4] = Default::default();
+    let [source, filter, target, surroundings] = &mut found;
     let tables = match catalog::tables(sides.source).await {
-        Ok(tables) => tables,
-        Err(error) => return report.push(Finding::unanswered("source-tables", Side::Source, error)),
+        Ok(tables) => with_extensions(tables, input),
+        Err(error) => {
+            source.push(Finding::unanswered("source-tables", Side::Source, error));
+            return Report::of(found);
+        }
     };
-    let tables = with_extensions(tables, input);
     let moved = moved(&tables, &input.tables, &sides.source_facts.database);
-    source_database::check(report, sides, &tables, &moved, input).await;
-    filter::check(report, sides, &tables, &moved, input).await;
-    target::check(report, sides, &tables, input).await;
-    surroundings::check(report, sides, &tables, input).await;
+    tokio::join!(
+        source_database::check(source, sides, &tables, &moved, input),
+        filter::check(filter, sides, &tables, &moved, input),
+        target::check(target, sides, &tables, input),
+        surroundings::check(surroundings, sides, &tables, input),
+    );
+    Report::of(found)
 }
 
 /// The tables without those of extensions that are left to the target.

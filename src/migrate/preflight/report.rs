@@ -196,6 +196,18 @@ impl Report {
         }
     }
 
+    /// What several looks found, in their order.
+    pub(super) fn of(parts: impl IntoIterator<Item = Self>) -> Self {
+        let mut report = Self::default();
+        report.extend(parts);
+        report
+    }
+
+    /// Adds what others found.
+    pub(super) fn extend(&mut self, parts: impl IntoIterator<Item = Self>) {
+        parts.into_iter().flat_map(|part| part.findings).for_each(|finding| self.push(finding));
+    }
+
     /// Adds what was found, or that it could not be looked at.
     pub(super) fn add<F: IntoIterator<Item = Finding>>(
         &mut self,

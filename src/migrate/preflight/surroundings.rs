@@ -16,16 +16,20 @@ pub(super) async fn check(report: &mut Report, sides: &Sides<'_>, tables: &[Tabl
         _ => catalog::bytes_of_databases(sides.source, &input.together).await,
     };
     report.add("source-size", Side::Source, total.map(|total| [contents(sides, tables, total, input)]));
-    for (id, side, client, fixed) in [
-        ("source-connections", Side::Source, sides.source, SOURCE_CONNECTIONS),
-        ("target-connections", Side::Target, sides.target, TARGET_CONNECTIONS),
+    let rooms = tokio::join!(catalog::session_room(sides.source), catalog::session_room(sides.target));
+    for (id, side, room, fixed) in [
+        ("source-connections", Side::Source, rooms.0, SOURCE_CONNECTIONS),
+        ("target-connections", Side::Target, rooms.1, TARGET_CONNECTIONS),
     ] {
-        let room = catalog::session_room(client).await;
         // A migration that runs has them, or had them just now.
         let needed = if input.resuming { 0 } else { fixed + input.jobs };
         report.add(id, side, room.map(|room| [connections(id, side, room, needed, sides)]));
     }
-    match catalog::surroundings(sides.source).await {
+    let of_target = async {
+        if input.target_database_exists { Some(catalog::surroundings(sides.target).await) } else { None }
+    };
+    let (of_source, of_target) = tokio::join!(catalog::surroundings(sides.source), of_target);
+    match of_source {
         Ok(found) => {
             let languages = languages(&found, sides).await;
             report.add("target-languages", Side::Target, languages);
@@ -35,8 +39,7 @@ pub(super) async fn check(report: &mut Report, sides: &Sides<'_>, tables: &[Tabl
         }
         Err(error) => report.push(Finding::unanswered("source-surroundings", Side::Source, error)),
     }
-    if input.target_database_exists {
-        let found = catalog::surroundings(sides.target).await;
+    if let Some(found) = of_target {
         report.add("target-surroundings", Side::Target, found.map(|found| target(&found)));
     }
 }

@@ -23,9 +23,10 @@ pub(super) async fn carry(
     parties: &Parties,
     owners: &HashMap<Object, String>,
 ) -> Result<Vec<Refused>> {
-    let wanted = catalog::privileges(source).await.map_err(|error| error.into_failure(Side::Source))?;
+    let wanted =
+        async { catalog::privileges(source).await.map_err(|error| error.into_failure(Side::Source)) };
+    let (wanted, found) = tokio::try_join!(wanted, on_target(target))?;
     let dialect = Dialect::of(source).await.map_err(|error| error.into_failure(Side::Source))?;
-    let found = on_target(target).await?;
     let refused =
         execute(target, &difference(parties, owners, &wanted, &found, dialect), Within::Session).await?;
     // Of a GRANT by somebody who has no grant option, a server makes a notice.

@@ -29,8 +29,8 @@ pub async fn carry_objects(source: &Client, target: &Client, ignored: &[String])
     let parties = Parties::meet(source, target, ignored).await?;
     let defaults =
         catalog::default_privileges(source).await.map_err(|error| error.into_failure(Side::Source))?;
-    let wanted = catalog::owners(source).await.map_err(|error| error.into_failure(Side::Source))?;
-    let found = owners_on(target).await?;
+    let wanted = async { catalog::owners(source).await.map_err(|error| error.into_failure(Side::Source)) };
+    let (wanted, found) = tokio::try_join!(wanted, owners_on(target))?;
     let mut refused = Vec::new();
     let owners = wanted.iter().filter(|owned| owned.alterable).map(|owned| owned.owner.as_str());
     let needed: BTreeSet<&str> = owners.chain(defaults.iter().map(|entry| entry.role.as_str())).collect();
