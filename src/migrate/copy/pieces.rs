@@ -1,14 +1,17 @@
 //! What is copied in one go, and with which statements.
 //!
 //! All tables together are cut into pieces that several jobs end at about the same time with. A table that is no larger
-//! than two pieces is one: it is emptied in the transaction that copies it, and its rows are written FROZEN, as if
-//! vacuumed. A larger one is copied in ranges of its pages by all jobs at once, in transactions of their own: none of
-//! these may empty it, and so none may freeze. Reading a range costs the source an eighth more CPU than reading all.
+//! than two pieces, or than [`COPY_SHARED_BYTES_MIN`], is one: it is emptied in the transaction that copies it, and its
+//! rows are written FROZEN, as if vacuumed. A larger one is copied in ranges of its pages by all jobs at once, in
+//! transactions of their own: none of these may empty it, and so none may freeze. Reading a range costs the source an
+//! eighth more CPU than reading all, and the sessions that fill one table wait for each other to extend it.
 //!
 //! Indexes are made when all tables are copied: since the jobs end together, there is little to gain by making them
 //! before, but for a large table before 14.
 
-use crate::limits::{COPY_FREEZE_BYTES_MIN, COPY_PIECE_BYTES_MIN, COPY_PIECES_PER_JOB};
+use crate::limits::{
+    COPY_FREEZE_BYTES_MIN, COPY_PIECE_BYTES_MIN, COPY_PIECES_PER_JOB, COPY_SHARED_BYTES_MIN,
+};
 use crate::pg::Sql;
 use crate::source::catalog::{Generated, Table, TargetTable};
 
@@ -99,7 +102,8 @@ pub fn pieces(tables: &[Table], ranges: bool, jobs: usize) -> Vec<Piece> {
         let wanted = table.bytes / size;
         let has_columns = table.columns.iter().any(|column| column.generated == Generated::No);
         let whole = !ranges || table.extension.is_some();
-        if whole || jobs < 2 || !has_columns || wanted < 2 || table.pages < wanted {
+        let small = wanted < 2 || table.bytes < COPY_SHARED_BYTES_MIN;
+        if whole || jobs < 2 || !has_columns || small || table.pages < wanted {
             pieces.push(Piece { table: index, pages: None, bytes: table.bytes });
             continue;
         }

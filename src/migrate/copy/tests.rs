@@ -1,5 +1,5 @@
 use super::pieces::{Emptied, Manner, pieces, statements};
-use crate::limits::{COPY_FREEZE_BYTES_MIN, COPY_PIECE_BYTES_MIN};
+use crate::limits::{COPY_FREEZE_BYTES_MIN, COPY_PIECE_BYTES_MIN, COPY_SHARED_BYTES_MIN};
 use crate::pg::Oid;
 use crate::source::catalog::{
     ExtensionTable, Generated, Identity, Table, TableColumn, TargetColumn, TargetTable,
@@ -178,7 +178,7 @@ fn of_an_extension_come_the_rows_of_its_users() {
 
 #[test]
 fn pieces_cover_every_page_once_and_are_even() {
-    for (bytes, jobs) in [(2 * GIB, 2), (10 * GIB, 2), (10 * GIB, 8), (1000 * GIB, 32), (131 << 20, 2)] {
+    for (bytes, jobs) in [(2 * GIB, 2), (10 * GIB, 2), (10 * GIB, 8), (1000 * GIB, 32), (GIB, 2)] {
         let table = table(bytes, &[INT4]);
         let mut pieces = pieces(std::slice::from_ref(&table), true, jobs);
         pieces.sort_by_key(|piece| piece.pages);
@@ -208,7 +208,7 @@ fn whole_where_ranges_gain_nothing() {
     assert_eq!(whole(std::slice::from_ref(&large), false, 4), [true], "before 14");
     assert_eq!(whole(std::slice::from_ref(&large), true, 1), [true], "one job");
     assert_eq!(whole(&[table(GIB, &[])], true, 4), [true], "no columns");
-    assert_eq!(whole(&[table(100 << 20, &[INT4])], true, 2), [true], "small");
+    assert_eq!(whole(&[table(COPY_SHARED_BYTES_MIN - PAGE, &[INT4])], true, 2), [true], "small");
     // Most of a table's bytes may be outside its pages.
     assert_eq!(whole(&[Table { pages: 2, ..large.clone() }], true, 2), [true], "all in TOAST");
     // Among many tables of its size, a table is one piece.
