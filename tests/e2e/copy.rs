@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use super::harness::{PATIENCE, Pair, wait_for};
 
-/// Rows of half a page each, so that a few of them make a large table; with holes.
+/// More than 1 GiB: rows that have a page each, so that a few of them make a large table; with holes.
 const LARGE: &str = "
-    CREATE TABLE large (id bigint PRIMARY KEY, at timestamptz, body text);
+    CREATE TABLE large (id bigint PRIMARY KEY, at timestamptz, body text) WITH (fillfactor = 10);
     ALTER TABLE large ALTER body SET STORAGE PLAIN;
-    INSERT INTO large SELECT g, timestamptz '2024-01-01' + g * interval '1 s', repeat(md5(g::text), 122)
-        FROM generate_series(1, 40000) g;
+    INSERT INTO large SELECT g, timestamptz '2024-01-01' + g * interval '1 s', repeat(md5(g::text), 25)
+        FROM generate_series(1, 140000) g;
+    ALTER TABLE large RESET (fillfactor);
     DELETE FROM large WHERE id % 11 = 0; UPDATE large SET at = 'infinity' WHERE id % 7 = 0";
 
 /// Each of more than a megabyte, but for the last ones.
