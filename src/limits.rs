@@ -204,21 +204,22 @@ pub const SLOT_TRIES_MAX: usize = 60;
 pub const COPY_PIECE_BYTES_MIN: u64 = 64 << 20;
 
 /// Pieces that all tables together are cut into, for each job: when the first job finds nothing left to do, the others
-/// have at most a sixteenth of its work still to do.
+/// have at most a sixteenth of its work still to do, or a table below [`COPY_SHARED_BYTES_MIN`].
 pub const COPY_PIECES_PER_JOB: usize = 16;
 
-/// A table that is smaller is copied by one job, frozen and in its own order. Others could help for some seconds, and
-/// would be slower where servers and engine share few cores: of a table of 640 MB, with its primary key, 4.04 s by one
-/// job and 4.15 s by two (medians of 6, in turns; PostgreSQL 15, 2 cores).
+/// A table that is smaller is copied by one job, frozen and in its own order: no vacuum has to freeze it, and its indexes
+/// are made sooner. Several jobs are no faster on one table where servers and engine share few cores: pgbench's of 640 MB
+/// with its primary key took 4.04 s by one job and 4.15 s by two (medians of 6, in turns; PostgreSQL 15, 2 cores). Where
+/// each connection is slow it has its price: 50 s at 20 MB a second, which several would share.
 pub const COPY_SHARED_BYTES_MIN: u64 = 1 << 30;
 
 /// A table that is smaller is not emptied before it is copied, to have its rows frozen: that takes a few new files and
 /// a commit that waits for the disk, and vacuum is soon done with it.
 pub const COPY_FREEZE_BYTES_MIN: u64 = 1 << 20;
 
-/// Bytes of rows after which the target's WAL writer is woken while tables are copied: well below the 16 MB after which
-/// COPY itself waits for the WAL, and above what the WAL writer thinks worth a flush (`wal_writer_flush_after`, 1 MB).
-/// Each time takes a transaction identifier.
+/// Bytes of rows after which the target's WAL writer is woken while tables are copied: below the 16 MB of buffers after
+/// which COPY itself waits for the WAL, and above what the WAL writer thinks worth a flush (`wal_writer_flush_after`,
+/// 1 MB). Each time takes a transaction identifier.
 pub const COPY_WAKE_BYTES: u64 = 4 << 20;
 
 /// Silence after which the kernel asks whether the peer still lives, where the conninfo says nothing. The system's own

@@ -13,7 +13,7 @@ use crate::config::{Method, Until};
 use crate::engine::{Monitor, MonitorInput};
 use crate::error::{Definite, Failure, Result, Side, Transient};
 use crate::limits::CONNECTIONS_BESIDE_JOBS;
-use crate::pg::{EndLsn, QualifiedName, RelationId, SlotName, SourceLsn, SystemId};
+use crate::pg::{EndLsn, QualifiedName, RelationId, ServerVersion, SlotName, SourceLsn, SystemId};
 use crate::source::Dialect;
 use crate::source::catalog::{self, Table, TableKind};
 use crate::source::replication::ReplicationSession;
@@ -293,11 +293,9 @@ impl Migration {
         Ok((identity.system_id, Some(walsender)))
     }
 
-    /// The programs that dump this source: looked for once.
-    pub(super) async fn tools(&self, source: &Client) -> Result<ClientTools> {
-        let find =
-            async || ClientTools::find(catalog::server_version(source).await.map_err(source_failed)?).await;
-        self.tools.get_or_try_init(find).await.cloned()
+    /// The programs that dump a source of this version: looked for once.
+    pub(super) async fn tools(&self, source: ServerVersion) -> Result<ClientTools> {
+        self.tools.get_or_try_init(|| ClientTools::find(source)).await.cloned()
     }
 
     /// A connection to stream on.
@@ -430,13 +428,12 @@ impl Attempt<'_> {
         }
         let copy = self.copy(&snapshot.id, snapshot.consistent_point, false).await?;
         let read_ahead = async {
-            if let Some(archive) = &archive {
-                // What fails is said when it is needed.
-                let _ = archive.post_data().await;
+            match &archive {
+                Some(archive) => archive.post_data().await.map(drop),
+                None => Ok(()),
             }
         };
-        let (copied, ()) = tokio::join!(copy.run(tables, left), read_ahead);
-        copied?;
+        tokio::try_join!(copy.run(tables, left), read_ahead)?;
         self.carry_large_objects(&snapshot.id).await?;
         drop(snapshot);
         Ok(archive)
@@ -559,10 +556,10 @@ impl Attempt<'_> {
     }
 
     pub(super) async fn tools(&self) -> Result<ClientTools> {
-        self.migration.tools(&self.source).await
+        self.migration.tools(self.source_version().await?).await
     }
 
-    pub(super) async fn source_version(&self) -> Result<crate::pg::ServerVersion> {
+    pub(super) async fn source_version(&self) -> Result<ServerVersion> {
         catalog::server_version(&self.source).await.map_err(|error| error.into_failure(Side::Source))
     }
 

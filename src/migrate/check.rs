@@ -3,7 +3,7 @@
 use tokio_postgres::Client;
 
 use crate::config::{Config, Contents, Keyless, Method};
-use crate::error::{Failure, Result, Side};
+use crate::error::{Result, Side};
 use crate::pg::{ServerVersion, SlotName};
 use crate::source::catalog;
 use crate::status::StatusSnapshot;
@@ -34,7 +34,7 @@ pub async fn check(sides: &Sides, config: &Config) -> Result<Report> {
     let choice = choose(sides, &config.selection).await?;
     let input = PreflightInput {
         pg_dump: match catalog::server_version(&source).await {
-            Ok(version) => pg_dump(ClientTools::find(version).await),
+            Ok(version) => pg_dump(&ClientTools::find(version).await),
             Err(_) => PgDump::NotLooked,
         },
         ..input_for(sides, config, &choice, choice.databases.iter().collect())
@@ -148,7 +148,10 @@ pub(super) async fn preflight(
         creates_databases: migration.creates_databases,
         tables: migration.filter.clone(),
         ignored_roles: migration.sides.ignored_roles.clone(),
-        pg_dump: pg_dump(migration.tools(source).await),
+        pg_dump: match catalog::server_version(source).await {
+            Ok(version) => pg_dump(&migration.tools(version).await),
+            Err(_) => PgDump::NotLooked,
+        },
         jobs: u64::try_from(migration.jobs).unwrap_or(u64::MAX),
         wanted: migration.sides.wanted,
         fence_commands: migration.fence_commands.is_some(),
@@ -169,11 +172,9 @@ fn slots_needed(snapshot: &StatusSnapshot) -> u64 {
     (to_come.count() as u64).max(1)
 }
 
-fn pg_dump(found: Result<ClientTools>) -> PgDump {
+fn pg_dump(found: &Result<ClientTools>) -> PgDump {
     match found {
         Ok(tools) => PgDump::Found(ServerVersion::new(tools.major * 10_000)),
-        Err(Failure::Definite(_)) => PgDump::Missing,
-        // The source did not say which version it is.
-        Err(Failure::Transient(_)) => PgDump::NotLooked,
+        Err(_) => PgDump::Missing,
     }
 }

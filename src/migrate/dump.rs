@@ -121,7 +121,7 @@ impl Archive {
     /// Leaves these extensions out.
     #[must_use]
     pub fn without(self, extensions: &[String]) -> Self {
-        Self { excluded: extensions.to_vec(), ..self }
+        Self { excluded: extensions.to_vec(), post_data: OnceCell::new(), ..self }
     }
 
     /// The SQL that makes everything but indexes, constraints, triggers and rules.

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tokio::sync::OnceCell;
+use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_postgres::Client;
@@ -47,11 +47,11 @@ struct Wanted {
     next: AtomicUsize,
 }
 
-/// An entry, and its SQL once somebody has read it.
+/// An entry, and its SQL where somebody has read it ahead.
 #[derive(Debug)]
 struct Unmade {
     entry: Entry,
-    script: OnceCell<Sql>,
+    script: Mutex<Option<Sql>>,
 }
 
 /// What comes after the rows.
@@ -103,7 +103,7 @@ impl PostData<'_> {
             target: self.target.clone(),
             migration: self.migration.to_owned(),
             archive: Arc::clone(self.archive),
-            entries: entries.into_iter().map(|entry| Unmade { entry, script: OnceCell::new() }).collect(),
+            entries: entries.into_iter().map(|entry| Unmade { entry, script: Mutex::default() }).collect(),
             next: AtomicUsize::new(0),
         });
         let mut work = JoinSet::new();
@@ -117,28 +117,34 @@ impl PostData<'_> {
 
 impl Wanted {
     async fn make(&self) -> Result<()> {
-        let (session, ()) = tokio::join!(connect(&self.target), self.read_ahead());
-        let mut session = session?;
+        let (mut session, ()) = tokio::try_join!(connect(&self.target), self.read_ahead())?;
         while let Some(unmade) = self.entries.get(self.next.fetch_add(1, Ordering::Relaxed)) {
-            let script = self.script(unmade).await?;
-            let making = self.make_entry(&mut session, &unmade.entry, script);
-            let (made, ()) = tokio::join!(making, self.read_ahead());
-            made?;
+            let read = unmade.script.lock().await.take();
+            let script = match read {
+                Some(script) => script,
+                None => self.script(&unmade.entry).await?,
+            };
+            let making = self.make_entry(&mut session, &unmade.entry, &script);
+            tokio::try_join!(making, self.read_ahead())?;
         }
         session.close().await;
         Ok(())
     }
 
-    /// Reads the script of the entry that comes next, whoever makes it. What fails is said when it is needed.
-    async fn read_ahead(&self) {
-        if let Some(next) = self.entries.get(self.next.load(Ordering::Relaxed)) {
-            let _ = self.script(next).await;
+    /// Reads the script of the entry that comes next, whoever makes it.
+    async fn read_ahead(&self) -> Result<()> {
+        if let Some(Unmade { entry, script }) = self.entries.get(self.next.load(Ordering::Relaxed)) {
+            let mut script = script.lock().await;
+            if script.is_none() {
+                // What fails is said when it is needed.
+                *script = self.script(entry).await.ok();
+            }
         }
+        Ok(())
     }
 
-    async fn script<'a>(&self, unmade: &'a Unmade) -> Result<&'a Sql> {
-        let Unmade { entry, script } = unmade;
-        script.get_or_try_init(|| self.archive.script(std::slice::from_ref(entry))).await
+    async fn script(&self, entry: &Entry) -> Result<Sql> {
+        self.archive.script(std::slice::from_ref(entry)).await
     }
 
     /// One entry, in one transaction with the note that it is made.

@@ -6,8 +6,8 @@
 //! transactions of their own: none of these may empty it, and so none may freeze. Reading a range costs the source an
 //! eighth more CPU than reading all, and the sessions that fill one table wait for each other to extend it.
 //!
-//! Indexes are made when all tables are copied: since the jobs end together, there is little to gain by making them
-//! before, but for a large table before 14.
+//! Indexes are made when all tables are copied: a job that finds no table left waits for one below that size at most, so
+//! there is little to gain by making them before, but for a large table before 14.
 
 use crate::limits::{
     COPY_FREEZE_BYTES_MIN, COPY_PIECE_BYTES_MIN, COPY_PIECES_PER_JOB, COPY_SHARED_BYTES_MIN,

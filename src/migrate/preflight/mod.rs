@@ -1,8 +1,11 @@
 //! What is looked at before a migration, and again whenever somebody asks: `walferry check`.
 //!
 //! Each look is a [`Finding`]: that all is well, or what is wrong and the command that changes it, in the words of
-//! whoever runs the server. Nothing is changed on either side (one setting is tried out for one
-//! statement). What cannot be looked at is a finding too; a check never ends early because one question failed.
+//! whoever runs the server. Nothing is changed on either side (one setting is tried out in a statement of its own). What
+//! cannot be looked at is a finding too; a check never ends early because one question failed.
+//!
+//! The questions of several modules go out at the same time on one session, since a server may be far away. So each is
+//! whole in itself: a transaction of several statements would take in what others ask in between.
 //!
 //! Not here: running `pg_dump`. [`run`] looks at one database and at both servers; where there are more
 //! databases, [`run_servers`] looks at the servers and [`run_database`] at each database; [`connections()`] at how they
@@ -153,9 +156,6 @@ pub async fn run_database(source: &Client, target: &Client, input: &PreflightInp
     method::settle(&mut report, input.method);
     report
 }
-
-// The questions of several rooms go out at the same time, on one session: a server may be far away. So each has to be
-// whole in itself: a transaction of several statements would take in what others ask in between.
 
 async fn servers(sides: &Sides<'_>, input: &PreflightInput) -> Report {
     let mut found: [Report; 2] = Default::default();

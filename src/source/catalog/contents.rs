@@ -106,16 +106,16 @@ pub async fn schema_privilege(client: &Client, name: &str) -> Result<SchemaPrivi
     }
 }
 
-/// How a session of the current user can get to apply changes as a replica. The setting is tried out for one statement,
-/// so the session must not be in a transaction.
+/// How a session of the current user can get to apply changes as a replica. The setting is tried out in a statement of
+/// its own, after which it is as before: the session must not be in a transaction.
 ///
 /// # Errors
 /// When the server does not answer.
 pub async fn replica_role(client: &Client) -> Result<ReplicaRole, Error> {
     let question = "the right to set session_replication_role";
-    let try_out = Sql::new("SELECT set_config('session_replication_role', 'replica', true)");
-    match ask::rows(client, question, &try_out, &[]).await {
-        Ok(_) => return Ok(ReplicaRole::Set),
+    let tried = client.batch_execute("SET LOCAL session_replication_role = replica").await;
+    match tried.map_err(|cause| Error::new(question, cause)) {
+        Ok(()) => return Ok(ReplicaRole::Set),
         Err(error) if error.state() == Some("42501") => {}
         Err(error) => return Err(error),
     }
