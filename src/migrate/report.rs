@@ -8,7 +8,7 @@ use crate::error::{Definite, Failure, Result, Side};
 use crate::source::catalog;
 use crate::status::{DatabaseStatus, Method, SlotStatus, StatusSnapshot, TableState, TableStatus};
 
-use super::choose::{Looked, look, remembered, selected};
+use super::choose::{Looked, look, not_begun, remembered, selected};
 use super::{Phase, Sides, cutover, source_failed, unknown_phase};
 
 /// What is known of the migration: of the databases in `only`, or of all where there are none. The source need not be
@@ -33,9 +33,14 @@ pub async fn status(sides: &Sides, only: &[String]) -> Result<StatusSnapshot> {
         return Err(Failure::clone(failure));
     }
     if rows.is_empty() {
-        return Err(Definite::new(format!("no migration {:?} has been begun on this target", sides.name))
-            .hint("`walferry migrate` begins one")
-            .into());
+        return Err(Definite::new(not_begun(&sides.name, None)).hint("`walferry migrate` begins one").into());
+    }
+    let known = |name: &&String| {
+        let of_rows = rows.iter().any(|(of, _)| of == name);
+        of_rows || damaged.iter().any(|(of, _)| of == name)
+    };
+    for name in only.iter().filter(|name| !known(name)) {
+        tracing::warn!("{}", not_begun(&sides.name, Some(name)));
     }
     let mut snapshot = StatusSnapshot::new(&sides.name);
     for (name, row) in &rows {

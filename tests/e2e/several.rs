@@ -193,6 +193,8 @@ async fn removed(pair: &Pair) {
     let one = pair.command("remove").arguments(&["--database", "select"]).run().await;
     one.assert(0, &["dropped replication slot"]);
     status(pair).arguments(&["--database", "select"]).run().await.assert(5, &["no migration"]);
+    let mistyped = status(pair).arguments(&["--database", "My-App,select"]).run().await;
+    mistyped.assert(0, &["no migration", "in its database \"select\""]);
     let again = pair.command("remove").arguments(&["--database", "select"]).run().await;
     again.assert(5, &["in its database \"select\": nothing is dropped", "begun in My-App, broken, "]);
     let rest = pair.command("remove").run().await;
