@@ -386,7 +386,7 @@ impl Attempt<'_> {
         }
         let archive = match archive {
             Some(archive) => archive,
-            None => Arc::new(self.tools().await?.dump(&self.migration.sides.source, None).await?),
+            None => self.archive(None).await?,
         };
         if self.phase == Phase::Indexing {
             self.migration.show(Phase::Indexing);
@@ -403,13 +403,11 @@ impl Attempt<'_> {
         let snapshot = self.snapshot().await?;
         let mut archive = None;
         if self.phase == Phase::Schema {
-            let tools = self.tools().await?;
-            let dumped = tools.dump(&self.migration.sides.source, Some(&snapshot.id)).await?;
-            let dumped = dumped.without(&self.migration.contents.excluded_extensions);
+            let dumped = self.archive(Some(&snapshot.id)).await?;
             objects::make_schema(&self.migration.sides.target, &self.row.name, &dumped).await?;
             self.phase = Phase::Copying;
             self.migration.show(self.phase);
-            archive = Some(Arc::new(dumped));
+            archive = Some(dumped);
         }
         self.show_tables().await?;
         let rows = self.store().relations().await?;
@@ -555,8 +553,11 @@ impl Attempt<'_> {
         Ok(with_extensions(tables, &self.migration.contents))
     }
 
-    pub(super) async fn tools(&self) -> Result<ClientTools> {
-        self.migration.tools(self.source_version().await?).await
+    /// The schema, as `snapshot` shows it or as it is now.
+    pub(super) async fn archive(&self, snapshot: Option<&str>) -> Result<Arc<Archive>> {
+        let tools = self.migration.tools(self.source_version().await?).await?;
+        let dumped = tools.dump(&self.migration.sides.source, snapshot).await?;
+        Ok(Arc::new(dumped.without(&self.migration.contents.excluded_extensions)))
     }
 
     pub(super) async fn source_version(&self) -> Result<ServerVersion> {

@@ -33,10 +33,7 @@ pub async fn check(sides: &Sides, config: &Config) -> Result<Report> {
     };
     let choice = choose(sides, &config.selection).await?;
     let input = PreflightInput {
-        pg_dump: match catalog::server_version(&source).await {
-            Ok(version) => pg_dump(&ClientTools::find(version).await),
-            Err(_) => PgDump::NotLooked,
-        },
+        pg_dump: pg_dump_found(&source, ClientTools::find).await,
         ..input_for(sides, config, &choice, choice.databases.iter().collect())
     };
     if let [only] = choice.databases.as_slice() {
@@ -148,10 +145,7 @@ pub(super) async fn preflight(
         creates_databases: migration.creates_databases,
         tables: migration.filter.clone(),
         ignored_roles: migration.sides.ignored_roles.clone(),
-        pg_dump: match catalog::server_version(source).await {
-            Ok(version) => pg_dump(&migration.tools(version).await),
-            Err(_) => PgDump::NotLooked,
-        },
+        pg_dump: pg_dump_found(source, |version| migration.tools(version)).await,
         jobs: u64::try_from(migration.jobs).unwrap_or(u64::MAX),
         wanted: migration.sides.wanted,
         fence_commands: migration.fence_commands.is_some(),
@@ -172,8 +166,12 @@ fn slots_needed(snapshot: &StatusSnapshot) -> u64 {
     (to_come.count() as u64).max(1)
 }
 
-fn pg_dump(found: &Result<ClientTools>) -> PgDump {
-    match found {
+async fn pg_dump_found<F>(source: &Client, find: impl FnOnce(ServerVersion) -> F) -> PgDump
+where
+    F: Future<Output = Result<ClientTools>>,
+{
+    let Ok(version) = catalog::server_version(source).await else { return PgDump::NotLooked };
+    match find(version).await {
         Ok(tools) => PgDump::Found(ServerVersion::new(tools.major * 10_000)),
         Err(_) => PgDump::Missing,
     }

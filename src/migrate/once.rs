@@ -124,11 +124,6 @@ impl Attempt<'_> {
         Ok(())
     }
 
-    async fn archive(&self, snapshot: Option<&str>) -> Result<Arc<Archive>> {
-        let dumped = self.tools().await?.dump(&self.migration.sides.source, snapshot).await?;
-        Ok(Arc::new(dumped.without(&self.migration.contents.excluded_extensions)))
-    }
-
     /// Schema and rows of one snapshot. Gives the archive of its schema, and when that was.
     async fn dump_rows(&mut self) -> Result<(Arc<Archive>, String)> {
         self.migration.show(self.phase);

@@ -35,10 +35,7 @@ pub async fn status(sides: &Sides, only: &[String]) -> Result<StatusSnapshot> {
     if rows.is_empty() {
         return Err(Definite::new(not_begun(&sides.name, None)).hint("`walferry migrate` begins one").into());
     }
-    let known = |name: &&String| {
-        let of_rows = rows.iter().any(|(of, _)| of == name);
-        of_rows || damaged.iter().any(|(of, _)| of == name)
-    };
+    let known = |name: &String| looked.iter().any(|it| it.name == *name && !matches!(it.begun, Ok(None)));
     for name in only.iter().filter(|name| !known(name)) {
         tracing::warn!("{}", not_begun(&sides.name, Some(name)));
     }
