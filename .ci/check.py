@@ -19,6 +19,13 @@ FILE_BYTES_MAX = 1 << 20
 HISTOGRAM_PARTS = ("_bucket", "_sum", "_count")
 GLOBAL_OPTIONS = {"log-format", "verbose", "help", "version"}
 
+# Words in the tables of faults that are not ours, or that are put together.
+OTHERS_SAY = {
+    "disk full",
+    "127.0.0.1:9464 is in use",
+    "it is moved by method pg_dump: there is nothing to cut over",
+}
+
 faults = []
 
 
@@ -141,6 +148,7 @@ def import_yaml():
 def readme(program):
     text = read("README.md")
     commands(text, program)
+    sentences(text)
     in_table = set(re.findall(r"^\| `(walferry_[a-z0-9_]+)", text, re.M))
     for name in sorted(metrics() - in_table):
         fault(f"README.md: metric {name} is not in the table")
@@ -152,6 +160,28 @@ def readme(program):
     for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):
         if not (ROOT / link).exists():
             fault(f"README.md: {link} does not exist")
+
+
+def sentences(text):
+    """The sentences of the tables of faults against the code: whoever searches for what he sees has to find it."""
+    sources = "".join(read(name) for name in tracked() if name.startswith("src/") and name.endswith(".rs"))
+    sources = re.sub(r"\\\n\s*", "", sources)
+    section = text.split("\n## When something fails\n")[1].split("\n## ")[0]
+    rows = [("README.md", row) for row in re.findall(r"^\| (.+?) \| ", section, re.M)]
+    faults_text = read("docs/faults.md")
+    rows += [("docs/faults.md", row) for row in re.findall(r"^\| [^|]+ \| ([^|]+) \| ", faults_text, re.M)]
+    for name, row in rows:
+        for sentence in re.findall(r"`([^`]+)`", row):
+            for part in re.split(r"\(?…\)?", sentence):
+                part = part.strip()
+                if len(part) > 3 and part not in sources and sentence not in OTHERS_SAY:
+                    fault(f"{name}: {part!r} is nowhere in src/")
+    judged = re.findall(r'(?:transient|definite)\(\s*"([^"]+)"', read("src/wire/sqlstate.rs").split("#[cfg(test)]")[0])
+    if not judged:
+        fault("src/wire/sqlstate.rs: no sentence found")
+    for sentence in judged:
+        if f"`{sentence}`" not in faults_text:
+            fault(f"docs/faults.md: {sentence!r} of src/wire/sqlstate.rs is missing")
 
 
 def commands(text, program):

@@ -28,14 +28,14 @@
 
 mod common;
 
-use std::process::{ExitStatus, Stdio};
+use std::process::Stdio;
 use std::time::Instant;
 
 use common::cpu::{self, Cpu};
 use common::figures::{Goal, NONE, Series, goals, ratio};
 use common::peers::{Pgcopydb, Superuser};
 use common::rows::Rows;
-use common::{Bench, DB, Result, say, setting};
+use common::{Bench, DB, Result, ended_well, say, setting};
 use tempfile::TempDir;
 use walferry::demo::{AVNADMIN, Server};
 
@@ -384,8 +384,4 @@ async fn psql(place: &Place) -> Result<()> {
     to.args(["--quiet", "-c", "COPY big FROM STDIN"]).stdin(pipe);
     ended_well("psql", to.status().await?)?;
     ended_well("psql", from.wait().await?)
-}
-
-fn ended_well(what: &str, status: ExitStatus) -> Result<()> {
-    if status.success() { Ok(()) } else { Err(format!("{what} failed: {status}").into()) }
 }

@@ -71,6 +71,8 @@ pub enum Exit {
     Definite,
     /// 6: a transient failure outlasted its retries.
     Transient,
+    /// 7: dumped once, and not followed, though nobody asked for that.
+    Dumped,
 }
 
 impl Exit {
@@ -84,6 +86,7 @@ impl Exit {
             Self::Differs => 4,
             Self::Definite => 5,
             Self::Transient => 6,
+            Self::Dumped => 7,
         }
     }
 }

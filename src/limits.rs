@@ -11,6 +11,20 @@ pub const COLUMNS_MAX: usize = 1_600;
 /// One attempt to connect, where the conninfo names no `connect_timeout`: TCP, TLS and authentication together.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 
+/// Objects of the schema that one transaction makes. A table takes some five locks (itself, its TOAST table and index, a
+/// sequence, an index), and all sessions of a server share 64 for each of some 120 (`max_locks_per_transaction`), so that
+/// this takes an eighth.
+pub const SCHEMA_ENTRIES_PER_TRANSACTION: usize = 200;
+
+/// Tables that one transaction locks where it need not lock all of them: as above, at one or two locks each.
+pub const TABLES_PER_TRANSACTION: usize = 100;
+
+/// Times that a foreign key is tried again that another one's locks came in the way of: each time one of the two is made.
+pub const DEADLOCK_TRIES_MAX: usize = 20;
+
+/// Rows of Walferry's own tables that one statement writes: so that a thousand tables take a way to the server and back.
+pub const ROWS_PER_STATEMENT: usize = 1_000;
+
 /// Relations of one TRUNCATE. CASCADE over partitioned tables names each leaf, so tens of thousands occur; at a
 /// million their identifiers take 4 MiB.
 pub const TRUNCATE_RELATIONS_MAX: usize = 1 << 20;
@@ -107,6 +121,25 @@ pub const UPDATE_FORMS_MAX: usize = 64;
 /// `confirm_delay` / step of them are remembered.
 pub const CONFIRM_STEP: Duration = Duration::from_millis(100);
 
+/// How often a transaction is made on the source while nothing commits there that is for us, so that the WAL since the last
+/// one need not be kept. It costs the source a hundred bytes and a flush.
+pub const MARK_INTERVAL: Duration = Duration::from_secs(600);
+
+/// WAL since the last transaction for which none is made: the source keeps whole files, of this size unless it was built or
+/// initialised otherwise. A source that writes nothing is left alone.
+pub const MARK_BYTES: u64 = 16 << 20;
+
+/// WAL since the last transaction for which ten minutes are too long: a busy database beside ours writes 60 GB in that time.
+pub const MARK_BYTES_HURRY: u64 = 64 << 20;
+
+/// How soon another one is made then, and where there was none yet: what was made before has come by then, or failed.
+pub const MARK_INTERVAL_MIN: Duration = Duration::from_secs(10);
+
+/// How long the source may take for it. Nobody waits for it.
+pub const MARK_TIMEOUT: Duration = Duration::from_secs(5);
+
+const _: () = assert!(MARK_TIMEOUT.as_secs() < MARK_INTERVAL_MIN.as_secs() && MARK_BYTES < MARK_BYTES_HURRY);
+
 /// Sequences whose values one statement reads: few round trips for thousands of them, and a statement that stays
 /// far from the server's limits on plan size and locks.
 pub const SEQUENCES_PER_QUERY: usize = 200;
@@ -121,6 +154,11 @@ pub const TABLES_LOCK_TRIES_MAX: usize = 10;
 /// How long a start waits for the lock of an engine that may just have been killed: its server process ends when it
 /// has finished the statement that it is at.
 pub const ENGINE_LOCK_WAIT: Duration = Duration::from_secs(15);
+
+/// How long it waits in silence: the sessions of most killed engines are gone by then.
+pub const ENGINE_LOCK_TOLD_AFTER: Duration = Duration::from_secs(1);
+
+const _: () = assert!(ENGINE_LOCK_TOLD_AFTER.as_secs() < ENGINE_LOCK_WAIT.as_secs());
 
 /// How long a removal that goes by names waits for the sessions of an engine that was just killed. One whose machine is
 /// gone may last for hours: that is for somebody to decide.
@@ -191,6 +229,15 @@ const _: () = assert!(PING_AFTER.as_secs() * 2 < RECEIVE_TIMEOUT.as_secs());
 /// How often the source's WAL position is read: the resolution of the lag in seconds.
 pub const MONITOR_INTERVAL: Duration = Duration::from_secs(1);
 
+/// One question of the monitor, which a healthy source answers within a round trip.
+pub const MONITOR_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// How long the source's last word on its WAL position counts: then the lag is not known, and whoever asks whether the
+/// migration is ready hears that it is not.
+pub const LAG_KNOWN_FOR: Duration = Duration::from_secs(5);
+
+const _: () = assert!(MONITOR_INTERVAL.as_millis() < LAG_KNOWN_FOR.as_millis());
+
 /// How often the slot and the source's clock are read.
 pub const SLOT_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -224,13 +271,31 @@ pub const COPY_WAKE_BYTES: u64 = 4 << 20;
 
 /// Silence after which the kernel asks whether the peer still lives, where the conninfo says nothing. The system's own
 /// default of two hours would leave a migration hanging on a dead connection.
-pub const KEEPALIVES_IDLE: Duration = Duration::from_secs(30);
+pub const KEEPALIVES_IDLE: Duration = Duration::from_secs(10);
 
 /// Time between two such questions.
-pub const KEEPALIVES_INTERVAL: Duration = Duration::from_secs(10);
+pub const KEEPALIVES_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Unanswered questions after which the connection is given up: a dead peer is noticed within a minute.
-pub const KEEPALIVES_COUNT: u32 = 3;
+/// Unanswered questions after which the connection is given up.
+pub const KEEPALIVES_COUNT: u32 = 6;
+
+/// How long what was sent may stay unacknowledged (`TCP_USER_TIMEOUT`), where the conninfo says nothing. The kernel asks no
+/// questions while data is in flight, and would send it again for a quarter of an hour (962 s, measured). A peer that dies is
+/// noticed within a minute, also where something is sent just before the kernel would have asked: this begins then. The rest
+/// of the minute is what the kernel's timers take.
+pub const USER_TIMEOUT: Duration = Duration::from_secs(40);
+
+const _: () = assert!(
+    KEEPALIVES_IDLE.as_secs() + KEEPALIVES_INTERVAL.as_secs() * KEEPALIVES_COUNT as u64
+        <= USER_TIMEOUT.as_secs()
+        && KEEPALIVES_IDLE.as_secs() + USER_TIMEOUT.as_secs() + KEEPALIVES_INTERVAL.as_secs() < 60
+);
+
+/// How often a connection that has heard nothing looks whether its peer takes no data, and lives. The kernel would give up
+/// such a peer after [`USER_TIMEOUT`], too, though it may only be busy with a long statement.
+pub const STALL_LOOK: Duration = Duration::from_secs(10);
+
+const _: () = assert!(STALL_LOOK.as_secs() * 3 < USER_TIMEOUT.as_secs());
 
 /// Bytes asked of the socket in one gulp. Large enough that a reader who is behind wakes seldom; one such buffer a
 /// connection is in use at a time, more only while slices of older ones are held.
@@ -255,6 +320,21 @@ pub const COPY_MESSAGE_BYTES: usize = 64 << 10;
 /// SCRAM iterations computed before other tasks get their turn: about a millisecond. Their number itself has no bound,
 /// since the server's administrator chooses it; the time to connect bounds it.
 pub const SCRAM_ITERATIONS_SLICE: u32 = 4_096;
+
+/// How long a control connection is silent about what was asked until somebody makes sure that the server still answers:
+/// what it usually answers takes far less, and a new connection costs it little.
+pub const CONTROL_PATIENCE: Duration = Duration::from_secs(40);
+
+/// How often that is looked at. With [`CONNECT_TIMEOUT`], a server that hangs is noticed after about a minute.
+pub const CONTROL_LOOK: Duration = Duration::from_secs(5);
+
+const _: () = assert!(CONTROL_PATIENCE.as_secs() + CONTROL_LOOK.as_secs() + CONNECT_TIMEOUT.as_secs() <= 60);
+
+/// How long one statement of a control connection may take at all: longer than the longest cutover, whose materialised
+/// views are filled on one.
+pub const CONTROL_STATEMENT_MAX: Duration = Duration::from_secs(4 * 3_600);
+
+const _: () = assert!(CUTOVER_TIMEOUT_MAX.as_secs() < CONTROL_STATEMENT_MAX.as_secs());
 
 /// Notifications held for a listener that is busy. They only say "look again", so what comes above is dropped.
 pub const NOTIFICATIONS_MAX: usize = 64;
@@ -348,6 +428,10 @@ pub const RETRY_FOR: Duration = Duration::from_secs(3_600);
 /// The same before both sides were reached for the first time: what never worked is most likely a mistake.
 pub const RETRY_FOR_AT_START: Duration = Duration::from_secs(5);
 
+/// Snapshots on which tables are copied that were rewritten or emptied before they could be read on the one before. Each
+/// time it is these tables alone, which takes less; where that many do not do, the next attempt goes on, after a pause.
+pub const COPY_ROUNDS_MAX: usize = 10;
+
 /// An attempt that lasted this long was of use, whatever ended it: a copy, for example.
 pub const STEADY_AFTER: Duration = Duration::from_secs(60);
 
@@ -355,6 +439,18 @@ const _: () = assert!(RETRY_PAUSE_MAX.as_secs() < RETRY_FOR.as_secs());
 
 /// How often sequences are carried over while following. They are set exactly when the stream is stopped.
 pub const SEQUENCES_INTERVAL: Duration = Duration::from_secs(30);
+
+/// How often the source is asked for new partitions, beside the stream: one question to the catalog. Rows of a new one
+/// arrive so much later.
+pub const PARTITIONS_INTERVAL: Duration = Duration::from_secs(2);
+
+/// After so long the target is asked again to take a partition that it has refused: its stream may have been behind, or
+/// somebody may have made room.
+pub const PARTITIONS_RETRY: Duration = Duration::from_secs(60);
+
+/// To attach a partition takes a lock that readers of the default partition hold up, and that holds up others. Whoever
+/// reads for longer is let go on; it is tried again after [`PARTITIONS_RETRY`].
+pub const PARTITION_LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A writer's pause before it connects again to a source that restarts.
 pub const DEMO_RECONNECT_DELAY: Duration = Duration::from_millis(100);
@@ -470,6 +566,9 @@ pub const LATE_STATEMENT_GRACE: Duration = Duration::from_secs(1);
 /// that was forgotten is likely to write in it.
 pub const UNFENCED_WATCH: Duration = Duration::from_secs(2);
 
+/// Statements for objects that differ that one failure of a cutover has: a schema of thousands may be dropped at once.
+pub const SCHEMA_DRIFT_SHOWN_MAX: usize = 100;
+
 /// Names of sessions that one failure of a cutover lists.
 pub const CUTOVER_NAMES_MAX: usize = 10;
 
@@ -511,5 +610,9 @@ pub const IDENTITY_TRIES_MAX: usize = 24;
 /// Sessions on the source besides one for each job: control, walsender, snapshot, and a monitor.
 pub const SOURCE_CONNECTIONS: u64 = 4;
 
-/// Sessions on the target besides one for each job: control, apply, and `pg_restore` or a command.
+/// Sessions on the target besides one for each job: control, apply, and a command.
 pub const TARGET_CONNECTIONS: u64 = 3;
+
+/// How long an expression may take when it is tried on one row, in milliseconds: one that takes longer has found what it
+/// names.
+pub const EXPRESSION_TRIAL_MILLISECONDS_MAX: i64 = 2_000;

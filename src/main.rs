@@ -54,18 +54,28 @@ fn start(cli: &Cli) -> anyhow::Result<Exit> {
 }
 
 fn start_logging(config: &Config, screen: &Screen) -> anyhow::Result<()> {
-    let default = if config.verbose { "warn,walferry=debug" } else { "warn,walferry=info" };
-    let wanted = std::env::var("RUST_LOG").ok().filter(|text| !text.trim().is_empty());
-    let filter = EnvFilter::try_new(wanted.as_deref().unwrap_or(default))
-        .map_err(|error| Failure::from(Definite::usage("invalid RUST_LOG").detail(error.to_string())))?;
-    // Below this level tokio-postgres logs statements with their parameters, which may be rows.
-    let filter = filter.add_directive("tokio_postgres=info".parse()?);
+    let filter = log_filter(std::env::var("RUST_LOG").ok().as_deref(), config.verbose)?;
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(screen.clone());
     let started = match config.log_format {
         LogFormat::Text => lines.with_target(false).with_ansi(screen.draws()).try_init(),
         LogFormat::Json => lines.json().flatten_event(true).try_init(),
     };
     started.map_err(|error| anyhow::anyhow!("cannot start logging: {error}"))
+}
+
+/// What is logged: as `RUST_LOG` says where it says something, but for tokio-postgres. Below `info` that logs statements with
+/// their parameters, which may be rows, and a directive for one of its modules would win over one for all of it.
+fn log_filter(wanted: Option<&str>, verbose: bool) -> anyhow::Result<EnvFilter> {
+    let default = if verbose { "warn,walferry=debug" } else { "warn,walferry=info" };
+    let wanted: Vec<&str> = wanted.unwrap_or_default().split(',').map(str::trim).collect();
+    let wanted: Vec<&str> = wanted
+        .into_iter()
+        .filter(|directive| !directive.is_empty() && !directive.starts_with("tokio_postgres"))
+        .collect();
+    let wanted = if wanted.is_empty() { default.to_owned() } else { wanted.join(",") };
+    let filter = EnvFilter::try_new(wanted)
+        .map_err(|error| Failure::from(Definite::usage("invalid RUST_LOG").detail(error.to_string())))?;
+    Ok(filter.add_directive("tokio_postgres=info".parse()?))
 }
 
 fn report(error: &anyhow::Error, format: LogFormat) -> Exit {
@@ -86,4 +96,27 @@ fn report_panic(info: &PanicHookInfo<'_>, format: LogFormat) {
         .hint("report this with the version; run the same command again, it goes on where it was")
         .exit(Exit::Unexpected);
     let _ = cli::report(&failure.into(), format, &mut io::stderr().lock());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_can_have_statements_logged() {
+        let check = |wanted: Option<&str>, expected: &[&str]| {
+            let filter = log_filter(wanted, false).expect("a filter").to_string();
+            let mut found: Vec<&str> = filter.split(',').collect();
+            found.sort_unstable();
+            assert_eq!(found, expected, "{wanted:?}");
+        };
+        let default = ["tokio_postgres=info", "walferry=info", "warn"];
+        check(None, &default);
+        check(Some(" "), &default);
+        check(Some("tokio_postgres=trace"), &default);
+        check(Some("tokio_postgres::prepare=trace, tokio_postgres::query=debug"), &default);
+        check(Some("trace"), &["tokio_postgres=info", "trace"]);
+        check(Some("warn,tokio_postgres::query[q{a=1}]=trace"), &["tokio_postgres=info", "warn"]);
+        assert!(log_filter(Some("walferry=loud"), false).is_err());
+    }
 }

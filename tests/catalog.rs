@@ -245,7 +245,7 @@ async fn facts(client: &Client, reader: &Client) {
     );
 
     let extensions = catalog::extensions(client).await.unwrap();
-    assert_eq!(extensions.iter().map(|found| found.name.as_str()).collect::<Vec<_>>(), ["citext", "plpgsql"]);
+    assert_eq!(extensions.iter().map(|found| found.name.as_str()).collect::<Vec<_>>(), ["plpgsql", "citext"]);
     let available = catalog::available_extensions(client).await.unwrap();
     let citext = available.iter().find(|found| found.name == "citext").unwrap();
     assert!(citext.trusted && citext.versions.contains(&citext.default_version));

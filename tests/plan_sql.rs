@@ -181,7 +181,14 @@ impl World {
                 carried: Carried::InArrays,
             });
         }
-        TargetTable { name, columns, key, copy_lsn: SourceLsn::ZERO, has_triggers: false }
+        TargetTable {
+            name,
+            columns,
+            key,
+            key_deferrable: false,
+            copy_lsn: SourceLsn::ZERO,
+            has_triggers: false,
+        }
     }
 
     /// Both databases answer the same; gives the answer.

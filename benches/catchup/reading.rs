@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use tokio::time::timeout;
-use walferry::pg::{EndLsn, SlotName, SourceLsn};
+use walferry::pg::{SlotName, SourceLsn};
 use walferry::proto::{Layout, Message, ReplicationFrame};
 use walferry::source::replication::{ReplicationSession, StreamOptions};
 use walferry::wire::{ConnInfo, Environment, Pace};
@@ -26,7 +26,7 @@ pub async fn read(bench: &Bench) -> Result<f64> {
     let source = ConnInfo::parse(&bench.source_uri(), &Environment::default())?;
     let began = Instant::now();
     let session = ReplicationSession::connect(&source, READING).await?;
-    let (slot, from) = (SlotName::new(READING)?, EndLsn::new(from.get()));
+    let slot = SlotName::new(READING)?;
     // Large transactions in progress, as the engine takes them.
     let options = StreamOptions { streaming: true, ..StreamOptions::default() };
     let (mut reader, mut writer) = session.start(&slot, from, &publications, options).await?;

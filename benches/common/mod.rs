@@ -86,12 +86,6 @@ impl Bench {
         source: impl FnOnce(ServerOptions) -> ServerOptions,
         target: impl FnOnce(ServerOptions) -> ServerOptions,
     ) -> Result<Self> {
-        let binaries = PgBinaries::find(None).await?;
-        let bin = binaries.program("pg_dump");
-        let rest = std::env::var_os("PATH").unwrap_or_default();
-        let paths = bin.parent().map(Path::to_owned).into_iter().chain(std::env::split_paths(&rest));
-        let path = std::env::join_paths(paths)?;
-        let version = binaries.version();
         let tuned = |options: ServerOptions| {
             options
                 .fsync(true)
@@ -99,9 +93,34 @@ impl Bench {
                 .setting("max_wal_size", "8GB")
                 .setting("max_connections", "300")
         };
+        Self::start_as(|options| source(tuned(options)), |options| target(tuned(options))).await
+    }
+
+    /// Starts both with the settings that initdb writes, but for `wal_level`.
+    pub async fn start_untuned() -> Result<Self> {
+        let plain = |options: ServerOptions| {
+            options
+                .fsync(true)
+                .setting("shared_buffers", "128MB")
+                .setting("max_wal_senders", "10")
+                .setting("max_replication_slots", "10")
+        };
+        Self::start_as(plain, plain).await
+    }
+
+    async fn start_as(
+        source: impl FnOnce(ServerOptions) -> ServerOptions,
+        target: impl FnOnce(ServerOptions) -> ServerOptions,
+    ) -> Result<Self> {
+        let binaries = PgBinaries::find(None).await?;
+        let bin = binaries.program("pg_dump");
+        let rest = std::env::var_os("PATH").unwrap_or_default();
+        let paths = bin.parent().map(Path::to_owned).into_iter().chain(std::env::split_paths(&rest));
+        let path = std::env::join_paths(paths)?;
+        let version = binaries.version();
         let mut options = ClusterOptions::new(binaries.clone(), binaries);
-        options.source_options = source(tuned(options.source_options));
-        options.target_options = target(tuned(options.target_options));
+        options.source_options = source(options.source_options);
+        options.target_options = target(options.target_options);
         let sides = SourceAndTarget::start(options).await?;
         if !encrypted() {
             for server in [&sides.source, &sides.target] {
@@ -162,8 +181,13 @@ impl Bench {
 
     /// Drops the migration and what it made on the source.
     pub fn remove(&self) -> Result<ExitStatus> {
+        self.command(&["remove", "--force"])
+    }
+
+    /// Runs one of walferry's commands to its end.
+    pub fn command(&self, arguments: &[&str]) -> Result<ExitStatus> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_walferry"));
-        command.args(["remove", "--force"]).stdin(Stdio::null()).stdout(Stdio::null());
+        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).env("PATH", &self.path);
         command.env("SOURCE_SERVICE_URI", self.source_uri());
         command.env("TARGET_SERVICE_URI", self.target_uri()).env("RUST_LOG", "walferry=warn");
         Ok(command.status()?)
@@ -172,9 +196,10 @@ impl Bench {
     /// Starts `migrate`, by this way to the target.
     pub fn engine_to(&self, target_uri: &str, arguments: &[&str]) -> Result<Engine> {
         let child = Command::new(env!("CARGO_BIN_EXE_walferry"))
-            .args(["migrate", "--listen", "none", "--confirm-delay", "0", "--passwords-file"])
+            .args(["migrate", "--confirm-delay", "0", "--passwords-file"])
             .arg(self.sides.target.socket_dir().join("passwords"))
             .args(arguments)
+            .args((!arguments.contains(&"--listen")).then_some(["--listen", "none"]).into_iter().flatten())
             .env("SOURCE_SERVICE_URI", self.source_uri())
             .env("TARGET_SERVICE_URI", target_uri)
             .env("RUST_LOG", "walferry=warn")
@@ -280,6 +305,11 @@ pub async fn arrived(
         tokio::time::sleep(POLL).await;
     }
     Ok(())
+}
+
+/// Nothing is measured of a program that failed.
+pub fn ended_well(what: &str, status: ExitStatus) -> Result<()> {
+    if status.success() { Ok(()) } else { Err(format!("{what} failed: {status}").into()) }
 }
 
 /// Runs a bench on two threads.

@@ -213,19 +213,19 @@ const MEND_ROW: &str = "mend the target's row";
 fn hint(sqlstate: &str) -> &'static str {
     match sqlstate {
         "22P02" | "22001" | "22003" | "42704" | "42883" => {
-            "the target's type lacks what the source's has: make the type there what it is on the source (a new label: \
-             ALTER TYPE … ADD VALUE …; a longer or wider one: ALTER TABLE … ALTER COLUMN … TYPE …)"
+            "the target's type lacks what the source's has: make the type there what it is on the source (ALTER TYPE with \
+             ADD VALUE for a new label, ALTER TABLE with ALTER COLUMN and TYPE for a longer or wider one)"
         }
         "22021" | "22P05" => {
             "it holds text that the target's encoding cannot hold: mend the row on the source, start afresh with \
              `walferry remove --force`"
         }
         "23502" => {
-            "the target's column is NOT NULL and the source's is not: ALTER TABLE … ALTER COLUMN … DROP NOT NULL there"
+            "the target's column is NOT NULL and the source's is not: ALTER TABLE with ALTER COLUMN and DROP NOT NULL there"
         }
         "23514" | "23P01" => {
-            "the target's constraint is not the source's: make it there what it is on the source (ALTER TABLE … DROP \
-             CONSTRAINT …, ALTER DOMAIN …)"
+            "the target's constraint is not the source's: make it there what it is on the source (ALTER TABLE \
+             with DROP CONSTRAINT, or ALTER DOMAIN); `walferry check` prints what differs"
         }
         _ => MEND_ROW,
     }

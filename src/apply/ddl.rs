@@ -15,8 +15,8 @@
 //! The statements then go into the target's transaction right before the change that needs them, so that they are
 //! there with it or not at all, and rows of the same transaction from before are older rows.
 //!
-//! What cannot be seen: ALTER COLUMN … TYPE … USING that leaves the type as it is, and a column dropped and added again
-//! with the same name and type.
+//! What cannot be seen here, ALTER COLUMN … TYPE … USING that leaves the type as it is, and a column dropped and added again
+//! with the same name and type, is found in the catalog: see [`super::as_copied`].
 
 use std::sync::Arc;
 
@@ -264,11 +264,9 @@ fn addition(
     let unknown = column.missing.is_none() && (column.default.is_some() || column.not_null)
         || column.identity != Identity::No
         || column.generated != Generated::No;
-    let advice = if column.not_null && column.missing.is_none() {
-        "; set it NOT NULL later, when no row lacks a value"
-    } else if unknown {
-        "; rows that are older than the column may have values in it that are not sent: bring them over, or have the \
-         table copied again (`walferry resync`, before)"
+    let advice = if unknown || column.not_null && column.missing.is_none() {
+        "; where the source has written its rows anew for the column, it copies the table again, since what older rows \
+         hold is not sent"
     } else {
         ""
     };

@@ -37,7 +37,7 @@ impl Applier {
     /// Steps that were looked at failed: `skipped` executes come before the first of them.
     pub(super) fn stopped(&self, steps: &[Step], skipped: usize, error: PipelineError) -> Stopped {
         let place = error.execute.and_then(|execute| execute.checked_sub(skipped));
-        let step = place.and_then(|place| steps.get(place)).filter(|_| !error.error.is_transient());
+        let step = place.and_then(|place| steps.get(place)).filter(|_| !is_of_the_server(&error.error));
         match (step, error.error.server()) {
             (Some(step), Some(server)) if step.kind == Kind::Alter => not_altered(step, server).into(),
             (Some(step), Some(_)) => Stopped::Step(step.relation.id),
@@ -58,6 +58,11 @@ impl Applier {
     }
 }
 
+/// Whether the server's state brought it about, and not the rows: then it is no conflict, whether it may pass or not.
+pub(super) fn is_of_the_server(error: &wire::Error) -> bool {
+    error.is_transient() || error.server().is_some_and(ServerError::is_of_the_server)
+}
+
 pub(super) fn target_failed(error: wire::Error) -> Failure {
     error.into_failure(Side::Target)
 }
@@ -67,7 +72,7 @@ pub(super) fn not_altered(step: &Step, error: &ServerError) -> Failure {
     Definite::new(format!("the target refuses a column that was added to table {}", step.relation.name))
         .detail(format!("{error}; nothing was skipped"))
         .hint(format!(
-            "on the target make it possible, or run yourself: {}; then run `walferry migrate` again",
+            "the target's reason is above; mend that there, or run yourself: {}; then run `walferry migrate` again",
             step.statement.sql
         ))
         .into()

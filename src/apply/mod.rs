@@ -24,8 +24,10 @@
 //!
 //! Not here: what is received, when a batch is cut, when to reconnect.
 
+mod as_copied;
 mod conflict;
 mod ddl;
+mod definitions;
 mod failure;
 mod planning;
 mod requests;
@@ -48,7 +50,9 @@ use failure::target_failed;
 use planning::Planned;
 use unit::Own;
 
+pub use as_copied::{AsCopied, Drift};
 pub use conflict::{Conflict, ConflictKind};
+pub use definitions::{RecordedObject, SchemaChange, SchemaDrift};
 pub use failure::ApplyError;
 pub use requests::Request;
 pub use session::{TargetSession, become_replica};
@@ -72,6 +76,8 @@ pub struct Applier {
     told: HashSet<(QualifiedName, String)>,
     /// Tables that the log has named as those whose inserts may be left out.
     left_out: HashSet<RelationId>,
+    /// Tables whose updates and deletes are not sent.
+    inserts_only: HashSet<RelationId>,
     /// What was sent and is not answered, oldest first.
     sent: VecDeque<Sent>,
     reply: Option<Result<Outcome, PipelineError>>,
@@ -183,11 +189,18 @@ impl Applier {
             altered: HashMap::new(),
             told: HashSet::new(),
             left_out: HashSet::new(),
+            inserts_only: HashSet::new(),
             sent: VecDeque::new(),
             reply: None,
             done: VecDeque::new(),
             replanned: 0,
         }
+    }
+
+    /// Names the tables whose updates and deletes are not sent, whatever is announced of them.
+    #[must_use]
+    pub fn with_inserts_only(self, inserts_only: HashSet<RelationId>) -> Self {
+        Self { inserts_only, ..self }
     }
 
     /// Gives the session back as it came: an unfinished transaction is rolled back, what was prepared is forgotten.
@@ -371,7 +384,7 @@ impl Applier {
     async fn failed(&mut self, sent: Sent, error: PipelineError) -> Result<Done, ApplyError> {
         let place = error.execute.and_then(|execute| execute.checked_sub(sent.before));
         let table = place.and_then(|place| sent.tables.get(place)).copied();
-        let table = table.filter(|_| error.error.server().is_some() && !error.error.is_transient());
+        let table = table.filter(|_| error.error.server().is_some_and(|server| !server.is_of_the_server()));
         let (Some(table), Work::Batch(batch)) = (table, sent.work) else {
             return Err(self.failed_around_steps(error.error).into());
         };

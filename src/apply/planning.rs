@@ -1,6 +1,6 @@
 //! What the planner has to be told, and what it says.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::assemble::Segment;
 use crate::error::{Failure, Result};
@@ -82,10 +82,22 @@ impl Applier {
                 self.planner.learn_type(oid, name);
             }
         }
-        let mut next = 0;
+        let emptied = self.planner.emptied(segment);
+        if !emptied.is_empty() {
+            self.planner.learn_references(self.tables.references_to(&emptied).await?);
+        }
+        let (mut next, mut asked) = (0, HashSet::new());
         while let Err(error) = self.planner.plan(segment, &mut next) {
             let PlanError::Shape { relation, error: shape } = &error else { return Err(not_planned(&error)) };
             let Some(table) = self.planner.table(relation.id) else { return Err(not_planned(&error)) };
+            // It may have been made to fit since it was looked at; what this transaction alters nobody else sees.
+            if !self.altered.contains_key(&relation.id) && asked.insert(relation.id) {
+                let now = self.tables.of(relation, segment.commit_lsn).await?;
+                if now != **table {
+                    self.planner.learn(relation.id, now);
+                    continue;
+                }
+            }
             let misfit = Misfit {
                 error: shape,
                 relation,

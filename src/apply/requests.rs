@@ -31,6 +31,11 @@ pub struct Request {
 /// The channel that says that there is something to read.
 const CHANNEL: &str = "walferry_request";
 
+/// What the advisory lock's key is the hash of that shows an engine at work on a request.
+fn at_work(migration: &str) -> String {
+    format!("walferry {migration} at work")
+}
+
 const COLUMNS: &str =
     "SELECT id, command, arguments::text, answer::text, answered_at IS NOT NULL FROM walferry.request ";
 
@@ -106,24 +111,37 @@ impl Store<'_> {
         self.execute(sql, &[&self.name(), &id, &answer.to_string()]).await
     }
 
-    /// Records the last word on the request, and the migration's phase: both or neither.
+    /// Records the last word on the request, and the migration's phase: both or neither. Where that is `done`, tables that
+    /// were copied again are as they should be.
     pub async fn answer(&self, id: i64, answer: &Value, phase: &str) -> Result<()> {
         let sql = "WITH moved AS (
                        UPDATE walferry.migration SET phase = $4, updated_at = pg_catalog.clock_timestamp()
-                       WHERE name = $1)
+                       WHERE name = $1),
+                   kept AS (
+                       UPDATE walferry.relation SET state = 'copied'
+                       WHERE migration = $1 AND state = 'copying' AND copy_lsn IS NOT NULL AND $4 = 'done')
                    UPDATE walferry.request SET answer = $3::text::jsonb, answered_at = pg_catalog.clock_timestamp()
                    WHERE migration = $1 AND id = $2";
         self.execute(sql, &[&self.name(), &id, &answer.to_string(), &phase]).await
     }
 
-    /// Whether an engine is at work: it holds the migration's lock.
+    /// Shows that an engine is at work on a request, for as long as this session lives: between two attempts it does not
+    /// hold the migration's lock.
+    pub async fn be_seen(&self) -> Result<()> {
+        let sql = "SELECT pg_catalog.pg_advisory_lock_shared(pg_catalog.hashtextextended($1, 0))::text";
+        self.one(sql, &[&at_work(self.name())]).await.map(|_| ())
+    }
+
+    /// Whether an engine is at work: it holds the migration's lock, or shows itself otherwise.
     pub async fn engine_runs(&self) -> Result<bool> {
         let sql = "SELECT EXISTS (SELECT FROM pg_catalog.pg_locks
                        WHERE locktype = 'advisory' AND granted AND objsubid = 1
                            AND database = (SELECT oid FROM pg_catalog.pg_database
                                            WHERE datname = pg_catalog.current_database())
-                           AND (classid::int8 << 32 | objid::int8) = pg_catalog.hashtextextended($1, 0))";
-        Ok(self.one(sql, &[&super::session::lock_name(self.name())]).await?.get(0))
+                           AND (classid::int8 << 32 | objid::int8) IN
+                               (pg_catalog.hashtextextended($1, 0), pg_catalog.hashtextextended($2, 0)))";
+        let names = [super::session::lock_name(self.name()), at_work(self.name())];
+        Ok(self.one(sql, &[&names[0], &names[1]]).await?.get(0))
     }
 
     async fn forget_stale_requests(&self) -> Result<()> {

@@ -133,10 +133,12 @@ impl Applier {
                 let place = error.execute.and_then(|execute| execute.checked_sub(1));
                 let step = place.and_then(|place| Some((place, steps.get(place)?)));
                 match (step, error.error.server()) {
-                    (Some((_, step)), Some(server)) if step.kind == Kind::Alter && !server.is_transient() => {
+                    (Some((_, step)), Some(server))
+                        if step.kind == Kind::Alter && !server.is_of_the_server() =>
+                    {
                         return Err(not_altered(step, server));
                     }
-                    (Some((place, _)), Some(server)) if !server.is_transient() => {
+                    (Some((place, _)), Some(server)) if !server.is_of_the_server() => {
                         Some(Misfit { place, why: Why::Refused(Box::new(server.clone())) })
                     }
                     _ => return Err(self.failed_around_steps(error.error)),
@@ -169,6 +171,8 @@ impl Applier {
         let relation = &step.relation;
         let identified =
             relation.identity == ReplicaIdentity::Full || relation.columns.iter().any(|column| column.key);
+        // What is announced of a key with a generated column is a part of it.
+        let identified = identified && !self.inserts_only.contains(&relation.id);
         // A trigger's row in another table is not copied with this one.
         let named = error.schema().zip(error.table());
         let own = self
@@ -260,7 +264,7 @@ impl Applier {
         let outcome = match self.target.session().run(&mut self.pipeline).await {
             Ok(outcome) => outcome,
             // What the target refuses to take it refuses to look for, too.
-            Err(error) if error.error.server().is_some_and(|server| !server.is_transient()) => {
+            Err(error) if error.error.server().is_some_and(|server| !server.is_of_the_server()) => {
                 self.undo_attempt().await?;
                 return Ok(None);
             }

@@ -1,8 +1,8 @@
 //! The connection that writes to the target, and what it must be before it may.
 
 use crate::error::{Definite, Result, Side};
-use crate::limits::{ENGINE_LOCK_POLL, ENGINE_LOCK_WAIT};
-use crate::pg::{QualifiedName, Sql};
+use crate::limits::{ENGINE_LOCK_POLL, ENGINE_LOCK_TOLD_AFTER, ENGINE_LOCK_WAIT};
+use crate::pg::Sql;
 use crate::wire::{ConnInfo, Session, SessionOptions};
 
 /// A session that holds the migration's advisory lock and acts as a replica.
@@ -56,26 +56,11 @@ impl TargetSession {
         &mut self.session
     }
 
-    /// Empties a table. One that foreign keys of others refer to cannot be truncated; they do not act in this session.
-    ///
-    /// # Errors
-    /// When the target refuses.
-    pub async fn empty(&mut self, name: &QualifiedName) -> Result<()> {
-        let truncate = Sql::new("TRUNCATE ONLY ").name(name);
-        let delete = Sql::new("DELETE FROM ONLY ").name(name);
-        let emptied = match self.session.execute(&truncate).await {
-            Err(error) if error.server().is_some_and(|error| error.sqlstate() == "0A000") => {
-                self.session.execute(&delete).await
-            }
-            emptied => emptied,
-        };
-        emptied.map_err(|error| error.into_failure(Side::Target))
-    }
-
     async fn take_lock(&mut self, mut lost: Option<i32>) -> Result<()> {
         let key = Sql::new("hashtextextended(").literal(&lock_name(&self.migration)).text(", 0)");
         let lock = Sql::new("SELECT pg_try_advisory_lock(").sql(&key).text(")");
         let began = tokio::time::Instant::now();
+        let mut told = false;
         loop {
             if self.query(&lock).await?.as_deref() == Some("t") {
                 return Ok(());
@@ -83,6 +68,15 @@ impl TargetSession {
             if let Some(pid) = lost.take() {
                 self.query(&of_holder("pg_terminate_backend(a.pid)", &key).text(" AND a.pid = ").number(pid))
                     .await?;
+            }
+            if began.elapsed() >= ENGINE_LOCK_TOLD_AFTER && !told {
+                told = true;
+                let holder = self.lock_holder(&key).await?.unwrap_or_default();
+                tracing::warn!(
+                    holder,
+                    wait_s = ENGINE_LOCK_WAIT.as_secs(),
+                    "another engine runs this migration, or was just killed: waiting whether it ends"
+                );
             }
             if began.elapsed() >= ENGINE_LOCK_WAIT {
                 let holder = self.lock_holder(&key).await?;

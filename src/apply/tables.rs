@@ -14,7 +14,9 @@ use super::store::{RelationRow, Store};
 use crate::error::{Definite, Failure, Result, Side, Transient};
 use crate::limits::{TARGET_TABLES_RECENT, VISIBLE_POLL, VISIBLE_WAIT};
 use crate::pg::{CommitLsn, Oid, QualifiedName, Relation, RelationId, SourceLsn, Sql, Xid};
-use crate::plan::{Carried, Shape, TargetColumn, TargetTable, TargetType, TypeNames, is_builtin};
+use crate::plan::{
+    Carried, Shape, TableReference, TargetColumn, TargetTable, TargetType, TypeNames, is_builtin,
+};
 use crate::source::catalog::{self, Generated, Identity};
 
 /// Asks the catalogs of both sides.
@@ -117,7 +119,13 @@ impl Tables {
         let Some(position) = self.position(relation) else { return Err(not_ours(&relation.name)) };
         let mut table = Arc::new(target_table(self.found(position, relation).await?, SourceLsn::ZERO));
         let types: TypeNames = self.types(relation).await?.into_iter().collect();
+        let mut asked = false;
         while let Err(error) = Shape::new(Arc::clone(relation), Arc::clone(&table), &types) {
+            if !std::mem::replace(&mut asked, true) {
+                // It may have been made to fit since it was looked at.
+                table = Arc::new(target_table(self.found(position, relation).await?, SourceLsn::ZERO));
+                continue;
+            }
             let misfit = Misfit { error: &error, relation, table: &table, changed_before: false };
             match ddl::remedy(self, &types, &misfit, false).await? {
                 Remedy::Accept(as_announced) => table = Arc::new(as_announced),
@@ -158,6 +166,15 @@ impl Tables {
         Ok(named.collect())
     }
 
+    /// The foreign keys of the target that refer to these of its tables.
+    ///
+    /// # Errors
+    /// When the target does not answer.
+    pub(super) async fn references_to(&self, tables: &[QualifiedName]) -> Result<Vec<TableReference>> {
+        let found = catalog::references_to(&self.target, tables).await.map_err(at_target)?;
+        Ok(found.into_iter().map(|(from, to)| TableReference { from, to }).collect())
+    }
+
     /// Records that a table has to be copied again at the next start.
     ///
     /// # Errors
@@ -196,7 +213,12 @@ impl Tables {
         };
         let free = self.rows.iter().all(|row| row.name != new);
         if !free || there(&old).await? || !there(&new).await? {
-            return Err(renamed(&old, &new, free));
+            let in_the_way = self.rows.iter().find(|row| row.name == new).and_then(|row| row.origin);
+            let goes_to = match in_the_way {
+                Some(origin) => catalog::table_name(&self.source, origin.id).await.map_err(at_source)?,
+                None => None,
+            };
+            return Err(renamed(&old, &new, free, goes_to.as_ref()));
         }
         Store::new(&self.target, &self.migration).rename_relation(&old, &new).await?;
         tracing::info!(from = %old, to = %new, "table renamed");
@@ -208,13 +230,15 @@ impl Tables {
 fn target_table(found: catalog::TargetTable, copy_lsn: SourceLsn) -> TargetTable {
     let key: Vec<String> = found.key.iter().map(|column| column.name.clone()).collect();
     let columns = found.columns.iter().map(|column| target_column(&found, column)).collect();
-    TargetTable { name: found.name, columns, key, copy_lsn, has_triggers: found.has_replica_triggers }
+    let (key_deferrable, has_triggers) = (found.key_deferrable, found.has_replica_triggers);
+    TargetTable { name: found.name, columns, key, key_deferrable, copy_lsn, has_triggers }
 }
 
 /// What commits before `copy_lsn` is not applied to it.
 fn held_already(relation: &Relation, copy_lsn: SourceLsn) -> TargetTable {
     let (columns, key) = (Vec::new(), Vec::new());
-    TargetTable { name: relation.name.clone(), columns, key, copy_lsn, has_triggers: false }
+    let (key_deferrable, has_triggers) = (false, false);
+    TargetTable { name: relation.name.clone(), columns, key, key_deferrable, copy_lsn, has_triggers }
 }
 
 fn target_column(table: &catalog::TargetTable, found: &catalog::TargetColumn) -> TargetColumn {
@@ -275,24 +299,36 @@ fn gone(name: &QualifiedName) -> Failure {
         .into()
 }
 
-fn renamed(old: &QualifiedName, new: &QualifiedName, free: bool) -> Failure {
+/// What gives a table another name, and another schema where that is meant.
+fn rename(from: &QualifiedName, to: &QualifiedName) -> Vec<String> {
     let mut statements = Vec::new();
-    let mut now = old.clone();
-    if old.schema != new.schema {
-        statements.push(Sql::new("ALTER TABLE ").name(&now).text(" SET SCHEMA ").ident(&new.schema));
-        now.schema.clone_from(&new.schema);
+    let mut now = from.clone();
+    if from.schema != to.schema {
+        statements.push(Sql::new("ALTER TABLE ").name(&now).text(" SET SCHEMA ").ident(&to.schema));
+        now.schema.clone_from(&to.schema);
     }
-    if old.name != new.name {
-        statements.push(Sql::new("ALTER TABLE ").name(&now).text(" RENAME TO ").ident(&new.name));
+    if from.name != to.name {
+        statements.push(Sql::new("ALTER TABLE ").name(&now).text(" RENAME TO ").ident(&to.name));
     }
-    let statements: Vec<String> = statements.iter().map(ToString::to_string).collect();
-    let hint = if free {
-        format!("on the target run: {}; then run `walferry migrate` again", statements.join("; "))
-    } else {
+    statements.iter().map(ToString::to_string).collect()
+}
+
+/// `free`: no other followed table has the new name; else it `goes_to` that name, or is gone.
+fn renamed(old: &QualifiedName, new: &QualifiedName, free: bool, goes_to: Option<&QualifiedName>) -> Failure {
+    let aside = QualifiedName::new(&new.schema, "walferry_aside");
+    let statements = match goes_to {
+        _ if free => rename(old, new),
+        Some(other) if other == old => [rename(new, &aside), rename(old, new), rename(&aside, old)].concat(),
+        Some(other) if other != new => [rename(new, other), rename(old, new)].concat(),
+        _ => Vec::new(),
+    };
+    let hint = if statements.is_empty() {
         format!(
-            "followed tables that take each other's names are not followed: give {new} of the source another name, or \
-             start afresh after `walferry remove --force`"
+            "another followed table has the name {new} on the target: drop it there, or rename it, then run \
+             `walferry migrate` again"
         )
+    } else {
+        format!("on the target run: {}; then run `walferry migrate` again", statements.join("; "))
     };
     Definite::new(format!("table {old} was renamed on the source"))
         .detail(format!("it is {new} there now; nothing was skipped"))

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::assemble::Segment;
 use crate::error::{Definite, Result};
 use crate::limits::PREPARED_STATEMENTS_MAX;
-use crate::pg::{EndLsn, PgTimestamp, Sql, TargetLsn};
+use crate::pg::{EndLsn, Landmark, PgTimestamp, Sql, TargetLsn};
 use crate::plan::{Batch, Input, Kind, Statement, Step};
 use crate::wire::Outcome;
 
@@ -46,7 +46,10 @@ impl Own {
             // Division by zero if the row is not where this engine left it.
             progress: statement(
                 "WITH moved AS (UPDATE walferry.progress SET end_lsn = $3, updated_at = clock_timestamp(), \
-                 commit_time = coalesce(to_timestamp($4::float8), commit_time) \
+                 commit_time = coalesce(to_timestamp($4::float8), commit_time), \
+                 last_commit_lsn = coalesce($5::pg_lsn, last_commit_lsn), \
+                 last_end_lsn = coalesce($6::pg_lsn, last_end_lsn), last_xid = coalesce($7::int8, last_xid), \
+                 last_commit_micros = coalesce($8::int8, last_commit_micros) \
                  WHERE migration = $1 AND end_lsn = $2 RETURNING 1) SELECT 1 / count(*) FROM moved",
             ),
             commit: statement("COMMIT"),
@@ -139,7 +142,7 @@ impl Applier {
             self.push_own(&release)?;
         }
         if let (Some(end), Some(last)) = (batch.end(), batch.segments.last()) {
-            self.push_progress(batch.previous, end, Some(last.commit_time))?;
+            self.push_progress(batch.previous, end, Some(last.commit_time), batch.landmark())?;
         }
         Ok(())
     }
@@ -168,7 +171,7 @@ impl Applier {
         let Own { begin, commit, written, .. } = &self.own;
         let (begin, commit, written) = (Arc::clone(begin), Arc::clone(commit), Arc::clone(written));
         self.push_own(&begin)?;
-        self.push_progress(previous, to, None)?;
+        self.push_progress(previous, to, None, None)?;
         self.push_own(&commit)?;
         self.push_own(&written)
     }
@@ -186,17 +189,24 @@ impl Applier {
         previous: EndLsn,
         to: EndLsn,
         commit_time: Option<PgTimestamp>,
+        landmark: Option<Landmark>,
     ) -> Result<()> {
         let progress = Arc::clone(&self.own.progress);
         let name = self.prepare(&progress)?;
         let (previous, to) = (previous.to_string(), to.to_string());
         let seconds = commit_time.map(|time| format!("{:.6}", time.unix_micros() as f64 / 1e6));
-        let params = [
-            Some(self.target.migration().as_bytes()),
-            Some(previous.as_bytes()),
-            Some(to.as_bytes()),
-            seconds.as_ref().map(String::as_bytes),
-        ];
+        let last = landmark.map(|last| {
+            let micros = last.commit_time.micros();
+            let positions = [last.commit_lsn.to_string(), last.end.to_string()];
+            positions.into_iter().chain([last.xid.to_string(), micros.to_string()])
+        });
+        // What is not known stays as it is.
+        let last: Vec<Option<String>> =
+            last.map_or_else(|| vec![None; 4], |values| values.map(Some).collect());
+        let position =
+            [Some(self.target.migration().to_owned()), Some(previous), Some(to), seconds].into_iter();
+        let params: Vec<Option<String>> = position.chain(last).collect();
+        let params = params.iter().map(|value| value.as_deref().map(str::as_bytes));
         self.pipeline.execute(&name, params).map_err(target_failed)
     }
 

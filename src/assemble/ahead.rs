@@ -25,7 +25,10 @@ impl Assembler {
     ///
     /// `at` is the position that came with the message: for a Stream Start, where the block's first change stands.
     pub fn may_go_ahead(&self, at: SourceLsn) -> Option<Xid> {
-        let alone = self.open.is_none() && at > SourceLsn::ZERO && at >= self.previous_end.position();
+        let alone = self.open.is_none()
+            && !self.is_recognising()
+            && at > SourceLsn::ZERO
+            && at >= self.previous_end.max(self.applied).position();
         self.streams.as_ref().and_then(Streams::begun_alone).filter(|_| alone)
     }
 
@@ -51,7 +54,7 @@ impl Assembler {
         commit: StreamCommit,
         ahead: Ahead,
         announced: &HashSet<RelationId>,
-    ) -> Result<Segment, AssembleError> {
+    ) -> Result<Option<Segment>, AssembleError> {
         let StreamCommit { xid, commit_lsn, end_lsn, commit_time } = commit;
         let rest = self.open.take().expect("what goes ahead is open");
         if commit_lsn.position() < ahead.first_change {
@@ -73,7 +76,11 @@ impl Ahead {
     /// Whether it is not given up before this message, which is not of a block.
     pub(super) fn goes_on(&self, message: &Message) -> bool {
         match message {
-            Message::StreamStart(_) | Message::StreamStop | Message::Relation(_) | Message::Type(_) => true,
+            Message::StreamStart(_)
+            | Message::StreamStop
+            | Message::Relation(_)
+            | Message::Type(_)
+            | Message::Message(_) => true,
             Message::StreamAbort(abort) => abort.xid != self.xid,
             Message::StreamCommit(commit) => commit.xid == self.xid,
             _ => false,

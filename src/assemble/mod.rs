@@ -19,6 +19,9 @@
 //! given up; each tuple of a segment has as many columns as its relation; whatever keeps memory counts in a segment's
 //! cost, an empty transaction too.
 //!
+//! The history is known again by the last transaction applied: the stream is opened where that one commits, so that it
+//! comes first. It is compared ([`Assembler::going_on`]) and dropped.
+//!
 //! One assembler serves one replication connection: the server announces relations anew on the next.
 
 mod ahead;
@@ -31,7 +34,8 @@ use bytes::Bytes;
 
 use crate::limits::{CHANGE_COST, SEGMENT_COST_MAX};
 use crate::pg::{
-    Column, CommitLsn, EndLsn, Oid, PgTimestamp, QualifiedName, Relation, RelationId, SourceLsn, Xid,
+    Column, CommitLsn, EndLsn, Landmark, Oid, PgTimestamp, QualifiedName, Relation, RelationId, Resume,
+    SourceLsn, Xid,
 };
 use crate::proto::{DecodeError, Layout, Message, OldTuple, Tuple, Type};
 use crate::spill::{SpillDir, SpillError};
@@ -50,6 +54,9 @@ pub struct Segment {
     pub commit_time: PgTimestamp,
     /// Whether it goes ahead of its transaction's commit: it is not known yet where in the order that comes.
     pub ahead: bool,
+    /// Whether the transaction comes again from a stream that is opened at its commit. Of one without changes some
+    /// versions send nothing, and some only where they had sent it in blocks.
+    pub comes_again: bool,
     /// Whether this is the transaction's first segment.
     pub first: bool,
     /// The changes, in the source's order.
@@ -161,6 +168,26 @@ pub enum AssembleError {
         /// Columns of the relation.
         announced: usize,
     },
+    /// The first transaction is not the last one applied.
+    #[error("expected transaction {} that committed at {}, found {found}", .expected.xid, .expected.commit_lsn)]
+    OtherHistory {
+        /// The last one applied.
+        expected: Landmark,
+        /// What came in its place.
+        found: Found,
+    },
+    /// Of what commits there all is applied, as a keepalive said, and this is not.
+    #[error(
+        "transaction {xid} commits at {commit}, where the source had said that nothing comes before {applied}"
+    )]
+    Unheard {
+        /// The transaction.
+        xid: Xid,
+        /// Where it commits.
+        commit: CommitLsn,
+        /// What commits before it is applied.
+        applied: EndLsn,
+    },
     /// What comes only on a connection that asked for it.
     #[error("{what}, which was not asked for")]
     NotAskedFor {
@@ -189,6 +216,17 @@ pub enum AssembleError {
     NotStreamed(Xid),
 }
 
+/// What came where a known transaction should have come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Found {
+    /// Another transaction, or the same with another end or time.
+    #[error("transaction {0} that committed at {1}")]
+    Transaction(Xid, CommitLsn),
+    /// None, up to there.
+    #[error("none up to {0}")]
+    Nothing(SourceLsn),
+}
+
 /// What cannot be taken.
 #[derive(Debug, thiserror::Error)]
 pub enum TakeError {
@@ -209,6 +247,12 @@ pub struct Assembler {
     relations: Relations,
     open: Option<Segment>,
     previous_end: EndLsn,
+    /// What must come first.
+    recognising: Option<Landmark>,
+    /// What commits before it is applied. It may come again if it has no changes.
+    applied: EndLsn,
+    /// Transactions without changes come again, too.
+    sends_empty: bool,
     commit_time: PgTimestamp,
     streams: Option<Streams>,
     replay: Option<Replay>,
@@ -229,7 +273,15 @@ impl Segment {
     /// A transaction without changes so far.
     fn begin(xid: Xid, commit_lsn: CommitLsn, commit_time: PgTimestamp) -> Self {
         let (changes, cost) = (Vec::new(), CHANGE_COST);
-        Self { xid, commit_lsn, commit_time, ahead: false, first: true, changes, cost, end: None }
+        let (ahead, comes_again) = (false, false);
+        Self { xid, commit_lsn, commit_time, ahead, comes_again, first: true, changes, cost, end: None }
+    }
+
+    /// The transaction that ends here, if it comes again from a stream that is opened at its commit.
+    pub fn landmark(&self) -> Option<Landmark> {
+        let end = self.end.filter(|_| self.comes_again)?;
+        let Self { commit_lsn, xid, commit_time, .. } = *self;
+        Some(Landmark { commit_lsn, end, xid, commit_time })
     }
 
     /// Whether it is not a whole transaction.
@@ -244,9 +296,48 @@ impl Assembler {
         Self::default()
     }
 
-    /// Starts with no relation known, and refuses a transaction that commits before `stored`: it is applied already.
+    /// Starts with no relation known, and refuses a transaction with changes that commits before `stored`: nothing like it
+    /// was there.
     pub fn resuming(stored: EndLsn) -> Self {
-        Self { previous_end: stored, ..Self::default() }
+        Self { applied: stored, ..Self::default() }
+    }
+
+    /// As [`Assembler::resuming`]; and where a transaction is known that was applied, that one must come first. It is
+    /// not handed out.
+    pub fn going_on(resume: &Resume) -> Self {
+        match resume.landmark {
+            Some(landmark) => Self {
+                previous_end: EndLsn::new(landmark.commit_lsn.get()),
+                recognising: Some(landmark),
+                applied: resume.end,
+                ..Self::default()
+            },
+            None => Self::resuming(resume.end),
+        }
+    }
+
+    /// Takes a transaction without changes for one that comes again, as before 14 it does.
+    #[must_use]
+    pub fn sent_empty(self, sends_empty: bool) -> Self {
+        Self { sends_empty, ..self }
+    }
+
+    /// Whether the transaction did not come yet that must come first.
+    pub fn is_recognising(&self) -> bool {
+        self.recognising.is_some()
+    }
+
+    /// Looks at a keepalive: what must come first cannot come after it.
+    ///
+    /// # Errors
+    /// [`AssembleError::OtherHistory`], when it did not come.
+    pub fn passed(&self, wal_end: SourceLsn) -> Result<(), AssembleError> {
+        match self.recognising {
+            Some(expected) if self.open.is_none() && wal_end >= expected.end.position() => {
+                Err(AssembleError::OtherHistory { expected, found: Found::Nothing(wal_end) })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Takes transactions in progress as well, and keeps them in `spill`.
@@ -326,7 +417,7 @@ impl Assembler {
             Message::StreamCommit(commit) => {
                 if let Some(ahead) = self.ahead.take() {
                     let announced = streams.commit_ahead(commit.xid);
-                    return Ok(Some(self.commit_ahead(commit, ahead, &announced)?));
+                    return Ok(self.commit_ahead(commit, ahead, &announced)?);
                 }
                 let replay = streams.commit(commit)?;
                 self.begin(commit.commit_lsn, commit.commit_time, commit.xid)?;
@@ -354,14 +445,16 @@ impl Assembler {
         let Some(replay) = &mut self.replay else { return Ok(None) };
         while let Some((message, bytes)) = replay.next()? {
             let Some(message) = message else { return Ok(None) };
-            let segment = replay.relations.take(&mut self.open, message, bytes)?;
-            if segment.is_some() {
-                return Ok(segment);
+            let full = replay.relations.take(&mut self.open, message, bytes)?;
+            if let Some(full) = full
+                && let Some(segment) = to_apply(self.recognising.is_some(), self.applied, full)?
+            {
+                return Ok(Some(segment));
             }
         }
         let Replay { commit, announced, relations, .. } = self.replay.take().expect("it was there");
         self.know(relations, &announced);
-        Ok(Some(self.commit(commit.commit_lsn, commit.end_lsn)?))
+        Ok(self.commit(commit.commit_lsn, commit.end_lsn)?)
     }
 
     /// Takes a message of a transaction that is known to commit; `bytes` is what it measured on the wire.
@@ -376,12 +469,18 @@ impl Assembler {
                 self.begin(begin.final_lsn, begin.commit_time, begin.xid)?;
                 Ok(None)
             }
-            Message::Commit(commit) => self.commit(commit.commit_lsn, commit.end_lsn).map(Some),
+            Message::Commit(commit) => self.commit(commit.commit_lsn, commit.end_lsn),
             message => {
-                if let Message::Relation(relation) = &message {
-                    self.announced(relation);
+                match (&message, &mut self.open) {
+                    (Message::Relation(relation), _) => self.announced(relation),
+                    (Message::Message(message), Some(open)) if message.transactional => {
+                        open.comes_again = true;
+                    }
+                    _ => {}
                 }
-                self.relations.take(&mut self.open, message, bytes)
+                let segment = self.relations.take(&mut self.open, message, bytes)?;
+                segment
+                    .map_or(Ok(None), |segment| to_apply(self.recognising.is_some(), self.applied, segment))
             }
         }
     }
@@ -401,6 +500,12 @@ impl Assembler {
         if let Some(open) = &self.open {
             return Err(AssembleError::Nested { outer: open.xid, inner: xid });
         }
+        if let Some(expected) = self.recognising
+            && (expected.commit_lsn, expected.xid, expected.commit_time) != (commit_lsn, xid, commit_time)
+        {
+            let found = Found::Transaction(xid, commit_lsn);
+            return Err(AssembleError::OtherHistory { expected, found });
+        }
         if commit_lsn.position() < self.previous_end.position() {
             return Err(AssembleError::OutOfOrder { previous: self.previous_end, commit: commit_lsn });
         }
@@ -409,7 +514,8 @@ impl Assembler {
         Ok(())
     }
 
-    fn commit(&mut self, commit_lsn: CommitLsn, end: EndLsn) -> Result<Segment, AssembleError> {
+    /// The last segment of the open transaction; none where that was applied before.
+    fn commit(&mut self, commit_lsn: CommitLsn, end: EndLsn) -> Result<Option<Segment>, AssembleError> {
         let mut segment = self.open.take().ok_or(AssembleError::Outside { what: "Commit" })?;
         if segment.commit_lsn != commit_lsn {
             return Err(AssembleError::CommitMismatch { begin: segment.commit_lsn, commit: commit_lsn });
@@ -417,9 +523,21 @@ impl Assembler {
         if end.position() <= commit_lsn.position() {
             return Err(AssembleError::EndMismatch { commit: commit_lsn, end });
         }
-        segment.end = Some(end);
+        if let Some(expected) = self.recognising.take() {
+            if expected.end != end {
+                let found = Found::Transaction(segment.xid, commit_lsn);
+                return Err(AssembleError::OtherHistory { expected, found });
+            }
+            self.previous_end = end;
+            return Ok(None);
+        }
         self.previous_end = end;
-        Ok(segment)
+        segment.end = Some(end);
+        if segment.changes.is_empty() && segment.first && commit_lsn.position() < self.applied.position() {
+            return Ok(None);
+        }
+        segment.comes_again |= self.sends_empty || !segment.changes.is_empty() || !segment.first;
+        to_apply(false, self.applied, segment)
     }
 }
 
@@ -518,6 +636,18 @@ impl Relations {
         }
         Ok(Arc::clone(relation))
     }
+}
+
+/// The segment, unless it is of the transaction that is being recognised.
+fn to_apply(recognising: bool, applied: EndLsn, segment: Segment) -> Result<Option<Segment>, AssembleError> {
+    if recognising {
+        return Ok(None);
+    }
+    let Segment { xid, commit_lsn: commit, .. } = segment;
+    if commit.position() < applied.position() {
+        return Err(AssembleError::Unheard { xid, commit, applied });
+    }
+    Ok(Some(segment))
 }
 
 /// The changes that follow keep a relation, even when it is announced anew for each of them.

@@ -229,11 +229,18 @@ fn illegal_orders() {
 #[test]
 fn what_is_applied_already_is_refused() {
     let check = |stored: u64, commit_lsn: u64, refused: bool| {
-        let messages = [begin(commit_lsn), commit(commit_lsn, commit_lsn + 5)];
+        let messages = [begin(commit_lsn), relation(1, 2), insert(1, 2), commit(commit_lsn, commit_lsn + 5)];
         let (segments, error) = run(Assembler::resuming(EndLsn::new(stored)), messages);
-        let (previous, at) = (EndLsn::new(stored), CommitLsn::new(commit_lsn));
-        let expected = refused.then_some(AssembleError::OutOfOrder { previous, commit: at });
+        let (applied, at) = (EndLsn::new(stored), CommitLsn::new(commit_lsn));
+        let expected =
+            refused.then_some(AssembleError::Unheard { xid: xid(commit_lsn), commit: at, applied });
         assert_eq!((segments.is_empty(), error), (refused, expected), "stored {stored}, commit {commit_lsn}");
+        // One without changes is nothing that could be lost.
+        let (_, error) = run(
+            Assembler::resuming(EndLsn::new(stored)),
+            [begin(commit_lsn), commit(commit_lsn, commit_lsn + 5)],
+        );
+        assert_eq!(error, None);
     };
     check(100, 99, true);
     // The transaction that ended exactly at the stored position.

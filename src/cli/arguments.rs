@@ -153,6 +153,10 @@ pub struct CutoverArgs {
     /// Refuse when the target is further behind (512kB, 16MB) [default: 16MB]
     #[arg(long, value_name = "BYTES")]
     max_lag: Option<String>,
+    /// Leave the target as it is where indexes, constraints, defaults, views, functions, triggers, rules or sequences were
+    /// made, changed or dropped on the source since the start: otherwise that is refused, with the statements for the target
+    #[arg(long)]
+    accept_drift: bool,
     /// Give it up when it takes longer (30s, 5m; 1 h at most) [default: 60s]
     #[arg(long, value_name = "DURATION")]
     timeout: Option<String>,
@@ -270,6 +274,10 @@ struct SelectionArgs {
     /// Not these databases of the source, with commas; can be given several times
     #[arg(long, value_name = "DB,…")]
     ignore_dbs: Vec<String>,
+    /// Dump these databases once instead of following them, with commas: what is written to them after their start is not
+    /// carried; can be given several times
+    #[arg(long, value_name = "DB,…")]
+    dump_db: Vec<String>,
     /// Just tables that match, and just databases that have some: [db.]schema.table with * and ?, a quoted name stands for
     /// itself; case counts; can be given several times [default: all]
     #[arg(long, value_name = "PATTERN")]
@@ -318,6 +326,17 @@ struct RoleArgs {
     /// Roles of the source to leave out, with what is granted to them, with commas; can be given several times
     #[arg(long, value_name = "ROLE,…")]
     ignore_roles: Vec<String>,
+    /// Carry memberships of these roles, too, which the target has already (its own user, `pg_monitor`, say); without it only
+    /// those among roles that Walferry makes
+    #[arg(long, value_name = "ROLE,…")]
+    grant_existing_roles: Vec<String>,
+}
+
+impl RoleArgs {
+    fn put(&self, raw: &mut RawConfig) {
+        raw.ignore_roles.clone_from(&self.ignore_roles);
+        raw.grant_existing_roles.clone_from(&self.grant_existing_roles);
+    }
 }
 
 #[derive(Debug, Args)]
@@ -381,7 +400,7 @@ impl Cli {
                 args.sides.put(&mut raw);
                 raw.method.clone_from(&args.method.method);
                 args.selection.put(&mut raw);
-                raw.ignore_roles.clone_from(&args.roles.ignore_roles);
+                args.roles.put(&mut raw);
                 args.contents.put(&mut raw);
                 args.wanted.put(&mut raw);
                 raw.json = args.json;
@@ -401,13 +420,14 @@ impl Cli {
                 raw.ddl.clone_from(&args.ddl);
                 raw.fence_command.clone_from(&args.fence_command);
                 raw.unfence_command.clone_from(&args.unfence_command);
-                raw.ignore_roles.clone_from(&args.roles.ignore_roles);
+                args.roles.put(&mut raw);
                 raw.passwords_file.clone_from(&args.passwords_file);
             }
             Command::Cutover(args) => {
                 args.sides.put(&mut raw);
                 raw.fence.clone_from(&args.fence);
                 raw.max_lag.clone_from(&args.max_lag);
+                raw.accept_drift = args.accept_drift;
                 raw.timeout.clone_from(&args.timeout);
                 raw.json = args.json;
             }
@@ -461,6 +481,7 @@ impl SideArgs {
 impl SelectionArgs {
     fn put(&self, raw: &mut RawConfig) {
         raw.ignore_dbs.clone_from(&self.ignore_dbs);
+        raw.dump_dbs.clone_from(&self.dump_db);
         raw.with_tables.clone_from(&self.with_table);
         raw.skip_tables.clone_from(&self.skip_table);
         raw.no_createdb = self.no_createdb;
@@ -508,7 +529,8 @@ Exit codes:
   3  a check failed
   4  verify found differences
   5  an error that somebody must act on
-  6  an error that may pass lasted too long";
+  6  an error that may pass lasted too long
+  7  a database was dumped, and is not followed, though nobody asked for that";
 
 fn secret(text: &str) -> Result<Secret, std::convert::Infallible> {
     Ok(Secret::new(text))
@@ -549,7 +571,7 @@ mod tests {
     fn everything_typed_reaches_the_configuration() {
         let line = "walferry migrate -s host=a -t host=b --name prod --jobs 3 --listen none --confirm-delay 500ms \
                     --until synced --max-lag 1MB --on-conflict source-wins --method replication --log-format json \
-                    --verbose --ignore-roles a,B --passwords-file p";
+                    --verbose --ignore-roles a,B --passwords-file p --dump-db c,D";
         let cli = read(line).expect("it is right");
         let config = Config::resolve(&cli.raw(Environment::default())).expect("it is right");
         assert_eq!(config.source().map(Secret::expose), Ok("host=a"));
@@ -559,6 +581,7 @@ mod tests {
         assert_eq!(config.until, Some(crate::config::Until::Synced));
         assert_eq!(config.method, Some(crate::config::Method::Replication));
         assert_eq!(config.on_conflict, crate::config::OnConflict::SourceWins);
+        assert_eq!(config.selection.dumped_databases, ["D", "c"]);
         assert_eq!((config.log_format, cli.log_format()), (LogFormat::Json, LogFormat::Json));
         assert!(config.verbose && !config.force);
         assert_eq!(
@@ -566,11 +589,12 @@ mod tests {
             (vec!["B".into(), "a".into()], Some("p".into()))
         );
 
-        let line = "walferry cutover --fence none --max-lag 1kB --timeout 2m --json";
+        let line = "walferry cutover --fence none --max-lag 1kB --timeout 2m --accept-drift --json";
         let config = Config::resolve(&read(line).expect("it is right").raw(Environment::default()));
         let config = config.expect("it is right");
         assert_eq!((config.fence, config.lag_bytes_max), (crate::config::FenceKind::None, 1 << 10));
         assert_eq!((config.cutover_timeout.as_secs(), config.output), (120, Output::Json));
+        assert!(config.accept_drift);
 
         let cli = read("walferry remove --force").expect("it is right");
         assert!(cli.raw(Environment::default()).force);

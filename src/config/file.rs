@@ -32,15 +32,17 @@ enum Field<'a> {
 type Place = fn(&mut RawConfig) -> Field<'_>;
 
 /// All keys but those that the connection strings are made of.
-const FIELDS: [(&str, Place); 27] = [
+const FIELDS: [(&str, Place); 29] = [
     ("name", |raw| Field::Text(&mut raw.name)),
     ("method", |raw| Field::Text(&mut raw.method)),
     ("migration.method", |raw| Field::Text(&mut raw.method)),
     ("database", |raw| Field::Names(&mut raw.databases)),
     ("ignore-dbs", |raw| Field::Names(&mut raw.ignore_dbs)),
+    ("dump-db", |raw| Field::Names(&mut raw.dump_dbs)),
     ("migration.ignore_dbs", |raw| Field::Names(&mut raw.ignore_dbs)),
     ("ignore-roles", |raw| Field::Names(&mut raw.ignore_roles)),
     ("migration.ignore_roles", |raw| Field::Names(&mut raw.ignore_roles)),
+    ("grant-existing-roles", |raw| Field::Names(&mut raw.grant_existing_roles)),
     ("with-table", |raw| Field::Patterns(&mut raw.with_tables)),
     ("skip-table", |raw| Field::Patterns(&mut raw.skip_tables)),
     ("no-createdb", |raw| Field::Switch(&mut raw.no_createdb)),

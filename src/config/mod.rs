@@ -48,6 +48,8 @@ pub struct RawConfig {
     pub databases: Vec<String>,
     /// `--ignore-dbs`, each time.
     pub ignore_dbs: Vec<String>,
+    /// `--dump-db`, each time.
+    pub dump_dbs: Vec<String>,
     /// `--with-table`, each time.
     pub with_tables: Vec<String>,
     /// `--skip-table`, each time.
@@ -80,10 +82,14 @@ pub struct RawConfig {
     pub fence_command: Option<String>,
     /// `--unfence-command`.
     pub unfence_command: Option<String>,
+    /// `--accept-drift`.
+    pub accept_drift: bool,
     /// `--timeout`.
     pub timeout: Option<String>,
     /// `--ignore-roles`.
     pub ignore_roles: Vec<String>,
+    /// `--grant-existing-roles`.
+    pub grant_existing_roles: Vec<String>,
     /// `--passwords-file`.
     pub passwords_file: Option<String>,
     /// `--replica-identity-full`.
@@ -152,12 +158,16 @@ pub struct Config {
     pub ddl: Ddl,
     /// What keeps the source from being written to at cutover.
     pub fence: FenceKind,
+    /// It is cut over though objects of the source's schema are not on the target.
+    pub accept_drift: bool,
     /// What puts up the fence of kind `command`, and takes it down.
     pub fence_commands: Option<FenceCommands>,
     /// How long a cutover may take.
     pub cutover_timeout: Duration,
     /// Roles of the source that are left out.
     pub ignored_roles: Vec<String>,
+    /// Roles that the target has already, or has with the server, and whose memberships are carried all the same.
+    pub granted_roles: Vec<String>,
     /// Where passwords go that had to be made; `None`: a file of the migration's name in the user's home.
     pub passwords_file: Option<PathBuf>,
     /// What is moved, beside what always is.
@@ -341,6 +351,7 @@ impl Config {
             selection: Selection {
                 databases: names("--database", &raw.databases)?,
                 ignored_databases: names("--ignore-dbs", &raw.ignore_dbs)?,
+                dumped_databases: names("--dump-db", &raw.dump_dbs)?,
                 with_tables: patterns("--with-table", &raw.with_tables)?,
                 skip_tables: patterns("--skip-table", &raw.skip_tables)?,
             },
@@ -356,9 +367,11 @@ impl Config {
             on_conflict: on_conflict.unwrap_or_default(),
             ddl: ddl.unwrap_or_default(),
             fence: option("--fence", raw.fence.as_deref(), FenceKind::from_str)?.unwrap_or_default(),
+            accept_drift: raw.accept_drift,
             fence_commands: fence_commands(raw)?,
             cutover_timeout,
             ignored_roles: names("--ignore-roles", &raw.ignore_roles)?,
+            granted_roles: names("--grant-existing-roles", &raw.grant_existing_roles)?,
             passwords_file: option("--passwords-file", raw.passwords_file.as_deref(), file)?,
             contents: contents(raw)?,
             skip_version_check: raw.skip_db_version_check,

@@ -12,6 +12,8 @@ pub struct Selection {
     pub databases: Vec<String>,
     /// `--ignore-dbs`: but not these.
     pub ignored_databases: Vec<String>,
+    /// `--dump-db`: of these, dumped once by method `pg_dump` while the others are followed.
+    pub dumped_databases: Vec<String>,
     /// `--with-table`: patterns of these tables; empty: all.
     pub with_tables: Vec<String>,
     /// `--skip-table`: patterns of tables whose rows are not moved.

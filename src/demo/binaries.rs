@@ -64,6 +64,20 @@ impl PgBinaries {
         }
     }
 
+    /// Programs that somebody unpacked: all of them in `bin`, and libraries that the machine lacks in `lib`.
+    ///
+    /// # Errors
+    /// When a program is not there, or tells no version.
+    pub async fn unpacked(bin: &Path, lib: &Path) -> Result<Self> {
+        let found = if complete(bin) { version_in(bin).await } else { None };
+        let version = found.ok_or_else(|| DemoError::Binaries {
+            wanted: bin.display().to_string(),
+            detail: "not all of PostgreSQL's programs are there".to_owned(),
+            hint: "unpack both the server's and the client's package",
+        })?;
+        Ok(Self { bin: bin.to_path_buf(), lib: Some(lib.to_path_buf()), version, clients: None })
+    }
+
     async fn installed(account: Account, fits: impl Fn(u32) -> bool) -> Option<Self> {
         let mut found = Vec::new();
         for bin in candidates() {

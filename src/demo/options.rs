@@ -7,7 +7,7 @@ use std::path::Path;
 use tokio::process::Command;
 
 use super::account::Account;
-use super::endpoint::output;
+use super::endpoint::{Endpoint, output};
 use super::tls::write_certificates;
 use super::{DemoError, PgBinaries, Result};
 
@@ -59,6 +59,7 @@ impl ServerOptions {
 
 const HBA: &str = "\
 local   all         postgres             trust
+local   replication postgres             trust
 hostssl all         all         all      scram-sha-256
 hostssl replication all         all      scram-sha-256
 ";
@@ -76,8 +77,30 @@ pub(super) async fn make_cluster(
     command.args(["--username=postgres", "--auth=scram-sha-256", "--auth-local=trust", "--no-sync"]);
     command.args(["--encoding=UTF8", "--locale=C", "--pgdata"]).arg(&data);
     output(&mut Command::from(command)).await?;
-    write_certificates(directory, account)?;
+    configure(account, directory, options)?;
+    fs::write(data.join("pg_hba.conf"), HBA).map_err(DemoError::io("write pg_hba.conf"))
+}
 
+/// Makes a standby of a server in `directory`, with settings and certificates of its own and a physical slot.
+pub(super) async fn copy_cluster(
+    primary: &Endpoint,
+    account: Account,
+    directory: &Path,
+    slot: &str,
+    options: &ServerOptions,
+) -> Result<()> {
+    let mut command = primary.superuser_tool("pg_basebackup", "postgres").into_std();
+    account.run(&mut command);
+    // The database is for synchronizing slots (17); older ones leave it out of `primary_conninfo`.
+    command.args(["--no-sync", "--checkpoint=fast", "--write-recovery-conf", "--dbname=dbname=postgres"]);
+    command.args(["--create-slot", "--slot", slot, "--pgdata"]).arg(directory.join("data"));
+    output(&mut Command::from(command)).await?;
+    configure(account, directory, options)
+}
+
+/// Writes certificates, and settings after those that are there.
+fn configure(account: Account, directory: &Path, options: &ServerOptions) -> Result<()> {
+    write_certificates(directory, account)?;
     let place = |name: &str| directory.join(name).to_string_lossy().replace('\'', "''");
     let own = format!(
         "listen_addresses = '127.0.0.1'\nunix_socket_directories = '{}'\nssl = on\nssl_cert_file = '{}'\n\
@@ -86,12 +109,11 @@ pub(super) async fn make_cluster(
         place("server.crt"),
         place("server.key"),
     );
-    let conf = data.join("postgresql.conf");
+    let conf = directory.join("data").join("postgresql.conf");
     let mut text = fs::read_to_string(&conf).map_err(DemoError::io("read postgresql.conf"))?;
     text.push_str(&own);
     text.push_str(&options.configuration());
-    fs::write(conf, text).map_err(DemoError::io("write postgresql.conf"))?;
-    fs::write(data.join("pg_hba.conf"), HBA).map_err(DemoError::io("write pg_hba.conf"))
+    fs::write(conf, text).map_err(DemoError::io("write postgresql.conf"))
 }
 
 #[cfg(test)]

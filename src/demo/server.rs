@@ -17,7 +17,7 @@ use tokio_postgres::Client;
 
 use super::account::Account;
 use super::endpoint::{Endpoint, LOG_LINES, output, rows};
-use super::options::{ServerOptions, make_cluster};
+use super::options::{ServerOptions, copy_cluster, make_cluster};
 use super::watchdog::Watchdog;
 use super::{DemoError, PgBinaries, Result, tail};
 use crate::limits::{
@@ -66,6 +66,22 @@ impl Server {
         let account = Account::find()?;
         let watchdog = Watchdog::start(binaries, account)?;
         make_cluster(binaries, account, watchdog.directory(), &options).await?;
+        Self::begin(binaries, account, watchdog).await
+    }
+
+    /// Makes a standby of this server, which streams from it by a physical slot of that name, and starts it; returns when
+    /// it answers.
+    ///
+    /// # Errors
+    /// When there is such a slot, or as [`Server::start`].
+    pub async fn standby(&self, slot: &str, options: ServerOptions) -> Result<Self> {
+        let watchdog = Watchdog::start(&self.binaries, self.account)?;
+        copy_cluster(&self.endpoint(), self.account, watchdog.directory(), slot, &options).await?;
+        Self::begin(&self.binaries, self.account, watchdog).await
+    }
+
+    /// Starts what is in the watchdog's directory, on a free port.
+    async fn begin(binaries: &PgBinaries, account: Account, watchdog: Watchdog) -> Result<Self> {
         let mut server =
             Self { binaries: binaries.clone(), account, port: 0, postmaster: Mutex::new(None), watchdog };
         for attempt in 1.. {

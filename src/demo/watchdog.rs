@@ -4,6 +4,8 @@
 //! from a pipe that nobody writes to: when the owner drops the server, panics, or is killed, the pipe closes, and the
 //! watchdog stops the server at once and removes the directory. What it cannot know is a machine that loses power.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -25,7 +27,9 @@ pub(super) struct Watchdog {
 impl Watchdog {
     /// Makes the directory, and starts to watch.
     pub fn start(binaries: &PgBinaries, account: Account) -> Result<Self> {
-        let directory = tempfile::Builder::new().prefix("wf-").tempdir();
+        // Whoever may enter it reaches the socket, which lets the superuser in without a password.
+        let private = Permissions::from_mode(0o700);
+        let directory = tempfile::Builder::new().prefix("wf-").permissions(private).tempdir();
         let directory = directory.map_err(DemoError::io("make a temporary directory"))?;
         account.own(directory.path())?;
         let mut command = Command::new("/bin/sh");

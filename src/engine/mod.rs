@@ -23,16 +23,18 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::{Instant, MissedTickBehavior, timeout};
+use tokio_postgres::Client;
 use tracing::Instrument;
 
 use crate::apply::{Applied, Applier, ApplyError, ConflictKind, Done, Written};
 use crate::assemble::Assembler;
-use crate::error::{Failure, Result, Side};
-use crate::limits::{PING_AFTER, READER_QUEUE_MAX, RECEIVE_MANY, TICK};
-use crate::pg::{EndLsn, PgTimestamp, SourceLsn};
+use crate::error::{Failure, Result, Side, Transient};
+use crate::limits::{MARK_TIMEOUT, PING_AFTER, READER_QUEUE_MAX, RECEIVE_MANY, TICK};
+use crate::pg::{PgTimestamp, Resume, SourceLsn};
 use crate::plan::Batch;
 use crate::proto::StandbyStatusUpdate;
+use crate::source::catalog;
 use crate::spill::{SpillDir, SpillError};
 use crate::status::{Metrics, StatusHandle};
 use crate::wire::{CopyBothReader, CopyBothWriter};
@@ -50,8 +52,14 @@ use worker::Worker;
 pub struct Run {
     /// The database, by its name on the source.
     pub dbname: String,
-    /// The position stored on the target.
-    pub stored: EndLsn,
+    /// What is stored on the target.
+    pub resume: Resume,
+    /// Where the last copy of a table was made.
+    pub copied: SourceLsn,
+    /// Makes a transaction there for the history to be known by.
+    pub source: Arc<Client>,
+    /// Whether the source sends transactions without changes (before 14).
+    pub sends_empty: bool,
     /// How long a durable position waits before it is confirmed.
     pub confirm_delay: Duration,
     /// Finish as soon as everything that commits before this position is durable.
@@ -105,7 +113,7 @@ pub async fn run(
     let (sender, incoming) = mpsc::channel(READER_QUEUE_MAX);
     let memory = Arc::new(Semaphore::new(run.queue_cost_max));
     let mut readers = JoinSet::new();
-    let assembler = Assembler::resuming(run.stored);
+    let assembler = Assembler::going_on(&run.resume).sent_empty(run.sends_empty);
     let assembler = match &run.spill {
         Some(spill) => assembler.streaming(spill.clone()),
         None => assembler,
@@ -115,12 +123,14 @@ pub async fn run(
         reader::read(reader, assembler, memory_of_reader, run.ahead.clone(), sender, run.metrics.clone());
     readers.spawn(reading.in_current_span());
     let shell = Shell {
-        state: State::new(run.stored, run.confirm_delay, run.run_to),
+        state: State::new(run.resume, run.confirm_delay, run.run_to).with_copies_of(run.copied),
         began: Instant::now(),
         heard: Instant::now(),
         shown: SourceLsn::ZERO,
         ahead: Applied::default(),
         worker: Worker::start(applier),
+        marks: JoinSet::new(),
+        mark_failed: false,
         writer,
         memory,
         run,
@@ -142,6 +152,10 @@ struct Shell {
     /// What the open transaction did that goes ahead.
     ahead: Applied,
     worker: Worker,
+    /// Transactions that are being made on the source.
+    marks: JoinSet<bool>,
+    /// The last one could not be made.
+    mark_failed: bool,
     writer: CopyBothWriter,
     memory: Arc<Semaphore>,
 }
@@ -170,6 +184,10 @@ impl Shell {
                     Err(error) => return error.into(),
                 },
                 _ = tick.tick() => {
+                    // Others look at the source by it, and nobody else would notice: the stream has its own.
+                    if self.run.source.is_closed() {
+                        return Failure::from(Transient::new(Side::Source, "the control connection was lost")).into();
+                    }
                     self.show();
                     Some(Event::Tick)
                 }
@@ -211,7 +229,9 @@ impl Shell {
                 Effect::Store { previous, to } => self.worker.store(previous, to),
                 Effect::Abandon => self.worker.abandon(),
                 Effect::Flush => self.worker.flush(),
-                Effect::Report(positions) => self.report(positions).await?,
+                Effect::Report(positions) => self.report(positions, positions.confirmed).await?,
+                Effect::Answer(positions) => self.report(positions, SourceLsn::ZERO).await?,
+                Effect::Mark => self.mark(),
                 Effect::Release(cost) => self.memory.add_permits(cost),
                 Effect::Finish(finish) => return Ok(Some(finish)),
             }
@@ -233,11 +253,38 @@ impl Shell {
         }
     }
 
-    async fn report(&mut self, positions: Positions) -> Result<()> {
+    /// Nobody waits for it: it comes in the stream, or is made again.
+    fn mark(&mut self) {
+        let source = Arc::clone(&self.run.source);
+        while let Some(made) = self.marks.try_join_next() {
+            self.mark_failed = !made.unwrap_or(false);
+        }
+        let again = self.mark_failed;
+        let marking = async move {
+            let failure = match timeout(MARK_TIMEOUT, catalog::mark_wal(&source)).await {
+                Ok(Ok(_)) => return true,
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => "no answer in time".to_owned(),
+            };
+            // Said once for all that follow each other.
+            if again {
+                tracing::debug!(failure, "pg_logical_emit_message failed on the source again");
+            } else {
+                tracing::warn!(
+                    failure,
+                    "pg_logical_emit_message failed on the source, which keeps its WAL meanwhile"
+                );
+            }
+            false
+        };
+        self.marks.spawn(marking.in_current_span());
+    }
+
+    async fn report(&mut self, positions: Positions, flushed: SourceLsn) -> Result<()> {
         let quiet = self.heard.elapsed();
         let update = StandbyStatusUpdate {
             written: positions.received,
-            flushed: positions.confirmed,
+            flushed,
             applied: positions.applied,
             sent_at: PgTimestamp::from_unix_micros(jiff::Timestamp::now().as_microsecond()),
             reply_requested: quiet >= PING_AFTER,

@@ -3,15 +3,17 @@
 //! It has a session of its own and outlives the runs: lag goes on being right while the target is down or the stream
 //! is reconnecting. It alone writes the lag.
 
+use std::future::Future;
+
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::{Instant, MissedTickBehavior, timeout};
 use tokio_postgres::Client;
 use tracing::Instrument;
 
-use crate::error::{Result, Side};
-use crate::limits::{MONITOR_INTERVAL, SLOT_INTERVAL};
-use crate::pg::{PgTimestamp, SlotName};
-use crate::source::catalog;
+use crate::error::{Result, Side, Transient};
+use crate::limits::{MONITOR_INTERVAL, MONITOR_TIMEOUT, SLOT_INTERVAL};
+use crate::pg::{PgTimestamp, SlotName, SourceLsn};
+use crate::source::{self, catalog};
 use crate::status::{LagClock, SlotStatus, StatusHandle};
 use crate::wire::{ConnInfo, control};
 
@@ -88,55 +90,63 @@ async fn watch_source(input: MonitorInput, clocks: Clocks) {
     loop {
         tick.tick().await;
         let ask_slot = slot_asked.is_none_or(|asked| asked.elapsed() >= SLOT_INTERVAL);
-        match look(&input, &clocks, &mut client, &mut lag, began, ask_slot).await {
-            Ok(()) if ask_slot => slot_asked = Some(Instant::now()),
-            Ok(()) => {}
-            Err(failure) => {
-                tracing::debug!(%failure, "cannot watch the source");
-                client = None;
+        let looking = look(&input, &clocks, client.take(), ask_slot);
+        tokio::pin!(looking);
+        // A source that does not answer keeps nobody from seeing that.
+        let looked = loop {
+            tokio::select! {
+                looked = &mut looking => break looked,
+                _ = tick.tick() => show(&input, &clocks, &mut lag, began),
             }
+        };
+        match looked {
+            Ok((watching, wal)) => {
+                lag.source_wal(began.elapsed(), wal);
+                client = Some(watching);
+                slot_asked = if ask_slot { Some(Instant::now()) } else { slot_asked };
+            }
+            Err(failure) => tracing::debug!(%failure, "cannot watch the source"),
         }
-        let applied = input.status.snapshot().database(&input.dbname).and_then(|database| database.applied);
-        if let Some(applied) = applied {
-            lag.applied(applied);
-        }
-        lag.oldest_unapplied(*clocks.oldest_unapplied.borrow());
-        let now = lag.lag(began.elapsed(), clocks.source_now());
-        input.status.update_database(&input.dbname, |database| {
-            database.lag_bytes = now.bytes;
-            database.lag_seconds = now.seconds;
-        });
+        show(&input, &clocks, &mut lag, began);
     }
 }
 
+fn show(input: &MonitorInput, clocks: &Clocks, lag: &mut LagClock, began: Instant) {
+    let applied = input.status.snapshot().database(&input.dbname).and_then(|database| database.applied);
+    if let Some(applied) = applied {
+        lag.applied(applied);
+    }
+    lag.oldest_unapplied(*clocks.oldest_unapplied.borrow());
+    let now = lag.lag(began.elapsed(), clocks.source_now());
+    input.status.update_database(&input.dbname, |database| {
+        database.lag_bytes = now.bytes;
+        database.lag_seconds = now.seconds;
+    });
+}
+
+/// Asks the source, and gives the session back where it is still good.
 async fn look(
     input: &MonitorInput,
     clocks: &Clocks,
-    client: &mut Option<Client>,
-    lag: &mut LagClock,
-    began: Instant,
+    client: Option<Client>,
     ask_slot: bool,
-) -> Result<()> {
+) -> Result<(Client, SourceLsn)> {
     let client = match client {
         Some(client) => client,
-        None => client.insert(
-            control(&input.source, "walferry monitor")
-                .await
-                .map_err(|error| error.into_failure(Side::Source))?,
-        ),
+        None => control(&input.source, "walferry monitor")
+            .await
+            .map_err(|error| error.into_failure(Side::Source))?,
     };
-    let wal = catalog::current_wal(client).await.map_err(|error| error.into_failure(Side::Source))?;
-    lag.source_wal(began.elapsed(), wal);
+    let wal = in_time(catalog::current_wal(&client)).await?;
     input.status.update_database(&input.dbname, |database| database.source_wal = Some(wal));
     if !ask_slot {
-        return Ok(());
+        return Ok((client, wal));
     }
     let asked = local_micros();
-    let source = catalog::clock(client).await.map_err(|error| error.into_failure(Side::Source))?;
+    let source = in_time(catalog::clock(&client)).await?;
     let middle = asked + (local_micros() - asked) / 2;
     clocks.offset.send_replace(Some(source.unix_micros() - middle));
-    let slot =
-        catalog::slot(client, input.slot.as_str()).await.map_err(|error| error.into_failure(Side::Source))?;
+    let slot = in_time(catalog::slot(&client, input.slot.as_str())).await?;
     input.status.update_database(&input.dbname, |database| {
         database.slot = slot.map(|slot| SlotStatus {
             name: input.slot.clone(),
@@ -145,7 +155,18 @@ async fn look(
             wal_status: slot.wal_status.unwrap_or_default(),
         });
     });
-    Ok(())
+    Ok((client, wal))
+}
+
+/// The answer, or a failure after which the session is of no use any more.
+async fn in_time<T>(asked: impl Future<Output = Result<T, source::Error>>) -> Result<T> {
+    match timeout(MONITOR_TIMEOUT, asked).await {
+        Ok(answer) => answer.map_err(|error| error.into_failure(Side::Source)),
+        Err(_) => {
+            let cause = format!("no answer within {} s", MONITOR_TIMEOUT.as_secs());
+            Err(Transient::new(Side::Source, cause).into())
+        }
+    }
 }
 
 fn local_micros() -> i64 {

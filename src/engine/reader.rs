@@ -18,6 +18,7 @@ use crate::limits::{AHEAD_ASK, BEHIND_AFTER, QUEUE_COST_MAX, RECEIVE_TIMEOUT};
 use crate::pg::{PgTimestamp, SourceLsn, Xid};
 use crate::proto::{DecodeError, ReplicationFrame};
 use crate::source::catalog;
+use crate::source::gap::other_history;
 use crate::spill::SpillError;
 use crate::status::Metrics;
 use crate::wire::{self, CopyBothReader, Pace};
@@ -171,6 +172,7 @@ async fn take(
         }
         ReplicationFrame::PrimaryKeepalive(keepalive) => {
             *pace = Pace::Quiet;
+            assembler.passed(keepalive.wal_end).map_err(|error| untaken(error.into()))?;
             Ok(Some(Incoming::Keepalive {
                 wal_end: keepalive.wal_end,
                 reply_requested: keepalive.reply_requested,
@@ -225,6 +227,9 @@ fn undecodable(error: DecodeError) -> Failure {
 }
 
 fn out_of_order(error: AssembleError) -> Failure {
+    if let AssembleError::OtherHistory { .. } | AssembleError::Unheard { .. } = error {
+        return other_history(error.to_string()).into();
+    }
     Definite::new("the source sent a message that may not come here")
         .detail(error.to_string())
         .hint(DEFECT)

@@ -14,6 +14,14 @@
 //! Keepalives: the field "current end of WAL" holds how far the server has decoded and sent. All that commits before
 //! it is already in the stream ahead of the keepalive, so once that is applied, the position may be taken as applied
 //! too; but only when no transaction is being received. It is stored in `walferry.progress` before it is confirmed.
+//!
+//! What is confirmed is never beyond the commit of the last transaction applied, as the target's disk has it: the next
+//! stream begins with that one, which proves that the source's history is the one that was applied. While nothing
+//! commits that is for us and the source writes WAL all the same, it would have to keep that; so the pipeline has a
+//! transaction made there ([`Effect::Mark`]). To stay before the last transaction without one would cost it all that WAL.
+//!
+//! A keepalive that wants an answer gets one at once that confirms nothing: a walsender that shuts down waits until
+//! all is flushed that it sent or, where a receiver names no flushed position, until all is written (`WalSndDone`).
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -22,9 +30,9 @@ use crate::apply::Written;
 use crate::assemble::Segment;
 use crate::limits::{
     BATCH_CHANGES_MAX, BATCH_COST_MAX, CONFIRM_STEP, FLUSH_AFTER, FLUSH_AFTER_BUSY, IDLE_STORE_INTERVAL,
-    STATUS_INTERVAL, UNDER_WAY_MAX,
+    MARK_BYTES, MARK_BYTES_HURRY, MARK_INTERVAL, MARK_INTERVAL_MIN, STATUS_INTERVAL, UNDER_WAY_MAX,
 };
-use crate::pg::{EndLsn, PgTimestamp, SourceLsn, TargetLsn};
+use crate::pg::{EndLsn, PgTimestamp, Resume, SourceLsn, TargetLsn};
 use crate::plan::Batch;
 
 /// Something that happened.
@@ -69,6 +77,10 @@ pub enum Effect {
     Flush,
     /// Tell the source the positions.
     Report(Positions),
+    /// The same without saying what is flushed.
+    Answer(Positions),
+    /// Have a transaction made on the source that changes nothing, and comes.
+    Mark,
     /// Let the reader hold this much more.
     Release(usize),
     /// End the pipeline; an unfinished target transaction is rolled back.
@@ -112,16 +124,22 @@ pub struct State {
     asked: EndLsn,
     /// What `walferry.progress` holds.
     stored: SourceLsn,
+    /// The last transaction that it knows to come again: where it commits, and where it ends.
+    last: Option<Last>,
+    /// Where the last copy of a table was made. One that commits before does not tell that it was of this history.
+    copied: SourceLsn,
+    /// When that was noted, or the last one asked for.
+    marked_at: Option<Duration>,
     /// Committed positions that may not be on the target's disk yet, oldest first.
     in_memory: VecDeque<InMemory>,
     /// Of a large transaction a part was asked for and the rest was not: when it committed on the source.
     open: Option<PgTimestamp>,
     /// A keepalive's position that holds once everything queued before it is applied.
     idle_mark: Option<SourceLsn>,
-    /// The position resumed from, until the first event tells the time. It ages like any other: the run before may
+    /// What was resumed from, until the first event tells the time. It ages like any other: the run before may
     /// have stored it just now.
-    resumed: Option<SourceLsn>,
-    /// Durable for `confirm_delay`.
+    resumed: Option<Stored>,
+    /// What may be confirmed of what is durable for `confirm_delay`.
     ripe: SourceLsn,
     /// Durable positions that are younger, oldest first.
     aging: VecDeque<Aging>,
@@ -130,34 +148,64 @@ pub struct State {
     reported_at: Duration,
     stored_at: Duration,
     reply_requested: bool,
-    /// The source asked when this was applied and not yet durable: it hears again when it is.
-    owed: Option<SourceLsn>,
     stopping: bool,
     finished: bool,
 }
 
-/// A durable position, and since when.
+/// The last transaction applied that comes again.
+#[derive(Debug, Clone, Copy)]
+struct Last {
+    /// Where it commits, and where it ends.
+    commit: SourceLsn,
+    end: SourceLsn,
+    /// It changes nothing: one that the pipeline had made, most likely.
+    empty: bool,
+    /// It was too large for one batch.
+    in_parts: bool,
+}
+
+/// What `walferry.progress` holds, and what the source may be told once that is on the disk.
+#[derive(Debug, Clone, Copy)]
+struct Stored {
+    position: SourceLsn,
+    confirmable: SourceLsn,
+}
+
+/// What may be confirmed of a durable position, and since when it is.
 #[derive(Debug)]
 struct Aging {
     since: Duration,
     ripens_at: Duration,
-    position: SourceLsn,
+    confirmable: SourceLsn,
 }
 
 /// A committed position, and where its commit ends in the target's WAL.
 #[derive(Debug)]
 struct InMemory {
-    position: SourceLsn,
+    stored: Stored,
     end: TargetLsn,
     since: Duration,
 }
 
 #[derive(Debug)]
 enum UnderWay {
-    Batch { end: Option<EndLsn>, cost: usize, oldest: PgTimestamp, ahead: bool },
+    Batch { end: Option<EndLsn>, last: Option<Last>, cost: usize, oldest: PgTimestamp, ahead: bool },
     Store(EndLsn),
     Abandon,
     Flush,
+}
+
+impl Last {
+    fn of(batch: &Batch) -> Option<Self> {
+        let segment = batch.last_that_comes_again()?;
+        let landmark = segment.landmark()?;
+        Some(Self {
+            commit: landmark.commit_lsn.position(),
+            end: landmark.end.position(),
+            empty: segment.first && segment.changes.is_empty(),
+            in_parts: !segment.first,
+        })
+    }
 }
 
 impl State {
@@ -165,8 +213,8 @@ impl State {
     ///
     /// `run_to`: finish as soon as everything that commits before that position is durable, and before anything that
     /// commits later is begun.
-    pub fn new(stored: EndLsn, confirm_delay: Duration, run_to: Option<SourceLsn>) -> Self {
-        let at = stored.position();
+    pub fn new(resume: Resume, confirm_delay: Duration, run_to: Option<SourceLsn>) -> Self {
+        let (stored, at) = (resume.end, resume.end.position());
         Self {
             positions: Positions { received: at, applied: at, durable: at, confirmed: SourceLsn::ZERO },
             last_change: None,
@@ -175,10 +223,18 @@ impl State {
             under_way: VecDeque::new(),
             asked: stored,
             stored: at,
+            last: resume.landmark.map(|last| Last {
+                commit: last.commit_lsn.position(),
+                end: last.end.position(),
+                empty: false,
+                in_parts: false,
+            }),
+            copied: SourceLsn::ZERO,
+            marked_at: None,
             in_memory: VecDeque::new(),
             open: None,
             idle_mark: None,
-            resumed: Some(at),
+            resumed: Some(Stored { position: at, confirmable: resume.opened_at() }),
             ripe: SourceLsn::ZERO,
             aging: VecDeque::new(),
             confirm_delay,
@@ -186,10 +242,15 @@ impl State {
             reported_at: Duration::ZERO,
             stored_at: Duration::ZERO,
             reply_requested: false,
-            owed: None,
             stopping: false,
             finished: false,
         }
+    }
+
+    /// Has a transaction made for the history to be known by, unless one commits after the last copy of a table.
+    #[must_use]
+    pub fn with_copies_of(self, copied: SourceLsn) -> Self {
+        Self { copied, ..self }
     }
 
     /// How far each stage is.
@@ -226,8 +287,10 @@ impl State {
         if self.finished {
             return effects;
         }
-        if let Some(position) = self.resumed.take() {
-            self.durable(position, now);
+        if let Some(resumed) = self.resumed.take() {
+            self.durable(resumed, now);
+            // What is known is as young as that, for all that is known.
+            self.marked_at = self.marked_at.or_else(|| self.known().map(|_| now));
         }
         match event {
             Event::Received(segment) => self.received(segment),
@@ -245,6 +308,7 @@ impl State {
         }
         self.advance_idle();
         self.proceed(now, &mut effects);
+        self.mark(now, &mut effects);
         self.report(now, &mut effects);
         self.finish(&mut effects);
         effects
@@ -282,8 +346,12 @@ impl State {
 
     fn done(&mut self, written: Option<Written>, now: Duration, effects: &mut Vec<Effect>) {
         let committed = match self.under_way.pop_front().expect("something was under way") {
-            UnderWay::Batch { end, cost, .. } => {
+            UnderWay::Batch { end, last, cost, .. } => {
                 effects.push(Effect::Release(cost));
+                if let Some(last) = last {
+                    self.last = Some(last);
+                    self.marked_at = Some(now);
+                }
                 end
             }
             UnderWay::Store(end) => Some(end),
@@ -296,29 +364,30 @@ impl State {
             self.stored_at = now;
             self.positions.applied = self.positions.applied.max(position);
             let end = written.map(|written| written.end).expect("a commit says where it is");
-            self.in_memory.push_back(InMemory { position, end, since: now });
+            let confirmable = self.last.map_or(position, |last| last.commit);
+            self.in_memory.push_back(InMemory { stored: Stored { position, confirmable }, end, since: now });
         }
         if let Some(Written { flushed, .. }) = written {
             while let Some(oldest) = self.in_memory.front().filter(|oldest| oldest.end <= flushed) {
-                let position = oldest.position;
+                let stored = oldest.stored;
                 self.in_memory.pop_front();
-                self.durable(position, now);
+                self.durable(stored, now);
             }
         }
     }
 
-    fn durable(&mut self, position: SourceLsn, now: Duration) {
+    fn durable(&mut self, Stored { position, confirmable }: Stored, now: Duration) {
         self.positions.durable = position;
         if self.confirm_delay.is_zero() {
-            self.ripe = position;
+            self.ripe = confirmable;
             return;
         }
         // Positions within one step share an entry, which ripens when the last of them surely has.
         match self.aging.back_mut() {
-            Some(last) if now.saturating_sub(last.since) < CONFIRM_STEP => last.position = position,
+            Some(last) if now.saturating_sub(last.since) < CONFIRM_STEP => last.confirmable = confirmable,
             _ => {
                 let ripens_at = now + self.confirm_delay + CONFIRM_STEP;
-                self.aging.push_back(Aging { since: now, ripens_at, position });
+                self.aging.push_back(Aging { since: now, ripens_at, confirmable });
             }
         }
     }
@@ -338,10 +407,10 @@ impl State {
             && let Some(batch) = self.next_batch()
         {
             let oldest = batch.segments.first().map_or(PgTimestamp::default(), |first| first.commit_time);
-            let (end, ahead) = (batch.end(), batch.is_ahead());
+            let (end, last, ahead) = (batch.end(), Last::of(&batch), batch.is_ahead());
             self.asked = end.unwrap_or(self.asked);
             self.open = end.is_none().then_some(oldest);
-            self.under_way.push_back(UnderWay::Batch { end, cost: batch.cost, oldest, ahead });
+            self.under_way.push_back(UnderWay::Batch { end, last, cost: batch.cost, oldest, ahead });
             effects.push(Effect::Apply(batch));
         }
         if self.open.is_some() || self.under_way.len() >= UNDER_WAY_MAX {
@@ -382,7 +451,7 @@ impl State {
     /// Whether somebody waits for what is applied to be durable.
     fn urgent(&self) -> bool {
         let reaches = self.run_to.is_some_and(|run_to| self.positions.applied >= run_to);
-        self.reply_requested || self.owed.is_some() || self.stopping || reaches || self.reached()
+        self.stopping || reaches || self.reached()
     }
 
     fn next_batch(&mut self) -> Option<Batch> {
@@ -413,26 +482,48 @@ impl State {
     /// Tells the source, on time or because it asked.
     fn report(&mut self, now: Duration, effects: &mut Vec<Effect>) {
         while let Some(oldest) = self.aging.front().filter(|oldest| oldest.ripens_at <= now) {
-            self.ripe = oldest.position;
+            self.ripe = oldest.confirmable;
             self.aging.pop_front();
         }
-        let answered = self.owed.is_some_and(|owed| self.positions.durable >= owed);
-        let asked = self.reply_requested || answered;
-        if !asked && now.saturating_sub(self.reported_at) < STATUS_INTERVAL {
+        if now.saturating_sub(self.reported_at) >= STATUS_INTERVAL {
+            self.confirm(self.ripe);
+            self.reported_at = now;
+            effects.push(Effect::Report(self.positions));
+        }
+        // After it: a sender that ends looks at what it heard last.
+        if std::mem::take(&mut self.reply_requested) {
+            effects.push(Effect::Answer(self.positions));
+        }
+    }
+
+    /// Has a transaction made to know the history by: where there is none yet, and where the source would keep much WAL
+    /// for the last one. While nothing is written at all, one follows the last that changes rows, and no more.
+    fn mark(&mut self, now: Duration, effects: &mut Vec<Effect>) {
+        let quiet = self.queue.is_empty() && self.open.is_none() && self.under_way.is_empty();
+        if !quiet || self.stopping || self.run_to.is_some() {
             return;
         }
-        self.confirm(if asked { self.positions.durable } else { self.ripe });
-        self.reported_at = now;
-        if asked {
-            // Answered now, and again when all that is applied by now is on the disk.
-            let applied = self.positions.applied;
-            self.owed = self.owed.filter(|_| !answered);
-            if self.reply_requested {
-                self.owed = (applied > self.positions.durable).then_some(applied);
-            }
-            self.reply_requested = false;
+        let waited = self.marked_at.map(|at| now.saturating_sub(at));
+        let interval = match self.known() {
+            None => MARK_INTERVAL_MIN,
+            Some(last) => match self.positions.applied.bytes_since(last.end) {
+                MARK_BYTES_HURRY.. => MARK_INTERVAL_MIN,
+                // The source keeps all of its WAL, and spills it to its disk again whenever a stream begins.
+                _ if last.in_parts => MARK_INTERVAL_MIN,
+                // It may have been open for long: the source keeps what was written meanwhile.
+                passed if passed >= MARK_BYTES || !last.empty => MARK_INTERVAL,
+                _ => return,
+            },
+        };
+        if waited.is_none_or(|waited| waited >= interval) {
+            self.marked_at = Some(now);
+            effects.push(Effect::Mark);
         }
-        effects.push(Effect::Report(self.positions));
+    }
+
+    /// The last transaction, if the history is known by it.
+    fn known(&self) -> Option<Last> {
+        self.last.filter(|last| last.commit >= self.copied)
     }
 
     fn confirm(&mut self, position: SourceLsn) {

@@ -8,26 +8,27 @@ use tokio::sync::mpsc;
 use tokio_postgres::{Client, Notification};
 
 use crate::apply::TargetSession;
-use crate::apply::store::{MigrationRow, Origin, RelationRow, RelationState, Store};
+use crate::apply::store::{MigrationRow, RelationRow, RelationState, Store, forgotten};
 use crate::config::{Method, Until};
 use crate::engine::{Monitor, MonitorInput};
 use crate::error::{Definite, Failure, Result, Side, Transient};
 use crate::limits::CONNECTIONS_BESIDE_JOBS;
-use crate::pg::{EndLsn, QualifiedName, RelationId, ServerVersion, SlotName, SourceLsn, SystemId};
+use crate::pg::{EndLsn, QualifiedName, Resume, ServerVersion, SlotName, SourceLsn, SystemId};
 use crate::source::Dialect;
 use crate::source::catalog::{self, Table, TableKind};
 use crate::source::replication::ReplicationSession;
 use crate::status::{Metrics, TableState, TableStatus};
 
-use super::copy::Copy;
+use super::copy::{Copy, origin};
 use super::cutover::Cutover;
 use super::dump::{Archive, ClientTools, Wave};
 use super::filter::{broken, moved};
-use super::objects::PostData;
-use super::publications::Publications;
+use super::objects::Making;
+use super::partitions::Unfollowed;
+use super::publications::{Publications, versions};
 use super::report::objects_on_source;
 use super::retry::Context;
-use super::roles::{RolesOptions, carry_database, carry_objects, carry_roles};
+use super::roles::{RolesOptions, carry_database, carry_objects, carry_roles, carry_search_path};
 use super::snapshot::{self, Snapshot};
 use super::uncarried::{Which, views, with_extensions};
 use super::{Migration, Phase, STREAM_NAME, objects, phase, sequences, source_failed, unknown_phase};
@@ -44,6 +45,8 @@ pub(super) enum Ended {
     Done,
     /// Before it began: the preflight failed.
     CheckFailed,
+    /// Something came up that has to be done before the stream goes on: the next attempt does it.
+    Again,
 }
 
 /// How the database is moved, and why so if nobody asked for it.
@@ -75,6 +78,14 @@ pub(super) struct Attempt<'a> {
     pub(super) walsender: Option<ReplicationSession>,
     /// Tables that the log has named as not carried.
     pub(super) told: HashSet<QualifiedName>,
+    /// Partitions that are not followed, and why.
+    pub(super) unfollowed: Unfollowed,
+    /// It ends for something that the next attempt does first.
+    pub(super) again: bool,
+    /// The version of the source's schema at which the target had all of it.
+    pub(super) schema_version: Option<String>,
+    /// What the log has said of definitions that the target lacks.
+    pub(super) misfits: HashSet<String>,
     /// Says that somebody asks for something.
     pub(super) requests: mpsc::Receiver<Notification>,
     /// The cutover under way.
@@ -113,6 +124,11 @@ impl Migration {
             Some(row) => row,
             None => self.begin(&store, system_id, chosen).await?,
         };
+        context.locked_once = true;
+        let ended = store.end_leftovers().await?;
+        if ended > 0 {
+            tracing::warn!(sessions = ended, "ended sessions on the target that outlived their engine");
+        }
         self.fits(&row, system_id)?;
         if row.method != method {
             // The session is not what the method needs; next time it is known.
@@ -133,6 +149,10 @@ impl Migration {
             metrics,
             walsender,
             told,
+            unfollowed: Unfollowed::default(),
+            again: false,
+            schema_version: None,
+            misfits: HashSet::new(),
             requests,
             cutover,
         };
@@ -141,7 +161,10 @@ impl Migration {
         }
         let ended = match attempt.settle_cutover(context.cutover.take()).await {
             Ok(()) => match attempt.go_on(session, context).await {
-                Err(failure) => Err(attempt.broken_off(failure).await),
+                Err(failure) => match attempt.broken_off(failure).await {
+                    _ if attempt.again && attempt.cutover.is_none() => Ok(Ended::Again),
+                    failure => Err(failure),
+                },
                 ended => ended,
             },
             Err(failure) => Err(failure),
@@ -161,6 +184,9 @@ impl Migration {
             let (target, source) = tokio::join!(sides.listening_client(), sides.source_client());
             let (target, requests) = target?;
             let begun = begun(&Store::new(&target, &sides.name)).await?;
+            if begun.is_none() && context.locked_once {
+                return Err(forgotten("").into());
+            }
             if let Some(row) = begun.as_ref().filter(|row| row.phase == Phase::Done.as_str()) {
                 self.refuse_other(row)?;
                 self.show_moved_once(row);
@@ -231,6 +257,7 @@ impl Migration {
             ended: String::new(),
             method: chosen.method,
             method_reason: chosen.reason,
+            dumped_at: String::new(),
             error: String::new(),
             system_id,
             slot,
@@ -238,7 +265,6 @@ impl Migration {
                 Method::Replication => vec![unique.clone(), format!("{unique}_ins")],
                 Method::PgDump => Vec::new(),
             },
-            post_data: Vec::new(),
             selection: self.selection.clone(),
             started_at: None,
         };
@@ -314,7 +340,7 @@ impl Attempt<'_> {
         Store::new(&self.target, &self.migration.sides.name)
     }
 
-    async fn go_on(&mut self, mut session: TargetSession, context: &mut Context) -> Result<Ended> {
+    async fn go_on(&mut self, session: TargetSession, context: &mut Context) -> Result<Ended> {
         let objects = objects_on_source(&self.store(), &self.row).await?;
         self.migration.status.update_database(&self.row.dbname, |database| {
             database.objects_on_source = objects;
@@ -324,7 +350,7 @@ impl Attempt<'_> {
         self.store().listen().await?;
         let mut stop = self.migration.stop.clone();
         let archive = tokio::select! {
-            prepared = self.prepare(&mut session) => prepared?,
+            prepared = self.prepare() => prepared?,
             _ = stop.wait_for(|stop| *stop) => return Ok(Ended::Stopped),
         };
         context.turn = None;
@@ -356,13 +382,16 @@ impl Attempt<'_> {
     }
 
     /// Everything before the stream. Gives the archive where foreign keys may still have to be made.
-    async fn prepare(&mut self, session: &mut TargetSession) -> Result<Option<Arc<Archive>>> {
+    async fn prepare(&mut self) -> Result<Option<Arc<Archive>>> {
         if matches!(self.phase, Phase::CatchingUp | Phase::Syncing) {
             self.refuse_gap().await?;
-            // Read before any snapshot is made: a table that is rewritten in between then counts as rewritten.
-            let tables = self.look_at_source_tables().await?;
+            self.follow_target_names().await?;
+            let tables = self.look_at_source_tables(false).await?;
+            // What it finds to be copied again comes now.
+            self.look_at_definitions(&tables).await?;
             self.tell_of_keyless(&tables);
-            self.copy_late(session, &tables).await?;
+            let tables = self.take_in_partitions(tables).await?;
+            self.copy_late(&tables).await?;
         } else {
             // What comes first takes a while, and walsenders of its own.
             self.walsender = None;
@@ -386,7 +415,11 @@ impl Attempt<'_> {
         }
         let archive = match archive {
             Some(archive) => archive,
-            None => self.archive(None).await?,
+            None => {
+                let archive = self.archive(None).await?;
+                self.doubt_definitions().await?;
+                archive
+            }
         };
         if self.phase == Phase::Indexing {
             self.migration.show(Phase::Indexing);
@@ -397,57 +430,21 @@ impl Attempt<'_> {
         Ok(Some(archive))
     }
 
-    /// Slot, publications and tables where they are not there yet; then all rows that are not there yet.
-    async fn copy_all(&mut self) -> Result<Option<Arc<Archive>>> {
-        self.migration.show(self.phase);
-        let snapshot = self.snapshot().await?;
-        let mut archive = None;
-        if self.phase == Phase::Schema {
-            let dumped = self.archive(Some(&snapshot.id)).await?;
-            objects::make_schema(&self.migration.sides.target, &self.row.name, &dumped).await?;
-            self.phase = Phase::Copying;
-            self.migration.show(self.phase);
-            archive = Some(dumped);
-        }
-        self.show_tables().await?;
-        let rows = self.store().relations().await?;
-        let left: Vec<RelationRow> =
-            rows.into_iter().filter(|row| row.state != RelationState::Copied).collect();
-        let all = self.source_tables().await?;
-        let mut tables = Vec::with_capacity(left.len());
-        for row in &left {
-            let table = all.iter().find(|table| table.name == row.name).cloned().ok_or_else(|| gone(row))?;
-            // One that was made again before it was copied is the one from now on; its file may be newer than the
-            // snapshot, so it counts as rewritten.
-            if row.origin.is_none_or(|known| known.id != origin(&table).id) {
-                self.store().set_origin(&row.name, Origin { filenode: 0, ..origin(&table) }).await?;
-            }
-            tables.push(table);
-        }
-        let copy = self.copy(&snapshot.id, snapshot.consistent_point, false).await?;
-        let read_ahead = async {
-            match &archive {
-                Some(archive) => archive.post_data().await.map(drop),
-                None => Ok(()),
-            }
-        };
-        tokio::try_join!(copy.run(tables, left), read_ahead)?;
-        self.carry_large_objects(&snapshot.id).await?;
-        drop(snapshot);
-        Ok(archive)
-    }
-
-    /// Roles come first: user mappings and policies of the schema name them. At each start anew, since what the target
-    /// refused the last time it may allow now.
+    /// Roles come first: user mappings and policies of the schema name them; and the path by which extensions' scripts find
+    /// what they need. At each start anew, since what the target refused the last time it may allow now.
     pub(super) async fn carry_roles(&self) -> Result<()> {
         // A session of its own, for its transaction.
         let target = self.migration.sides.target_client().await?;
+        let store = self.store();
+        let sides = &self.migration.sides;
         let options = RolesOptions {
-            ignored: self.migration.sides.ignored_roles.clone(),
+            ignored: sides.ignored_roles.clone(),
+            granted: store.roles().await?.into_iter().chain(sides.granted_roles.iter().cloned()).collect(),
             passwords_file: self.migration.passwords_file.clone(),
         };
-        carry_roles(&self.source, &target, &options).await?;
-        Ok(())
+        let report = carry_roles(&self.source, &target, &options).await?;
+        store.add_roles(&report.made).await?;
+        carry_search_path(&self.source, &target).await
     }
 
     /// What copies on the exported `snapshot`, which has all that commits before `copy_lsn`; `as_replica` where the
@@ -456,6 +453,7 @@ impl Attempt<'_> {
         Ok(Copy {
             source: self.migration.sides.source.clone(),
             target: self.migration.sides.target.clone(),
+            looking: Arc::clone(&self.source),
             control: Arc::clone(&self.target),
             migration: self.row.name.clone(),
             attempt: self.number,
@@ -464,7 +462,8 @@ impl Attempt<'_> {
             copy_lsn,
             ranges: Dialect::new(self.source_version().await?).scans_page_ranges(),
             as_replica,
-            again: None,
+            replaces: false,
+            deadline: None,
             jobs: self.migration.jobs,
             status: self.migration.status.clone(),
             metrics: self.metrics.clone(),
@@ -484,6 +483,7 @@ impl Attempt<'_> {
         let tables = self.identified(tables).await?;
         let dialect = Dialect::new(self.source_version().await?);
         Publications::of(&tables, dialect).create(&self.source, &self.row.publications).await?;
+        versions::remember(&self.source, &self.row.publications, &self.store(), None).await?;
         let rows: Vec<RelationRow> =
             tables.iter().filter(|t| t.kind == TableKind::Plain).map(relation_row).collect();
         self.store().begin_relations(&rows).await?;
@@ -492,7 +492,9 @@ impl Attempt<'_> {
             tracing::warn!(slot = %self.row.slot, "dropped the slot of a run that was killed before it used it");
         }
         let snapshot = snapshot::create(source, &self.source, &self.row.slot, false).await?;
-        self.store().begin_progress(EndLsn::new(snapshot.consistent_point.get())).await?;
+        let end = EndLsn::new(snapshot.consistent_point.get());
+        let timeline = Some(snapshot.timeline);
+        self.store().begin_progress(&Resume { timeline, ..Resume::at(end) }).await?;
         tracing::info!(slot = %self.row.slot, at = %snapshot.consistent_point, "replication slot created");
         Ok(snapshot)
     }
@@ -513,22 +515,36 @@ impl Attempt<'_> {
         Ok(broken.iter().map(|reference| format!("{FOREIGN_KEYS_OF} {}", reference.oid)).collect())
     }
 
+    /// Those of the dump that the source has dropped since: they may not fit its rows any more.
+    pub(super) async fn dropped_foreign_keys(&self, archive: &Archive) -> Result<HashSet<String>> {
+        let there = catalog::foreign_keys(&self.source).await.map_err(source_failed)?;
+        let there: HashSet<String> = there.iter().map(|oid| format!("{FOREIGN_KEYS_OF} {oid}")).collect();
+        let dropped = archive.of(Wave::ForeignKeys).filter(|entry| !there.contains(&entry.key));
+        Ok(dropped
+            .map(|entry| {
+                tracing::info!(foreign_key = %entry, "not made: the source has dropped it since");
+                entry.key.clone()
+            })
+            .collect())
+    }
+
     pub(super) async fn index(&self, archive: &Arc<Archive>) -> Result<()> {
         for wave in [Wave::Indexes, Wave::Rest] {
-            self.post_data(archive).make(wave).await?;
+            self.making(archive).make(wave).await?;
         }
-        views::refresh(&self.source, &self.target, Which::Empty).await?;
         objects::analyze(&self.migration.sides.target, &self.target, self.migration.jobs).await?;
         sequences::carry(&self.source, &self.target).await?;
         let ignored = &self.migration.sides.ignored_roles;
         let sessions = self.migration.jobs + CONNECTIONS_BESIDE_JOBS;
         carry_database(&self.source, &self.target, ignored, sessions).await?;
         carry_objects(&self.source, &self.target, ignored).await?;
-        Ok(())
+        // With their owners' privileges.
+        views::refresh(&self.source, &self.target, Which::Empty).await
     }
 
-    pub(super) fn post_data<'b>(&'b self, archive: &'b Arc<Archive>) -> PostData<'b> {
-        PostData {
+    /// What makes the schema that `archive` describes.
+    pub(super) fn making<'b>(&'b self, archive: &'b Arc<Archive>) -> Making<'b> {
+        Making {
             source: &self.source,
             target: &self.migration.sides.target,
             control: &self.target,
@@ -541,10 +557,17 @@ impl Attempt<'_> {
     pub(super) async fn enter(&mut self, next: Phase) -> Result<()> {
         assert!(phase::may_become(self.phase, next), "{} cannot become {next}", self.phase);
         self.store().set_phase(next.as_str()).await?;
-        tracing::info!(phase = %next, "entered");
+        self.entered(next);
+        Ok(())
+    }
+
+    /// The phase is recorded, or was.
+    pub(super) fn entered(&mut self, next: Phase) {
+        if self.phase != next {
+            tracing::info!(phase = %next, "entered");
+        }
         self.phase = next;
         self.migration.show(next);
-        Ok(())
     }
 
     /// The source's tables, as far as they are to be moved.
@@ -580,7 +603,7 @@ impl Attempt<'_> {
             bytes_estimated: row.bytes_estimated.unsigned_abs(),
         });
         let tables = tables.collect();
-        self.migration.status.update_database(&self.row.dbname, |database| database.tables = tables);
+        self.migration.status.update_database(&self.row.dbname, |database| database.set_tables(tables));
         Ok(())
     }
 }
@@ -605,12 +628,9 @@ pub(super) fn relation_row(table: &Table) -> RelationRow {
         rows_estimated: table.row_estimate as i64,
         bytes_estimated: i64::try_from(table.bytes).unwrap_or(i64::MAX),
         origin: Some(origin(table)),
+        definition: None,
+        target_oid: None,
     }
-}
-
-/// Which table it is, and what it is before it is copied.
-pub(super) fn origin(table: &Table) -> Origin {
-    Origin { id: RelationId::new(table.oid.get()), filenode: table.filenode, attributes: table.attributes }
 }
 
 pub(super) fn gone(row: &RelationRow) -> Definite {

@@ -42,11 +42,11 @@ pub async fn check(sides: &Sides, config: &Config) -> Result<Report> {
         return Ok(report);
     }
     let servers = preflight::run_servers(&source, &target, &input).await;
-    let method = servers.method;
+    let of_servers = servers.method;
     report = servers;
     preflight::connections(&mut report, &sides.source, &sides.target).await;
     for database in &choice.databases {
-        let method = database.begun.as_ref().map_or(method, |row| row.method);
+        let method = choice.method_of(config.method, database).unwrap_or(of_servers);
         let input =
             PreflightInput { method: Some(method), ..input_for(sides, config, &choice, vec![database]) };
         let found = check_database(sides, database, &target, &input, false).await;
@@ -56,12 +56,13 @@ pub async fn check(sides: &Sides, config: &Config) -> Result<Report> {
 }
 
 fn input_for(sides: &Sides, config: &Config, choice: &Choice, databases: Vec<&Chosen>) -> PreflightInput {
-    let dumped = |database: &&Chosen| method_of(&config.method, database) == Some(Method::PgDump);
+    let dumped = |database: &&Chosen| choice.method_of(config.method, database) == Some(Method::PgDump);
     let replicated: Vec<&Chosen> = choice.databases.iter().filter(|database| !dumped(database)).collect();
     let slots: Vec<SlotName> =
         replicated.iter().filter_map(|d| Some(d.begun.as_ref()?.slot.clone())).collect();
     PreflightInput {
-        method: method_of_all(&config.method, &databases),
+        migration: sides.name.clone(),
+        method: method_of_all(databases.iter().map(|database| choice.method_of(config.method, database))),
         slots_needed: replicated.len() as u64,
         resuming: databases.iter().any(|database| database.begun.is_some()),
         target_database_exists: databases.iter().all(|database| database.on_target),
@@ -69,6 +70,7 @@ fn input_for(sides: &Sides, config: &Config, choice: &Choice, databases: Vec<&Ch
         slots,
         tables: choice.filter.clone(),
         ignored_roles: sides.ignored_roles.clone(),
+        granted_roles: sides.granted_roles.clone(),
         creates_databases: config.creates_databases,
         application_name: STREAM_NAME.to_owned(),
         jobs: u64::try_from(sides.jobs).unwrap_or(u64::MAX),
@@ -79,17 +81,13 @@ fn input_for(sides: &Sides, config: &Config, choice: &Choice, databases: Vec<&Ch
     }
 }
 
-/// What was begun stays as it is.
-fn method_of(given: &Option<Method>, database: &Chosen) -> Option<Method> {
-    database.begun.as_ref().map_or(*given, |row| Some(row.method))
-}
-
 /// The method that the servers are looked at for. Those that can still fall back decide, as long as there are any.
-fn method_of_all(given: &Option<Method>, databases: &[&Chosen]) -> Option<Method> {
-    let methods = || databases.iter().map(|database| method_of(given, database));
-    let open = methods().find(Option::is_none);
-    let replicated = methods().find(|method| *method == Some(Method::Replication));
-    open.or(replicated).unwrap_or(Some(Method::PgDump))
+fn method_of_all(methods: impl Iterator<Item = Option<Method>>) -> Option<Method> {
+    let methods: Vec<_> = methods.collect();
+    [None, Some(Method::Replication)]
+        .into_iter()
+        .find(|method| methods.contains(method))
+        .unwrap_or(Some(Method::PgDump))
 }
 
 fn with_contents(contents: &Contents) -> PreflightInput {
@@ -138,6 +136,7 @@ pub(super) async fn preflight(
 ) -> Result<Report> {
     let input = PreflightInput {
         method: migration.method,
+        migration: migration.sides.name.clone(),
         databases: vec![migration.sides.source.dbname().to_owned()],
         slots_needed: slots_needed(&migration.status.snapshot()),
         application_name: STREAM_NAME.to_owned(),
@@ -145,6 +144,7 @@ pub(super) async fn preflight(
         creates_databases: migration.creates_databases,
         tables: migration.filter.clone(),
         ignored_roles: migration.sides.ignored_roles.clone(),
+        granted_roles: migration.sides.granted_roles.clone(),
         pg_dump: pg_dump_found(source, |version| migration.tools(version)).await,
         jobs: u64::try_from(migration.jobs).unwrap_or(u64::MAX),
         wanted: migration.sides.wanted,
@@ -161,7 +161,9 @@ pub(super) async fn preflight(
 /// Slots that are still to be made: there has to be room for all of them, or some database would fail in its turn.
 fn slots_needed(snapshot: &StatusSnapshot) -> u64 {
     let to_come = snapshot.databases.iter().filter(|database| {
-        database.objects_on_source.is_empty() && matches!(database.phase, Phase::Waiting | Phase::Checking)
+        database.method == Method::Replication
+            && database.objects_on_source.is_empty()
+            && matches!(database.phase, Phase::Waiting | Phase::Checking)
     });
     (to_come.count() as u64).max(1)
 }

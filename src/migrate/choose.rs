@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tokio_postgres::Client;
 
 use crate::apply::store::{MigrationRow, Store};
-use crate::config::{Selection, TableFilter, TablePattern};
+use crate::config::{Method, Selection, TableFilter, TablePattern};
 use crate::error::{Definite, Failure, Result, Side};
 use crate::limits::DATABASES_LOOKED_AT;
 use crate::pg::QualifiedName;
@@ -43,6 +43,19 @@ pub(super) struct Choice {
     pub(super) selection: Selection,
     /// Its tables.
     pub(super) filter: TableFilter,
+}
+
+impl Choice {
+    /// How a database is to be moved; `None`: by replication where that is possible. What was begun stays as it is.
+    pub(super) fn method_of(&self, given: Option<Method>, database: &Chosen) -> Option<Method> {
+        let meant = || if self.is_dumped(&database.name) { Some(Method::PgDump) } else { given };
+        database.begun.as_ref().map_or_else(meant, |row| Some(row.method))
+    }
+
+    /// Whether it is to be dumped while others may be followed.
+    pub(super) fn is_dumped(&self, name: &str) -> bool {
+        self.selection.dumped_databases.iter().any(|dumped| dumped == name)
+    }
 }
 
 /// One database of a run.
@@ -99,6 +112,7 @@ pub(super) async fn choose(sides: &Sides, given: &Selection) -> Result<Choice> {
         tracing::warn!(database = name, "gone from the source: it is not followed any more");
     }
     let names = selected(sides, &on_source, &selection, &begun).await?;
+    refuse_undumped(given, &names)?;
     let databases = names.into_iter().map(|name| {
         let row = begun.iter().find(|(of, _)| *of == name).map(|(_, row)| (*row).clone());
         let on_target = looked.iter().any(|looked| looked.name == name);
@@ -314,6 +328,10 @@ pub(super) fn remembered(given: &Selection, begun: &[(&str, &MigrationRow)]) -> 
     let tables =
         selections.iter().map(|(_, selection)| *selection).find(|selection| selection.names_tables());
     let tables = if given.names_tables() { given } else { tables.unwrap_or(given) };
+    let dumped = |selection: &&Selection| !selection.dumped_databases.is_empty();
+    let before = selections.iter().map(|(_, selection)| *selection).find(dumped);
+    let of_dumps = Some(given).filter(dumped).or(before).unwrap_or(given);
+    selection.dumped_databases.clone_from(&of_dumps.dumped_databases);
     selection.with_tables.clone_from(&tables.with_tables);
     selection.skip_tables.clone_from(&tables.skip_tables);
     selection
@@ -344,6 +362,18 @@ fn of_all(begun: &[(&str, &Selection)]) -> Selection {
     selection.databases.sort();
     selection.databases.dedup();
     selection
+}
+
+/// Refuses databases that are to be dumped and are not moved at all.
+fn refuse_undumped(given: &Selection, moved: &[String]) -> Result<(), Definite> {
+    match given.dumped_databases.iter().find(|name| !moved.contains(name)) {
+        Some(name) => {
+            Err(Definite::usage(format!("--dump-db names database {name:?}, which is not migrated"))
+                .detail(format!("migrated: {}", super::preflight::listed(moved)))
+                .hint("give it as the source spells it; see --database and --ignore-dbs"))
+        }
+        None => Ok(()),
+    }
 }
 
 /// Refuses databases that are named and not there.

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::Instrument;
 
-use crate::config::{Config, Selection};
+use crate::config::{Config, Method, Selection};
 use crate::error::{Definite, Exit, Failure, Result};
 use crate::limits::{
     DATABASES_COPIED_MAX, QUEUE_COST_MAX, QUEUES_COST_MAX, RETRY_FOR_AT_START, RETRY_PAUSE_MAX,
@@ -63,7 +63,8 @@ impl Cluster {
         let turns = Turns::new();
         let gathering = Gathering::of(choice.databases.len());
         for database in &choice.databases {
-            self.status.update_database(&database.name, |_| {});
+            let method = choice.method_of(self.config.method, database).unwrap_or_default();
+            self.status.update_database(&database.name, |shown| shown.method = method);
         }
         // Those that have a slot go on with their copy first: it keeps the source's WAL.
         let (begun, new): (Vec<_>, Vec<_>) =
@@ -92,7 +93,31 @@ impl Cluster {
             ends.push(end);
             monitors.extend(monitor);
         }
-        worst(ends)
+        worst(self.tell_of_dumps(ends))
+    }
+
+    /// Says last of all which databases are dumped and not followed, and since when. One that nobody wanted dumped ends with
+    /// an exit code of its own.
+    fn tell_of_dumps(&self, mut ends: Vec<End>) -> Vec<End> {
+        let snapshot = self.status.snapshot();
+        for (name, end) in &mut ends {
+            let Some(database) = snapshot.database(name).filter(|database| database.phase == Phase::Done)
+            else {
+                continue;
+            };
+            let (Some(cause), hint) = (database.not_followed(), database.after_a_dump()) else { continue };
+            let reason = &database.method_reason;
+            tracing::warn!(
+                database = name,
+                reason,
+                hint = hint.as_deref().map(tracing::field::display),
+                "dumped, {cause}"
+            );
+            if database.dumped_unasked() && exit_of(end) == Exit::Fine {
+                *end = Ok(Exit::Dumped);
+            }
+        }
+        ends
     }
 
     /// Tries until both sides answer, for a short while: what never worked is most likely a mistake. `None`: told to
@@ -110,7 +135,7 @@ impl Cluster {
                 Err(Failure::Transient(transient)) if began.elapsed() < RETRY_FOR_AT_START => transient,
                 Err(failure) => return Err(failure),
             };
-            tracing::warn!(side = %transient.side, cause = transient.cause, detail = transient.detail, "trying again");
+            tracing::warn!(side = %transient.side, cause = transient.cause, detail = %transient.detail, "trying again");
             tokio::select! {
                 () = tokio::time::sleep(jittered(pause)) => {}
                 _ = stop.wait_for(|stop| *stop) => return Ok(None),
@@ -123,7 +148,7 @@ impl Cluster {
         let config = &self.config;
         Migration {
             sides: self.sides.database(&database.name),
-            method: config.method,
+            method: if choice.is_dumped(&database.name) { Some(Method::PgDump) } else { config.method },
             entrance: self.sides.target.clone(),
             on_target: database.on_target,
             creates_databases: config.creates_databases,
@@ -238,7 +263,7 @@ fn log(ended: &Result<Exit>) {
                 Failure::Definite(it) => (&it.cause, &it.detail, it.hint.as_str()),
                 Failure::Transient(it) => (&it.cause, &it.detail, ""),
             };
-            tracing::error!(cause, detail, hint, "failed: this database is not migrated any further");
+            tracing::error!(cause, %detail, %hint, "failed: this database is not migrated any further");
         }
     }
 }
@@ -251,7 +276,8 @@ pub(super) fn worst(ends: Vec<End>) -> Result<Exit> {
     }
     let exit = ends.iter().map(|(_, end)| exit_of(end)).max_by_key(|exit| gravity(*exit));
     let exit = exit.unwrap_or(Exit::Fine);
-    let failed: Vec<&End> = ends.iter().filter(|(_, end)| exit_of(end) != Exit::Fine).collect();
+    let failed = |end: &Result<Exit>| !matches!(exit_of(end), Exit::Fine | Exit::Dumped);
+    let failed: Vec<&End> = ends.iter().filter(|(_, end)| failed(end)).collect();
     if failed.iter().all(|(_, end)| end.is_ok()) {
         return Ok(exit);
     }
@@ -275,12 +301,13 @@ fn exit_of(end: &Result<Exit>) -> Exit {
 const fn gravity(exit: Exit) -> u8 {
     match exit {
         Exit::Fine => 0,
-        Exit::Transient => 1,
-        Exit::Differs => 2,
-        Exit::Usage => 3,
-        Exit::Check => 4,
-        Exit::Definite => 5,
-        Exit::Unexpected => 6,
+        Exit::Dumped => 1,
+        Exit::Transient => 2,
+        Exit::Differs => 3,
+        Exit::Usage => 4,
+        Exit::Check => 5,
+        Exit::Definite => 6,
+        Exit::Unexpected => 7,
     }
 }
 
@@ -304,6 +331,10 @@ mod tests {
         check(vec![], 0, &[]);
         check(vec![Ok(Exit::Fine), Ok(Exit::Fine)], 0, &[]);
         check(vec![Ok(Exit::Fine), Ok(Exit::Check)], 3, &[]);
+        check(vec![Ok(Exit::Dumped)], 7, &[]);
+        check(vec![Ok(Exit::Fine), Ok(Exit::Dumped)], 7, &[]);
+        check(vec![Ok(Exit::Dumped), Ok(Exit::Check), Ok(Exit::Fine)], 3, &[]);
+        check(vec![Ok(Exit::Dumped), lost()], 6, &["1 of 2 databases failed"]);
         check(vec![gone()], 5, &["the slot is gone\n  hint: start afresh"]);
         check(vec![Ok(Exit::Fine), lost()], 6, &["1 of 2 databases failed", "\"db1\"", "connection closed"]);
         check(

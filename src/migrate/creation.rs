@@ -36,22 +36,34 @@ impl Migration {
             .find(|database| database.name == name)
             .ok_or_else(|| Definite::usage(format!("the source has no database {name:?} any more")))?;
         create(&entrance, &like).await?;
+        let extras = self.make_extras().await?;
         self.finish_database(&entrance, &like).await?;
-        (context.database_made, context.passed) = (true, Some(chosen));
+        context.database_made = true;
+        // Without it the database itself is looked at: it may need it.
+        context.passed = extras.then_some(chosen);
         Ok(None)
     }
 
-    async fn finish_database(&self, entrance: &Client, like: &Database) -> Result<()> {
+    /// Makes the extension aiven_extras where triggers cannot be switched off without it; whether that is settled now. A
+    /// database may do without: the checks know.
+    async fn make_extras(&self) -> Result<bool> {
         let made = self.sides.target_client().await?;
         let role = catalog::replica_role(&made).await.map_err(target_failed)?;
-        if role == ReplicaRole::AivenExtrasAvailable {
-            execute(
-                &made,
-                "the extension aiven_extras",
-                &Sql::new("CREATE EXTENSION IF NOT EXISTS aiven_extras CASCADE"),
-            )
-            .await?;
+        if role != ReplicaRole::AivenExtrasAvailable {
+            return Ok(true);
         }
+        let create = Sql::new("CREATE EXTENSION IF NOT EXISTS aiven_extras CASCADE");
+        let Err(failure) = execute(&made, "the extension aiven_extras", &create).await else {
+            return Ok(true);
+        };
+        if matches!(failure, Failure::Transient(_)) {
+            return Err(failure);
+        }
+        tracing::info!(%failure, hint = %create, "the extension aiven_extras is not made");
+        Ok(false)
+    }
+
+    async fn finish_database(&self, entrance: &Client, like: &Database) -> Result<()> {
         let own = Sql::new("ALTER DATABASE ").ident(&like.name);
         if has_privileges_of(entrance, &like.owner).await? {
             let alter = own.clone().text(" OWNER TO ").ident(&like.owner);

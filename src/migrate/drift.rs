@@ -13,55 +13,80 @@
 use std::collections::HashSet;
 
 use crate::apply::store::RelationRow;
-use crate::error::{Definite, Failure, Result, Side};
-use crate::pg::{QualifiedName, Sql};
+use crate::error::{Definite, Failure, Result, Side, Transient};
+use crate::pg::{Oid, QualifiedName, Sql};
 use crate::source::catalog::{Persistence, Table, TableKind};
 use crate::source::{self};
 
 use super::attempt::Attempt;
 use super::filter::moved;
+use super::pairing::{Listed, Recorded};
 use super::publications::{self, Altered};
 
 impl Attempt<'_> {
-    /// Looks, and acts; gives the tables as they are.
-    pub(super) async fn look_at_source_tables(&mut self) -> Result<Vec<Table>> {
+    /// Looks, and acts; gives the tables as they are. One that is to be copied again ends what is `following` already.
+    pub(super) async fn look_at_source_tables(&mut self, following: bool) -> Result<Vec<Table>> {
         let store = self.store();
         let (tables, relations) = tokio::try_join!(self.source_tables(), store.relations())?;
         // One that is followed already is meant, whatever it is called by now.
         let (migration, dbname) = (self.migration, &self.row.dbname);
         let moved = moved(&tables, &migration.filter, dbname);
-        let meant = |table: &Table| {
-            moved.iter().any(|moved| moved.oid == table.oid) || relations.iter().any(|row| is(row, table))
-        };
+        let moved: HashSet<Oid> = moved.iter().map(|table| table.oid).collect();
+        let recorded = Recorded::new(&relations);
+        let meant = |table: &Table| moved.contains(&table.oid) || recorded.of(table).is_some();
         let tables: Vec<Table> = tables.into_iter().filter(meant).collect();
-        self.tell_of_tables(&tables, &relations);
-        self.refuse_lost_identities(&tables, &relations).await?;
-        self.refuse_altered_publications(&tables, &relations).await?;
+        self.tell_of_made(&tables, &recorded);
+        self.tell_of_dropped(&tables, &relations).await?;
+        self.refuse_lost_identities(&tables, &recorded).await?;
+        self.refuse_altered_publications(&tables, &recorded).await?;
+        let interrupted = self.refuse_interrupted(&tables, &recorded).await?;
+        if following && let Some(first) = interrupted.first() {
+            self.again = true;
+            let cause = format!("table {first} was not published for a while: it is copied again first");
+            return Err(Transient::new(Side::Source, cause).into());
+        }
         Ok(tables)
     }
 
-    fn tell_of_tables(&mut self, tables: &[Table], relations: &[RelationRow]) {
+    fn tell_of_made(&mut self, tables: &[Table], recorded: &Recorded<'_>) {
         for table in tables.iter().filter(|table| table.kind == TableKind::Plain) {
             // One that is not followed may be made anew: it is copied again at the end in any case.
-            let anew = |row: &RelationRow| !table.is_followed() && row.name == table.name;
-            let carried = relations.iter().any(|row| is(row, table) || anew(row));
+            let anew = || recorded.named(&table.name).is_some_and(|_| !table.is_followed());
+            // A new partition is taken in.
+            if table.partition_of.is_some() {
+                continue;
+            }
+            let carried = recorded.of(table).is_some() || anew();
             if !carried && self.told.insert(table.name.clone()) {
                 tracing::warn!(table = %table.name, "made on the source after the copy began: it is not carried");
             }
         }
-        for row in relations {
-            let there = tables.iter().any(|table| is(row, table));
-            if !there && self.told.insert(row.name.clone()) {
-                tracing::warn!(table = %row.name, "dropped on the source: the target keeps it");
-            }
-        }
     }
 
-    async fn refuse_lost_identities(&self, tables: &[Table], relations: &[RelationRow]) -> Result<()> {
+    async fn tell_of_dropped(&mut self, tables: &[Table], relations: &[RelationRow]) -> Result<()> {
+        let of_source = Listed::new(tables);
+        let gone = relations.iter().filter(|row| of_source.of(row).is_none()).map(|row| &row.name);
+        let gone: Vec<&QualifiedName> = gone.filter(|name| !self.told.contains(name)).collect();
+        if gone.is_empty() {
+            return Ok(());
+        }
+        let dropped = self.dropped_at_cutover().await?;
+        for table in gone {
+            if dropped.contains(table) {
+                tracing::info!(%table, "dropped on the source: the target drops it at the cutover, too");
+            } else {
+                tracing::warn!(%table, "dropped on the source: the target keeps it");
+            }
+            self.told.insert(table.clone());
+        }
+        Ok(())
+    }
+
+    async fn refuse_lost_identities(&self, tables: &[Table], recorded: &Recorded<'_>) -> Result<()> {
         let lost = self.without_identity(tables).await?;
         let Some(first) = lost.first() else { return Ok(()) };
         let publication = &self.row.publications[0];
-        self.copy_again(&lost, tables, relations).await?;
+        self.copy_again(&lost, tables, recorded).await?;
         for table in &lost {
             let sql = Sql::new("ALTER PUBLICATION ").ident(publication).text(" DROP TABLE ").name(table);
             self.source.batch_execute(sql.as_str()).await.map_err(failure)?;
@@ -84,22 +109,22 @@ impl Attempt<'_> {
     }
 
     /// Tables that are not published any more, and publications that are not what they were.
-    async fn refuse_altered_publications(&self, tables: &[Table], relations: &[RelationRow]) -> Result<()> {
+    async fn refuse_altered_publications(&self, tables: &[Table], recorded: &Recorded<'_>) -> Result<()> {
         let names = &self.row.publications;
         let (altered, members) = tokio::try_join!(
             publications::altered(&self.source, names),
             publications::members(&self.source, names),
         )?;
         let logged = |table: &&Table| table.kind == TableKind::Plain && table.is_followed();
-        let followed = tables.iter().filter(logged).filter(|t| relations.iter().any(|row| is(row, t)));
+        let followed = tables.iter().filter(logged).filter(|table| recorded.of(table).is_some());
         let missing: Vec<&Table> = followed.filter(|table| !members.contains(&table.name)).collect();
         let mut affected: Vec<QualifiedName> = missing.iter().map(|table| table.name.clone()).collect();
         affected.extend(altered.iter().flat_map(|altered| altered.tables.iter().cloned()));
-        self.copy_again(&affected, tables, relations).await?;
+        self.copy_again(&affected, tables, recorded).await?;
         if let Some(altered) = altered.into_iter().next() {
             return Err(changed(altered).into());
         }
-        let Some(first) = missing.first() else { return self.refuse_others(tables, relations, &members) };
+        let Some(first) = missing.first() else { return self.refuse_others(tables, recorded, &members) };
         let add = missing.iter().map(|table| {
             let name = &names[usize::from(!table.has_identity())];
             Sql::new("ALTER PUBLICATION ").ident(name).text(" ADD TABLE ONLY ").name(&table.name)
@@ -117,16 +142,16 @@ impl Attempt<'_> {
     fn refuse_others(
         &self,
         tables: &[Table],
-        relations: &[RelationRow],
+        recorded: &Recorded<'_>,
         members: &HashSet<QualifiedName>,
     ) -> Result<()> {
         let other = tables.iter().find(|table| {
-            let followed = relations.iter().any(|row| row.name == table.name && !is(row, table));
             table.kind == TableKind::Plain
                 && table.is_followed()
-                && followed
+                && table.partition_of.is_none()
+                && recorded.named(&table.name).is_some_and(|row| !is(row, table))
                 && !members.contains(&table.name)
-                && relations.iter().all(|row| !is(row, table))
+                && recorded.of(table).is_none()
         });
         let Some(table) = other else { return Ok(()) };
         let name = &self.row.publications[usize::from(!table.has_identity())];
@@ -145,14 +170,15 @@ impl Attempt<'_> {
         &self,
         affected: &[QualifiedName],
         tables: &[Table],
-        relations: &[RelationRow],
+        recorded: &Recorded<'_>,
     ) -> Result<()> {
+        let affected: HashSet<&QualifiedName> = affected.iter().collect();
         for table in tables {
             let root = table.partition_of.as_ref().is_some_and(|root| affected.contains(root));
             if !root && !affected.contains(&table.name) {
                 continue;
             }
-            if let Some(row) = relations.iter().find(|row| is(row, table)) {
+            if let Some(row) = recorded.of(table) {
                 self.store().copy_again(&row.name).await?;
             }
         }

@@ -1,60 +1,77 @@
-//! The schema, by `pg_dump` and `pg_restore`.
+//! The schema, by `pg_dump`.
 //!
-//! `pg_dump` reads the schema on the exported snapshot into an archive; `pg_restore` turns sections of the archive
-//! into SQL, which Walferry runs itself: the pre-data section in one transaction with the step to the next phase, the
-//! entries of the post-data section one by one, each in one transaction with the note that it is made. So a kill at
-//! any moment leaves nothing half made.
+//! `pg_dump` reads the schema on the exported snapshot into an archive, whose table of contents ([`toc`]) has the statements
+//! of each object. Walferry runs these itself: what comes before the rows in transactions of some objects each, what comes
+//! after them one by one, always with the note that it is made. So a kill at any moment leaves nothing half made.
+//!
+//! Not carried here: owners and privileges (`roles` brings them), what only a superuser may make, and what hangs on that.
 //!
 //! The password goes to the child processes in their environment, never in their arguments.
 
+mod directory;
+pub mod toc;
+
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use tempfile::TempDir;
+use sha2::{Digest, Sha256};
 use tokio::process::Command;
-use tokio::sync::OnceCell;
 
-use crate::error::{Definite, Result};
-use crate::pg::{ServerVersion, Sql};
+use directory::Directory;
+
+use crate::error::{Definite, Result, Side, Transient};
+use crate::pg::{QualifiedName, ServerVersion, Sql};
 use crate::wire::ConnInfo;
 
-/// `pg_dump` and `pg_restore` of one installation.
+use toc::{Section, TocEntry};
+
+/// `pg_dump` of one installation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientTools {
     directory: PathBuf,
-    /// Their major version.
+    /// Its major version.
     pub major: u32,
 }
 
-/// A dumped schema. Its file goes when this is dropped.
-#[derive(Debug)]
+/// A dumped schema.
+#[derive(Debug, Default)]
 pub struct Archive {
-    tools: ClientTools,
-    directory: TempDir,
-    /// Extensions that are left out.
-    excluded: Vec<String>,
-    post_data: OnceCell<Vec<(Wave, Entry)>>,
+    /// What the definitions rely on, for each session that runs them.
+    settings: Sql,
+    /// In the archive's order.
+    entries: Vec<Entry>,
 }
 
-/// One entry of an archive's table of contents.
+/// An object that is to be made, or what hangs on one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    line: String,
+    id: i32,
     /// The same in every dump of one source.
     pub key: String,
-    /// `INDEX`, `CONSTRAINT`, `FK CONSTRAINT`, …: what follows the identifiers, with schema and name.
-    pub what: String,
+    /// `INDEX`, `CONSTRAINT`, `FK CONSTRAINT`, …
+    pub kind: String,
+    /// Schema and name, for a message: with its table's before it where it belongs to one.
+    name: String,
+    /// The statements that make it.
+    pub sql: Sql,
+    wave: Wave,
+    needs: Vec<i32>,
 }
 
-/// When an entry of the post-data section is made.
+/// When an entry is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Wave {
+    /// Before the rows: in the archive's order.
+    PreData,
     /// Indexes, and constraints that are made of one: at the same time.
     Indexes,
     /// What joins or describes them, and triggers, rules, policies: one after the other, in the archive's order.
     Rest,
     /// Foreign keys: when every table is at the same point.
     ForeignKeys,
+    /// What hangs on foreign keys: in the archive's order.
+    AfterForeignKeys,
 }
 
 impl ClientTools {
@@ -91,23 +108,50 @@ impl ClientTools {
     /// Dumps the schema of the database that `source` names, as the exported `snapshot` shows it.
     ///
     /// # Errors
-    /// A definite failure with what `pg_dump` said.
+    /// A definite failure with what `pg_dump` said, or when its archive cannot be read.
     pub async fn dump(&self, source: &ConnInfo, snapshot: Option<&str>) -> Result<Archive> {
-        let directory = tempfile::tempdir().map_err(|error| {
+        let snapshot = snapshot.map(|snapshot| format!("--snapshot={snapshot}"));
+        self.dump_with(source, snapshot.into_iter()).await
+    }
+
+    /// Dumps the definitions of some tables alone, as they are now.
+    ///
+    /// # Errors
+    /// As [`ClientTools::dump`].
+    pub async fn dump_tables(&self, source: &ConnInfo, tables: &[QualifiedName]) -> Result<Archive> {
+        // A pattern whose parts are quoted means just itself.
+        let tables = tables.iter().map(|table| format!("--table={}", Sql::default().name(table)));
+        self.dump_with(source, tables).await
+    }
+
+    async fn dump_with(&self, source: &ConnInfo, options: impl Iterator<Item = String>) -> Result<Archive> {
+        // Its file goes with it.
+        let directory = Directory::make(&std::env::temp_dir()).map_err(|error| {
             Definite::new("cannot make a temporary directory").detail(error.to_string()).hint("set TMPDIR")
         })?;
         let mut command = self.command("pg_dump");
         command.args(["--format=custom", "--schema-only", "--no-owner", "--no-privileges"]);
         command.args(["--no-publications", "--no-subscriptions", "--no-security-labels", "--no-password"]);
         command.args(["--exclude-schema=walferry", "--exclude-schema=aiven_extras"]);
+        // Else pg_dump reads rows and sequences of extensions, which nobody takes from the archive, and may not be read.
+        command.arg("--exclude-table-data=*.*");
         // Else it is the database's own.
         command.arg("--encoding=UTF8");
-        if let Some(snapshot) = snapshot {
-            command.arg(format!("--snapshot={snapshot}"));
-        }
-        command.arg("--file").arg(archive_file(&directory)).envs(source.libpq_environment());
+        command.args(options);
+        let file = directory.path().join("schema.dump");
+        command.arg("--file").arg(&file).envs(source.libpq_environment());
+        // No variable of the environment has these.
+        command.arg(format!("--dbname={}", source.libpq_keepalives()));
         run(command).await?;
-        Ok(Archive { tools: self.clone(), directory, excluded: Vec::new(), post_data: OnceCell::new() })
+        let archive = tokio::fs::read(&file).await;
+        let archive = archive
+            .map_err(|error| Definite::new("cannot read what pg_dump wrote").detail(error.to_string()))?;
+        let entries = toc::read(&archive).map_err(|error| {
+            Definite::new("the archive that pg_dump wrote cannot be read")
+                .detail(format!("pg_dump {}: {error}", self.major))
+                .hint("put the bin directory of a pg_dump of versions 13 to 18 first in PATH")
+        })?;
+        Ok(Archive::new(entries))
     }
 
     fn command(&self, tool: &str) -> Command {
@@ -118,124 +162,205 @@ impl ClientTools {
 }
 
 impl Archive {
-    /// Leaves these extensions out.
+    fn new(contents: Vec<TocEntry>) -> Self {
+        let mut archive = Self { settings: Sql::new(SETTINGS), entries: Vec::with_capacity(contents.len()) };
+        let mut section = Section::PreData;
+        let (mut waves, mut left_out, mut keys) = (HashMap::new(), HashSet::new(), HashSet::new());
+        for mut entry in contents {
+            if entry.kind == "STDSTRINGS" {
+                archive.settings = archive.settings.sql(&Sql::from_dump(entry.definition));
+                continue;
+            }
+            if entry.section == Section::None {
+                entry.section = section;
+            }
+            section = entry.section;
+            let hangs_in_the_air =
+                entry.hangs() && entry.needs.iter().any(|needed| left_out.contains(needed));
+            if hangs_in_the_air || !entry.carried() {
+                left_out.insert(entry.id);
+                continue;
+            }
+            let wave = entry.wave(&waves);
+            waves.insert(entry.id, wave);
+            let mut made = Entry::new(entry, wave);
+            while !keys.insert(made.key.clone()) {
+                made.key.push('+');
+            }
+            archive.entries.push(made);
+        }
+        archive
+    }
+
+    /// Leaves these extensions out, and what hangs on them.
     #[must_use]
     pub fn without(self, extensions: &[String]) -> Self {
-        Self { excluded: extensions.to_vec(), post_data: OnceCell::new(), ..self }
+        let excluded = |entry: &Entry| entry.kind == "EXTENSION" && extensions.contains(&entry.name);
+        let (gone, mut entries): (Vec<Entry>, Vec<Entry>) = self.entries.into_iter().partition(excluded);
+        let gone: HashSet<i32> = gone.iter().map(|entry| entry.id).collect();
+        entries.retain(|entry| entry.kind != COMMENT || !entry.needs_any(&gone));
+        Self { entries, ..self }
     }
 
-    /// The SQL that makes everything but indexes, constraints, triggers and rules.
-    ///
-    /// # Errors
-    /// A definite failure with what `pg_restore` said.
-    pub async fn pre_data(&self) -> Result<Sql> {
-        let entries = self.entries("pre-data").await?;
-        self.script(&entries).await
+    /// What each session that runs the statements has to set first.
+    pub const fn settings(&self) -> &Sql {
+        &self.settings
     }
 
-    /// The entries of the post-data section, each with its wave.
-    ///
-    /// # Errors
-    /// A definite failure with what `pg_restore` said.
-    pub async fn post_data(&self) -> Result<&[(Wave, Entry)]> {
-        let read = async || {
-            let entries = self.entries("post-data").await?;
-            Ok(entries.into_iter().map(|entry| (entry.wave(), entry)).collect())
+    /// What is made in this wave, in the archive's order.
+    pub fn of(&self, wave: Wave) -> impl Iterator<Item = &Entry> {
+        self.entries.iter().filter(move |entry| entry.wave == wave)
+    }
+
+    /// The entries of these keys, and those that hang on them.
+    pub fn hanging_on(&self, keys: &HashSet<String>) -> HashSet<String> {
+        let of_keys = self.entries.iter().filter(|entry| keys.contains(&entry.key));
+        let ids: HashSet<i32> = of_keys.map(|entry| entry.id).collect();
+        let hanging = self.entries.iter().filter(|entry| entry.kind == COMMENT && entry.needs_any(&ids));
+        hanging.map(|entry| entry.key.clone()).chain(keys.iter().cloned()).collect()
+    }
+
+    /// For tables that are to be attached to others as partitions: the SQL to run before that, and after it. Their indexes
+    /// come before: the server then takes them for those of the table above.
+    pub fn around_attach(&self, left_out: &HashSet<String>) -> (Sql, Sql) {
+        let left_out = self.hanging_on(left_out);
+        let of_itself = |entry: &&Entry| {
+            !["TABLE ATTACH", "INDEX ATTACH"].contains(&entry.kind.as_str()) && !left_out.contains(&entry.key)
         };
-        self.post_data.get_or_try_init(read).await.map(Vec::as_slice)
-    }
-
-    /// The SQL that makes `entries`.
-    ///
-    /// # Errors
-    /// A definite failure with what `pg_restore` said.
-    pub async fn script(&self, entries: &[Entry]) -> Result<Sql> {
-        let list = tempfile::NamedTempFile::new_in(self.directory.path()).and_then(|file| {
-            let lines: Vec<&str> = entries.iter().map(|entry| entry.line.as_str()).collect();
-            std::fs::write(file.path(), lines.join("\n"))?;
-            Ok(file)
-        });
-        let list =
-            list.map_err(|error| Definite::new("cannot write a temporary file").detail(error.to_string()))?;
-        let mut command = self.restore();
-        command.args(["--no-owner", "--no-privileges", "--no-tablespaces", "--file=-", "--use-list"]);
-        command.arg(list.path()).arg(archive_file(&self.directory));
-        Ok(Sql::from_dump(without_settings(&run(command).await?)))
-    }
-
-    async fn entries(&self, section: &str) -> Result<Vec<Entry>> {
-        let mut command = self.restore();
-        command.arg(format!("--section={section}")).arg("--list").arg(archive_file(&self.directory));
-        let carried = |entry: &Entry| entry.carried() && !self.excluded.iter().any(|name| entry.makes(name));
-        Ok(run(command).await?.lines().filter_map(Entry::parse).filter(carried).collect())
-    }
-
-    fn restore(&self) -> Command {
-        self.tools.command("pg_restore")
+        let script = |waves: &[Wave]| {
+            let entries = waves.iter().flat_map(|wave| self.of(*wave)).filter(of_itself);
+            self.settings.clone().list(entries, "", |sql, entry| sql.sql(&entry.sql))
+        };
+        let before = script(&[Wave::PreData, Wave::Indexes]);
+        (before, script(&[Wave::Rest, Wave::ForeignKeys, Wave::AfterForeignKeys]))
     }
 }
 
 impl Entry {
-    /// A line such as `3350; 2606 16389 CONSTRAINT public orders orders_pkey owner`.
-    fn parse(line: &str) -> Option<Self> {
-        let (dump_id, rest) = line.split_once("; ")?;
-        dump_id.parse::<u32>().ok()?;
-        let mut parts = rest.splitn(3, ' ');
-        let (catalog, object) = (parts.next()?, parts.next()?);
-        let what = parts.next()?.to_owned();
-        // What has no row of its own in a catalog (a comment, an index attached to another) goes by its words.
-        let key = if object == "0" { what.clone() } else { format!("{catalog} {object}") };
-        Some(Self { line: line.to_owned(), key, what })
+    fn new(entry: TocEntry, wave: Wave) -> Self {
+        let sql = entry.sql();
+        let name = match entry.schema.as_str() {
+            "" => entry.tag.clone(),
+            schema => format!("{schema}.{}", entry.tag),
+        };
+        Self { id: entry.id, key: entry.key(), kind: entry.kind, name, sql, wave, needs: entry.needs }
+    }
+
+    /// Tells whether two dumps of one source have the same of it.
+    pub fn digest(&self) -> String {
+        digest(self.sql.as_str())
+    }
+
+    /// Whether it may be made twice.
+    pub fn is_repeatable(&self) -> bool {
+        self.kind == COMMENT
+    }
+
+    /// Whether it is one of these schemas itself, or what is said of it.
+    pub fn is_about_schema(&self, schemas: &[String]) -> bool {
+        match self.kind.as_str() {
+            "SCHEMA" => schemas.contains(&self.name),
+            COMMENT => self.name.strip_prefix("SCHEMA ").is_some_and(|named| {
+                // Quoted where that is needed.
+                schemas.iter().any(|schema| named == schema || Sql::default().ident(schema).as_str() == named)
+            }),
+            _ => false,
+        }
+    }
+
+    fn needs_any(&self, ids: &HashSet<i32>) -> bool {
+        self.needs.iter().any(|needed| ids.contains(needed))
+    }
+}
+
+/// `INDEX public.by_name`: for a message.
+impl std::fmt::Display for Entry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}", self.kind, self.name)
+    }
+}
+
+impl TocEntry {
+    /// What has a row of its own in a catalog goes by that; what has none (a comment, an index attached to another), by its
+    /// words.
+    fn key(&self) -> String {
+        if self.object != "0" {
+            return format!("{} {}", self.catalog, self.object);
+        }
+        let schema = if self.schema.is_empty() { "-" } else { &self.schema };
+        let words = format!("{} {schema} {} {}", self.kind, self.tag, self.owner);
+        // An index on the target has room for a third of a page.
+        if words.len() > KEY_BYTES_MAX { digest(&words) } else { words }
+    }
+
+    fn sql(&self) -> Sql {
+        let definition = Sql::from_dump(self.definition.clone());
+        let sql = match self.access_method.as_str() {
+            "" => definition,
+            _ if self.partitioned => {
+                let alter = Sql::new("ALTER TABLE ").ident(&self.schema).text(".").ident(&self.tag);
+                definition.sql(&alter.text(" SET ACCESS METHOD ").ident(&self.access_method).text(";"))
+            }
+            method => {
+                Sql::new("SET default_table_access_method = ").ident(method).text(";\n").sql(&definition)
+            }
+        };
+        sql.text("\n")
+    }
+
+    /// Whether it describes another entry.
+    fn hangs(&self) -> bool {
+        self.kind == COMMENT
     }
 
     /// Whether a role that is no superuser can and should make it on the target.
     fn carried(&self) -> bool {
-        let there_already = ["SCHEMA - public ", "COMMENT - SCHEMA public ", "COMMENT - EXTENSION "];
-        let superuser = ["EVENT TRIGGER ", "EXTENSION - aiven_extras "];
-        !there_already.iter().chain(&superuser).any(|prefix| self.what.starts_with(prefix))
+        let (kind, tag) = (self.kind.as_str(), self.tag.as_str());
+        let elsewhere = ["DATABASE", "DATABASE PROPERTIES", "ACL", "DEFAULT ACL", "SECURITY LABEL"];
+        let setting = ["ENCODING", "SEARCHPATH"];
+        let there_already = kind == "SCHEMA" && tag == "public"
+            || self.hangs() && (tag == "SCHEMA public" || tag.starts_with("EXTENSION "));
+        let superuser = kind == "EVENT TRIGGER" || kind == "EXTENSION" && tag == "aiven_extras";
+        let of_database = self.hangs() && tag.starts_with("DATABASE ");
+        !there_already
+            && !superuser
+            && !of_database
+            && self.section != Section::Data
+            && !elsewhere.contains(&kind)
+            && !setting.contains(&kind)
     }
 
-    /// Whether it is the extension itself.
-    fn makes(&self, extension: &str) -> bool {
-        let rest = self.what.strip_prefix("EXTENSION - ").and_then(|rest| rest.strip_prefix(extension));
-        rest.is_some_and(|rest| rest.starts_with(' '))
-    }
-
-    fn wave(&self) -> Wave {
-        match kind(&self.what) {
+    /// Not before what it needs: a view that groups by a primary key comes after that, and so does the view's index.
+    fn wave(&self, waves: &HashMap<i32, Wave>) -> Wave {
+        if self.section == Section::PreData {
+            return Wave::PreData;
+        }
+        let own = match self.kind.as_str() {
             "INDEX" | "CONSTRAINT" => Wave::Indexes,
-            "FK CONSTRAINT" => Wave::ForeignKeys,
+            "FK CONSTRAINT" => return Wave::ForeignKeys,
             _ => Wave::Rest,
+        };
+        match self.needs.iter().filter_map(|needed| waves.get(needed)).max() {
+            Some(Wave::ForeignKeys | Wave::AfterForeignKeys) => Wave::AfterForeignKeys,
+            needed => own.max(needed.copied().unwrap_or(own)),
         }
     }
 }
 
-/// The leading words in capitals.
-fn kind(what: &str) -> &str {
-    let words =
-        what.split(' ').take_while(|word| word.bytes().all(|b| b.is_ascii_uppercase()) && !word.is_empty());
-    let length: usize = words.map(|word| word.len() + 1).sum();
-    what.get(..length.saturating_sub(1)).unwrap_or_default()
+/// What describes an object.
+const COMMENT: &str = "COMMENT";
+
+/// As `pg_restore` has them at the head of a script, but for what is pinned for all sessions alike.
+const SETTINGS: &str = "SET check_function_bodies = false; SET client_min_messages = warning; \
+                        SELECT pg_catalog.set_config('search_path', '', false);\n";
+
+const KEY_BYTES_MAX: usize = 1_000;
+
+fn digest(text: &str) -> String {
+    Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Session settings are pinned for all sessions alike, and some of these are unknown to older servers; `\restrict` is
-/// for psql.
-fn without_settings(script: &str) -> String {
-    let unwanted = |line: &&str| {
-        let setting =
-            ["SET statement_timeout ", "SET lock_timeout ", "SET idle_in_transaction_session_timeout "];
-        let newer = ["SET transaction_timeout ", "SET idle_session_timeout ", "\\restrict ", "\\unrestrict "];
-        !setting.iter().chain(&newer).any(|prefix| line.starts_with(prefix))
-    };
-    // The settings stand before the first entry's heading, `\unrestrict` at the very end; what lies between is the
-    // user's and is not touched.
-    let start = script.find("\n-- Name: ").unwrap_or(script.len());
-    let end = script.rfind("\n\\unrestrict ").filter(|end| *end >= start).unwrap_or(script.len());
-    let head: Vec<&str> = script[..start].lines().filter(unwanted).collect();
-    format!("{}{}", head.join("\n"), &script[start..end])
-}
-
-async fn run(mut command: Command) -> Result<String> {
+async fn run(mut command: Command) -> Result<()> {
     let tool =
         Path::new(command.as_std().get_program()).file_name().map(|name| name.to_string_lossy().into_owned());
     let tool = tool.unwrap_or_default();
@@ -243,16 +368,34 @@ async fn run(mut command: Command) -> Result<String> {
     let output =
         output.map_err(|error| Definite::new(format!("cannot run {tool}")).detail(error.to_string()))?;
     if output.status.success() {
-        return String::from_utf8(output.stdout)
-            .map_err(|_| Definite::new(format!("{tool} wrote something that is not UTF-8")).into());
+        return Ok(());
     }
     let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    Err(Definite::new(format!("{tool} failed ({})", output.status)).detail(said).into())
+    let cause = format!("{tool} failed ({})", output.status);
+    if may_pass(&said) {
+        return Err(Transient::new(Side::Source, cause).detail(said).into());
+    }
+    let hint = if said.contains("max_locks_per_transaction") { HINT_LOCKS } else { "" };
+    Err(Definite::new(cause).detail(said).hint(hint).into())
 }
 
-fn archive_file(directory: &TempDir) -> PathBuf {
-    directory.path().join("schema.dump")
+/// Whether a tool says that its session was broken off. It shows no SQLSTATE; where its words are translated, somebody has
+/// to look.
+fn may_pass(said: &str) -> bool {
+    const BROKEN_OFF: [&str; 7] = [
+        "canceling statement due to user request",
+        "terminating connection",
+        "server closed the connection unexpectedly",
+        "could not receive data from server",
+        "the database system is starting up",
+        "the database system is shutting down",
+        "the database system is in recovery mode",
+    ];
+    BROKEN_OFF.iter().any(|part| said.contains(part))
 }
+
+/// `pg_dump` holds a lock on each table until it ends.
+const HINT_LOCKS: &str = "on the source: ALTER SYSTEM SET max_locks_per_transaction = 1024, and restart it; then run `walferry migrate` again";
 
 fn directories() -> Vec<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -261,8 +404,7 @@ fn directories() -> Vec<PathBuf> {
         let Ok(entries) = std::fs::read_dir(root) else { continue };
         directories.extend(entries.flatten().map(|entry| entry.path().join(below)));
     }
-    directories
-        .retain(|directory| directory.join("pg_dump").is_file() && directory.join("pg_restore").is_file());
+    directories.retain(|directory| directory.join("pg_dump").is_file());
     directories
 }
 
@@ -278,34 +420,85 @@ async fn major_of(directory: &Path) -> Option<u32> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn entries() {
-        let check = |line: &str, key: &str, wave: Wave, carried: bool| {
-            let entry = Entry::parse(line).expect(line);
-            assert_eq!((entry.key.as_str(), entry.wave(), entry.carried()), (key, wave, carried), "{line}");
-        };
-        check("3350; 2606 16389 CONSTRAINT public orders PK me", "2606 16389", Wave::Indexes, true);
-        check("3351; 1259 16400 INDEX public by name me", "1259 16400", Wave::Indexes, true);
-        check("3352; 2606 16401 FK CONSTRAINT public a b me", "2606 16401", Wave::ForeignKeys, true);
-        check("3353; 0 0 INDEX ATTACH public x me", "INDEX ATTACH public x me", Wave::Rest, true);
-        check("3354; 0 0 COMMENT - EXTENSION hstore ", "COMMENT - EXTENSION hstore ", Wave::Rest, false);
-        check("3355; 2615 2200 SCHEMA - public postgres", "2615 2200", Wave::Rest, false);
-        let extension = Entry::parse("3354; 3079 16400 EXTENSION - hstore ").expect("an entry");
-        assert!(extension.makes("hstore") && !extension.makes("hsto") && !extension.makes("hstore2"));
-        assert_eq!(Entry::parse("; comment"), None);
-        assert_eq!(Entry::parse(""), None);
+    fn entry(id: i32, kind: &str, tag: &str, section: Section, needs: &[i32]) -> TocEntry {
+        let (kind, tag, object) = (kind.to_owned(), tag.to_owned(), if kind == COMMENT { 0 } else { id });
+        let (catalog, definition) = ("1".to_owned(), format!("-- {kind} {tag}"));
+        let (schema, owner) = ("public".to_owned(), "me".to_owned());
+        let needs = needs.to_vec();
+        TocEntry {
+            id,
+            catalog,
+            object: object.to_string(),
+            tag,
+            kind,
+            section,
+            definition,
+            schema,
+            owner,
+            needs,
+            ..TocEntry::default()
+        }
     }
 
     #[test]
-    fn settings_go_and_bodies_stay() {
-        let script = "--\n-- dump\n--\n\\restrict abc\nSET statement_timeout = 0;\nSET transaction_timeout = 0;\n\
-                      SET row_security = off;\n\n--\n-- Name: f; Type: FUNCTION\n--\nSET lock_timeout = 5;\n\n\
-                      \\unrestrict abc\n\n";
-        let cleaned = without_settings(script);
-        assert!(!cleaned.contains("restrict") && !cleaned.contains("_timeout = 0"), "{cleaned}");
-        assert!(
-            cleaned.contains("SET row_security = off") && cleaned.contains("SET lock_timeout = 5"),
-            "{cleaned}"
-        );
+    fn schemas_that_are_there() {
+        let check = |kind: &str, tag: &str, expected: bool| {
+            let in_none = TocEntry { schema: String::new(), ..entry(1, kind, tag, Section::PreData, &[]) };
+            let entry = Entry::new(in_none, Wave::PreData);
+            let there = ["extensions".to_owned(), "Odd one".to_owned()];
+            assert_eq!(entry.is_about_schema(&there), expected, "{kind} {tag}");
+        };
+        check("SCHEMA", "extensions", true);
+        check("SCHEMA", "Odd one", true);
+        check("SCHEMA", "extension", false);
+        check(COMMENT, "SCHEMA extensions", true);
+        check(COMMENT, "SCHEMA \"Odd one\"", true);
+        check(COMMENT, "SCHEMA extension", false);
+        check("TABLE", "extensions", false);
+    }
+
+    #[test]
+    fn waves() {
+        use Section::{None, PostData, PreData};
+        let archive = Archive::new(vec![
+            entry(1, "ENCODING", "ENCODING", PreData, &[]),
+            entry(2, "SCHEMA", "public", PreData, &[]),
+            entry(3, COMMENT, "SCHEMA public", None, &[2]),
+            entry(4, "TABLE", "FK CONSTRAINT", PreData, &[]),
+            entry(5, COMMENT, "TABLE x", None, &[4]),
+            entry(6, "CONSTRAINT", "pkey", PostData, &[4]),
+            entry(7, COMMENT, "CONSTRAINT pkey", None, &[6]),
+            entry(8, "MATERIALIZED VIEW", "grouped", PostData, &[6]),
+            entry(9, "INDEX", "of the view", PostData, &[8]),
+            entry(10, "INDEX", "other", PostData, &[4]),
+            entry(11, "EVENT TRIGGER", "told", PostData, &[]),
+            entry(12, COMMENT, "EVENT TRIGGER told", None, &[11]),
+            entry(13, "FK CONSTRAINT", "fkey", PostData, &[6]),
+            entry(14, COMMENT, "CONSTRAINT fkey", None, &[13]),
+        ]);
+        let check = |wave: Wave, ids: &[i32]| {
+            let found: Vec<i32> = archive.of(wave).map(|entry| entry.id).collect();
+            assert_eq!(found, ids, "{wave:?}");
+        };
+        check(Wave::PreData, &[4, 5]);
+        check(Wave::Indexes, &[6, 10]);
+        check(Wave::Rest, &[7, 8, 9]);
+        check(Wave::ForeignKeys, &[13]);
+        check(Wave::AfterForeignKeys, &[14]);
+        let hanging = archive.hanging_on(&HashSet::from(["1 13".to_owned()]));
+        let both = ["1 13".to_owned(), "COMMENT public CONSTRAINT fkey me".to_owned()];
+        assert_eq!(hanging, HashSet::from(both));
+    }
+
+    #[test]
+    fn extensions_are_left_out_by_their_whole_names() {
+        let archive = || {
+            Archive::new(vec![
+                TocEntry { schema: String::new(), ..entry(1, "EXTENSION", "hstore", Section::PreData, &[]) },
+                entry(2, COMMENT, "COLUMN of it", Section::None, &[1]),
+            ])
+        };
+        let left = |extension: &str| archive().without(&[extension.to_owned()]).of(Wave::PreData).count();
+        assert_eq!((left("hstore"), left("hsto"), left("hstore2")), (0, 2, 2));
     }
 }

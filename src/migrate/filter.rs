@@ -36,11 +36,11 @@ pub(super) fn broken<'a>(
     let whole: HashSet<&QualifiedName> = moved.iter().map(|table| &table.name).collect();
     let roots = moved.iter().filter_map(|table| table.partition_of.as_ref());
     let partly: HashSet<&QualifiedName> = whole.iter().copied().chain(roots).collect();
-    let user_table = |name: &QualifiedName| tables.iter().any(|table| table.name == *name);
+    let of_users: HashSet<&QualifiedName> = tables.iter().map(|table| &table.name).collect();
     references
         .iter()
         .filter(|reference| partly.contains(&reference.from))
-        .filter(|reference| user_table(&reference.to) && !whole.contains(&reference.to))
+        .filter(|reference| of_users.contains(&reference.to) && !whole.contains(&reference.to))
         .collect()
 }
 

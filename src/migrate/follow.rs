@@ -1,17 +1,20 @@
 //! The pipeline, and what goes on beside it.
 
+use std::collections::HashSet;
+use std::future::Future;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use crate::apply::store::RelationRow;
+use crate::apply::store::{RelationRow, Store};
 use crate::apply::{Applier, ApplyError, ApplyOptions, Tables, TargetSession};
 use crate::config::{Ddl, Keyless, OnConflict, Until};
 use crate::engine::{self, Ahead, Finish, Run};
 use crate::error::{Definite, Failure, Result, Side, Transient};
 use crate::limits::{SEQUENCES_INTERVAL, TICK};
-use crate::pg::{EndLsn, SourceLsn};
+use crate::pg::{QualifiedName, RelationId, Resume, SourceLsn};
 use crate::source::catalog;
 use crate::source::gap::{Expected, refuse_gap};
 use crate::source::replication::{ReplicationSession, StreamOptions};
@@ -20,22 +23,41 @@ use crate::status::TableState;
 use crate::wire::{CopyBothReader, CopyBothWriter};
 
 use super::attempt::{Attempt, Ended};
+use super::beside::Beside;
 use super::cutover::Cutover;
-use super::dump::{Archive, Wave};
+use super::dump::Archive;
+use super::partitions::Unfollowed;
+use super::publications::versions;
 use super::retry::Context;
-use super::{Migration, Phase, STREAM_NAME, sequences, snapshot, source_failed, told};
+use super::{Migration, Phase, STREAM_NAME, foreign_keys, sequences, snapshot, source_failed, told};
 
 /// A connection to stream on from the stored position without a gap.
 struct Connected {
     walsender: ReplicationSession,
     slot: Option<catalog::SlotInfo>,
+    /// From where, on the timeline that the source is on.
+    resume: Resume,
 }
 
 /// A stream of changes.
 struct Opened {
+    /// From where.
+    resume: Resume,
     stream: (CopyBothReader, CopyBothWriter),
     /// Where its transactions in progress are kept, if it has them.
     spill: Option<SpillDir>,
+    /// Whether it has messages: then a transaction without changes may not come.
+    messages: bool,
+}
+
+/// What a look at the source's tables leaves.
+struct Looked {
+    told: HashSet<QualifiedName>,
+    misfits: HashSet<String>,
+    schema_version: Option<String>,
+    /// It ends the attempt for something that the next one does first.
+    again: bool,
+    outcome: Result<()>,
 }
 
 /// Where the last table was copied.
@@ -43,7 +65,7 @@ fn last_copy(rows: &[RelationRow]) -> SourceLsn {
     rows.iter().filter_map(|row| row.copy_lsn).max().unwrap_or(SourceLsn::ZERO)
 }
 
-impl Attempt<'_> {
+impl<'a> Attempt<'a> {
     /// Streams and applies until told to stop. With an `archive`, its foreign keys are made as soon as every table is
     /// at the same point.
     pub(super) async fn follow(
@@ -55,17 +77,23 @@ impl Attempt<'_> {
         let rows = self.store().relations().await?;
         let last_copy = last_copy(&rows);
         if let Some(archive) = archive {
-            if self.stored().await?.position() < last_copy {
-                let (finish, again) = self.stream(session, Some(last_copy), context).await?;
-                // It may have ended while a request was being refused.
-                self.conclude().await?;
-                if finish == Finish::Stopped {
-                    return Ok(Ended::Stopped);
-                }
-                session = again;
-            }
-            let left_out = self.left_out().await?;
-            self.post_data(&archive).make_but(Wave::ForeignKeys, &left_out).await?;
+            let ControlFlow::Continue(again) = self.stream_to(last_copy, session, context).await? else {
+                return Ok(Ended::Stopped);
+            };
+            session = again;
+            let mut left_out = self.left_out().await?;
+            left_out.extend(self.dropped_foreign_keys(&archive).await?);
+            self.making(&archive).foreign_keys(&left_out).await?;
+        }
+        let keys = foreign_keys::unvalidated(&self.source, &self.target).await?;
+        if !keys.is_empty() {
+            // By then the source may have mended what its snapshot violated.
+            let now = catalog::current_wal(&self.source).await.map_err(source_failed)?;
+            let ControlFlow::Continue(again) = self.stream_to(now, session, context).await? else {
+                return Ok(Ended::Stopped);
+            };
+            session = again;
+            foreign_keys::validate(&self.target, &keys).await?;
         }
         loop {
             (_, session) = self.stream(session, None, context).await?;
@@ -82,12 +110,29 @@ impl Attempt<'_> {
         Ok(Ended::Stopped)
     }
 
-    async fn stored(&self) -> Result<EndLsn> {
-        let progress = self.store().progress().await?;
+    /// Applies what was written before `end`, where that is not done yet. Breaks when it is stopped meanwhile.
+    async fn stream_to(
+        &mut self,
+        end: SourceLsn,
+        session: TargetSession,
+        context: &mut Context,
+    ) -> Result<ControlFlow<(), TargetSession>> {
+        if self.stored().await?.end.position() >= end {
+            return Ok(ControlFlow::Continue(session));
+        }
+        let (finish, session) = self.stream(session, Some(end), context).await?;
+        // It may have ended while a request was being refused.
+        self.conclude().await?;
+        let stopped = finish == Finish::Stopped;
+        Ok(if stopped { ControlFlow::Break(()) } else { ControlFlow::Continue(session) })
+    }
+
+    async fn stored(&self) -> Result<Resume> {
+        let progress = self.store().resume().await?;
         let missing = || {
             Definite::new("walferry.progress has no row for this migration").hint("`walferry remove --force`")
         };
-        Ok(progress.ok_or_else(missing)?.0)
+        Ok(progress.ok_or_else(missing)?)
     }
 
     async fn stream(
@@ -100,19 +145,21 @@ impl Attempt<'_> {
         let store = self.store();
         let (stored, rows) = tokio::try_join!(self.stored(), store.relations())?;
         let copied = last_copy(&rows);
+        let partitions = self.watch(&rows);
         let (source, target, name) =
             (Arc::clone(&self.source), Arc::clone(&self.target), self.row.name.clone());
         // The source looks for where to begin meanwhile.
-        let (tables, Opened { stream, spill }) =
-            tokio::try_join!(Tables::new(source, target, &name, rows), self.open(stored, context))?;
+        let (tables, Opened { resume, stream, spill, messages }) =
+            tokio::try_join!(Tables::new(source, target, &name, rows), self.open(stored, copied, context))?;
         let options = ApplyOptions {
             follow_ddl: self.migration.ddl == Ddl::Follow,
             on_conflict: self.migration.on_conflict,
             keyless_copied_again: self.migration.contents.keyless != Keyless::Ignore,
             ..ApplyOptions::default()
         };
-        let applier = Applier::new(session, tables, options);
-        tracing::info!(slot = %self.row.slot, from = %stored, in_progress = spill.is_some(), "streaming");
+        let inserts_only = self.inserts_only().await?;
+        let applier = Applier::new(session, tables, options).with_inserts_only(inserts_only);
+        tracing::info!(slot = %self.row.slot, from = %resume.opened_at(), in_progress = spill.is_some(), "streaming");
         self.migration.status.update_database(&self.row.dbname, |database| {
             for table in database.tables.iter_mut().filter(|table| table.state == TableState::Copied) {
                 table.state = TableState::Streaming;
@@ -124,7 +171,10 @@ impl Attempt<'_> {
         let may_go_ahead = run_to.is_none() && stops && !context.ahead_failed;
         let run = Run {
             dbname: self.row.dbname.clone(),
-            stored,
+            resume,
+            copied,
+            source: Arc::clone(&self.source),
+            sends_empty: !messages,
             confirm_delay: self.migration.confirm_delay,
             run_to,
             queue_cost_max: self.migration.queue_cost_max,
@@ -142,6 +192,10 @@ impl Attempt<'_> {
             failure = self.accompany(run_to.is_none(), &stop) => {
                 let Err(failure) = failure;
                 return Err(failure);
+            }
+            () = partitions.found(), if run_to.is_none() => {
+                self.again = true;
+                return Err(Transient::new(Side::Source, "there are new partitions: they are taken in first").into());
             }
         };
         match ended {
@@ -171,6 +225,12 @@ impl Attempt<'_> {
         }
     }
 
+    /// The tables of which the stream has no updates and deletes.
+    async fn inserts_only(&self) -> Result<HashSet<RelationId>> {
+        let rows = versions::rows(&self.source, self.row.publications.get(1..).unwrap_or_default()).await?;
+        Ok(rows.iter().map(|row| RelationId::new(row.table)).collect())
+    }
+
     fn wants_spill(&self, context: &Context) -> bool {
         self.migration.spill_bytes_max > 0 && !context.spill_failed
     }
@@ -194,41 +254,58 @@ impl Attempt<'_> {
     ///
     /// Large transactions are taken before they end: the source then need not keep them on its disk, which costs it a third
     /// of the time that it takes to decode and send them (`cargo bench --bench catchup`, backlog b).
-    async fn open(&mut self, stored: EndLsn, context: &mut Context) -> Result<Opened> {
-        let Connected { walsender, slot } = self.without_gap(stored).await?;
+    async fn open(&mut self, stored: Resume, copied: SourceLsn, context: &mut Context) -> Result<Opened> {
+        let Connected { walsender, slot, resume } = self.without_gap(stored, copied).await?;
         if let Some(pid) = slot.filter(|slot| slot.active).and_then(|slot| slot.active_pid) {
             return Err(self.in_use(pid).await?);
         }
         let wanted = walsender.can_stream() && self.wants_spill(context);
         let spill = if wanted { self.spill_dir(context) } else { None };
-        let options = StreamOptions { streaming: spill.is_some(), ..StreamOptions::default() };
-        let stream = walsender.start(&self.row.slot, stored, &self.row.publications, options).await;
+        if resume != stored {
+            if let (Some(before), Some(timeline)) = (stored.timeline, resume.timeline) {
+                tracing::warn!(%timeline, %before, from = %resume.end, "the source failed over; nothing is lost");
+            }
+            self.store().set_timeline(&resume).await?;
+        }
+        let options = StreamOptions { streaming: spill.is_some(), messages: true };
+        let messages = walsender.can_send_messages();
+        let stream =
+            walsender.start(&self.row.slot, resume.opened_at(), &self.row.publications, options).await;
         let stream = stream.map_err(|error| error.into_failure(Side::Source))?;
-        Ok(Opened { stream, spill })
+        Ok(Opened { resume, stream, spill, messages })
     }
 
     /// Refuses a gap before anything is done that a gap would make worse.
     pub(super) async fn refuse_gap(&mut self) -> Result<()> {
-        let connected = self.without_gap(self.stored().await?).await?;
+        let store = self.store();
+        let (stored, rows) = tokio::try_join!(self.stored(), store.relations())?;
+        let connected = self.without_gap(stored, last_copy(&rows)).await?;
         self.walsender = Some(connected.walsender);
         Ok(())
     }
 
-    async fn without_gap(&mut self, stored: EndLsn) -> Result<Connected> {
+    async fn without_gap(&mut self, stored: Resume, copied: SourceLsn) -> Result<Connected> {
         let mut walsender = match self.walsender.take() {
             Some(walsender) => walsender,
             None => self.migration.walsender().await?,
         };
         let identity = walsender.identify().await.map_err(source_failed)?;
+        let moved = stored.timeline.is_some_and(|before| before != identity.timeline);
+        let history = if moved {
+            walsender.timeline_history(identity.timeline).await.map_err(source_failed)?
+        } else {
+            None
+        };
         let slot = catalog::slot(&self.source, self.row.slot.as_str()).await.map_err(source_failed)?;
         let expected = Expected {
             system_id: self.row.system_id,
             slot: self.row.slot.clone(),
             dbname: self.row.dbname.clone(),
             stored,
+            copied,
         };
-        refuse_gap(&expected, &identity, slot.as_ref())?;
-        Ok(Connected { walsender, slot })
+        let resume = refuse_gap(&expected, &identity, slot.as_ref(), history.as_ref())?;
+        Ok(Connected { walsender, slot, resume })
     }
 
     /// We hold the lock, so a walsender of ours that still has the slot is one whose engine is gone: it ends soon.
@@ -253,6 +330,10 @@ impl Attempt<'_> {
 
     /// What goes on beside the stream: the phase follows the lag, sequences are refreshed, and whoever wants the
     /// migration to end is heard. Never ends by itself.
+    ///
+    /// Nothing here waits for a server's answer before a signal is heard: a lock that somebody holds on one of the source's
+    /// tables keeps a look at them waiting for as long. What asks goes on beside the loop, the look on a session of its
+    /// own. A cutover hears of signals by itself.
     async fn accompany(
         &mut self,
         last_run: bool,
@@ -265,12 +346,16 @@ impl Attempt<'_> {
         carry.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut synced = false;
         let mut asked_for = false;
+        let (target, name) = (Arc::clone(&self.target), self.row.name.clone());
+        let (mut looking, mut asking, mut entering) = (Beside::idle(), Beside::idle(), Beside::idle());
+        if last_run {
+            looking.start(self.look_beside(true));
+        }
         loop {
-            if asked_for && self.cutover.is_none() && !*stop.borrow() {
+            let serves = self.cutover.is_none() && !*stop.borrow() && entering.is_idle();
+            if asked_for && serves && asking.is_idle() {
                 asked_for = false;
-                if self.serve_requests(synced).await? {
-                    stop.send_replace(true);
-                }
+                asking.start(async { Ok(Store::new(&target, &name).next_request().await?.is_some()) });
             }
             let deadline = self.cutover.as_ref().map(Cutover::deadline);
             tokio::select! {
@@ -291,27 +376,93 @@ impl Attempt<'_> {
                     Some(_) => asked_for = true,
                     None => return Err(Transient::new(Side::Target, "the control connection was lost").into()),
                 },
-                _ = carry.tick(), if self.cutover.is_none() => {
-                    sequences::refresh(&self.source, &self.target).await?;
-                    self.look_at_source_tables().await?;
+                found = asking.done() => {
+                    if found? && serves {
+                        // A cutover looks for itself, and a fence ends all sessions.
+                        looking = Beside::idle();
+                        if self.serve_requests(synced).await? {
+                            stop.send_replace(true);
+                        }
+                    }
                 }
-                _ = tick.tick(), if last_run && !*stop.borrow() && !synced => {
-                    if !self.is_synced() {
-                        continue;
-                    }
-                    synced = true;
-                    if self.phase == Phase::CatchingUp {
-                        self.enter(Phase::Syncing).await?;
-                    }
-                    self.migration.show(Phase::Syncing);
+                _ = carry.tick(), if self.cutover.is_none() && looking.is_idle() => {
+                    looking.start(self.look_beside(false));
+                }
+                looked = looking.done() => {
+                    let Looked { told, misfits, schema_version, again, outcome } = looked?;
+                    // What was told is told once.
+                    self.told.extend(told);
+                    self.misfits.extend(misfits);
+                    self.schema_version = schema_version;
+                    self.again |= again;
+                    outcome?;
+                }
+                entered = entering.done() => {
+                    entered?;
+                    self.entered(Phase::Syncing);
                     // It may have been asked for while nobody could hear it.
                     asked_for = true;
                     if self.migration.until == Some(Until::Synced) {
                         self.migration.arrival.arrive();
                     }
                 }
+                _ = tick.tick(), if last_run && !*stop.borrow() && !synced => {
+                    synced = self.is_synced();
+                    if synced {
+                        let (store, catching_up) = (Store::new(&target, &name), self.phase == Phase::CatchingUp);
+                        entering.start(async move {
+                            if catching_up { store.set_phase(Phase::Syncing.as_str()).await } else { Ok(()) }
+                        });
+                    }
+                }
             }
         }
+    }
+
+    /// Looks at the source's tables, and carries its sequences, on a session of its own; `at_once`: at the rest of its
+    /// schema alone, since the tables were looked at just before.
+    fn look_beside(&self, at_once: bool) -> impl Future<Output = Result<Looked>> + Send + use<'a> {
+        let mut beside = Attempt {
+            migration: self.migration,
+            number: self.number,
+            source: Arc::clone(&self.source),
+            target: Arc::clone(&self.target),
+            row: self.row.clone(),
+            phase: self.phase,
+            metrics: self.metrics.clone(),
+            walsender: None,
+            told: self.told.clone(),
+            misfits: self.misfits.clone(),
+            schema_version: self.schema_version.clone(),
+            requests: tokio::sync::mpsc::channel(1).1,
+            cutover: None,
+            unfollowed: Unfollowed::default(),
+            again: false,
+        };
+        async move {
+            beside.source = Arc::new(beside.migration.sides.source_client().await?);
+            let mut outcome = Ok(());
+            if !at_once {
+                sequences::refresh(&beside.source, &beside.target).await?;
+                outcome = beside.look_at_tables().await;
+            }
+            if outcome.is_ok() {
+                beside.look_at_schema().await;
+            }
+            let Attempt { told, misfits, again, schema_version, .. } = beside;
+            Ok(Looked { told, misfits, schema_version, again, outcome })
+        }
+    }
+
+    /// Ends with a failure where something has to be done before the stream goes on.
+    async fn look_at_tables(&mut self) -> Result<()> {
+        let tables = self.look_at_source_tables(true).await?;
+        if self.look_at_definitions(&tables).await?.again.is_empty() {
+            return Ok(());
+        }
+        self.again = true;
+        let cause = "tables of the source were redefined since their copy: they are copied again";
+        Err(Transient::new(Side::Source, cause).into())
     }
 
     /// The stream runs, and what is not applied yet is within the bound.

@@ -10,7 +10,7 @@ use tokio_postgres::Client;
 use crate::error::{Definite, Failure, Result, Side};
 use crate::limits::{ENGINE_LOCK_POLL, SESSIONS_GONE_WAIT};
 use crate::pg::{SlotName, Sql};
-use crate::source;
+use crate::source::{self, catalog};
 
 use super::{publications, snapshot};
 
@@ -63,6 +63,11 @@ impl Leftovers {
         self.slots.is_empty() && self.publications.is_empty() && self.in_use.is_empty()
     }
 
+    /// Whether all that there is belongs to a live engine.
+    pub fn is_all_in_use(&self) -> bool {
+        self.slots.is_empty() && self.publications.is_empty()
+    }
+
     /// Each thing, for people.
     pub fn list(&self) -> String {
         let slots = self.slots.iter().map(|slot| format!("replication slot {slot}"));
@@ -73,11 +78,13 @@ impl Leftovers {
 
     /// The statements that drop it, in this database of the source.
     pub fn by_hand(&self) -> String {
-        let drop_slot = |slot: &str| Sql::new("SELECT pg_drop_replication_slot(").literal(slot).text(");");
-        let drop_publication = |name: &String| Sql::new("DROP PUBLICATION ").ident(name).text(";");
+        if self.is_all_in_use() {
+            return String::new();
+        }
+        let drop_slot = |slot: &str| Sql::new("SELECT pg_drop_replication_slot(").literal(slot).text(")");
+        let drop_publication = |name: &String| Sql::new("DROP PUBLICATION ").ident(name);
         let slots = self.slots.iter().map(|slot| drop_slot(slot.as_str()));
-        let statements = slots.chain(self.publications.iter().map(drop_publication));
-        statements.map(|sql| sql.to_string()).collect::<Vec<_>>().join(" ")
+        catalog::by_hand(slots.chain(self.publications.iter().map(drop_publication))).to_string()
     }
 
     /// Drops what nobody uses; says what.
@@ -122,7 +129,8 @@ pub fn unseen_by_hand(migration: &str) -> String {
         Sql::new("SELECT format('DROP PUBLICATION %I', pubname) FROM pg_publication WHERE pubname ~ ")
             .literal(&pattern)
             .text(" \\gexec");
-    format!("{slots} {publications}")
+    // A fence may have made the session read only.
+    format!("SET default_transaction_read_only = off; {slots} {publications}")
 }
 
 /// The session of an engine that was killed ends when the server notices, so this waits for it a little.

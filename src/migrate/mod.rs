@@ -9,34 +9,43 @@
 //! | [`filter`] | which tables |
 //! | [`publications`], [`snapshot`] | what is made on the source |
 //! | [`roles`] | roles, ownership, grants, the database's properties |
-//! | [`dump`], [`objects`] | schema, indexes, constraints |
+//! | [`dump`], [`objects`], [`foreign_keys`] | schema, indexes, constraints |
 //! | [`copy`], [`late`], [`sequences`] | rows, and where sequences stand |
 //! | [`uncarried`] | what the stream does not bring |
+//! | [`partitions`] | partitions that come while the others are followed |
 //! | [`follow`], [`drift`] | the pipeline, and what goes on beside it |
 //! | [`once`] | the other method: one dump and restore, nothing to follow |
 //! | [`mod@cutover`] | the end of the source's writes, and of the migration |
 //! | [`mod@tail`] | the changes themselves, to look at |
 //! | [`report`], [`mod@resync`] | what is shown of, and done to, a migration that need not run |
 //! | [`mod@remove`], [`leftovers`] | its end |
+//! | [`fenced`] | a source that is read only, and nobody knows why |
 //!
 //! All that is remembered is on the target ([`crate::apply::store`]), so that there is one way to start: read the
 //! phase and go on.
 
 mod attempt;
+mod beside;
 mod check;
 mod choose;
 mod cluster;
 mod copy;
 mod creation;
 mod cutover;
+mod definitions;
 mod drift;
 mod dump;
+mod fenced;
 mod filter;
+mod first;
 mod follow;
+mod foreign_keys;
 mod late;
 mod leftovers;
 mod objects;
 mod once;
+mod pairing;
+mod partitions;
 pub mod phase;
 pub mod preflight;
 mod publications;
@@ -45,6 +54,7 @@ mod report;
 mod resync;
 mod retry;
 pub mod roles;
+mod schema_drift;
 mod sequences;
 mod snapshot;
 mod tail;
@@ -94,6 +104,8 @@ pub struct Sides {
     pub name: String,
     /// Roles of the source that are left out.
     pub ignored_roles: Vec<String>,
+    /// Roles that are on the target already, and whose memberships are carried.
+    pub granted_roles: Vec<String>,
     /// Tables copied, and indexes made, at the same time: so many sessions.
     pub jobs: usize,
     /// What is wanted of the checks.
@@ -166,6 +178,7 @@ impl Sides {
             target: parse(config.target()?.expose(), Side::Target)?,
             name: config.name.as_str().to_owned(),
             ignored_roles: config.ignored_roles.clone(),
+            granted_roles: config.granted_roles.clone(),
             jobs: config.jobs,
             wanted: WantedOfChecks {
                 skip_version_check: config.skip_version_check,
@@ -189,14 +202,9 @@ impl Sides {
         Self { source, target, ..self.clone() }
     }
 
-    /// A session on the source that may write though the database is fenced: what was made there can be dropped.
+    /// A session on the source.
     async fn source_client(&self) -> Result<Client> {
-        let client =
-            control(&self.source, "walferry").await.map_err(|error| error.into_failure(Side::Source))?;
-        let writable = client.batch_execute("SET default_transaction_read_only = off").await;
-        let refused = |error| crate::source::Error::new("a session that may write", error);
-        writable.map_err(|error| refused(error).into_failure(Side::Source))?;
-        Ok(client)
+        control(&self.source, "walferry").await.map_err(|error| error.into_failure(Side::Source))
     }
 
     /// A session on the target that can hear of requests.
@@ -225,9 +233,12 @@ fn passwords_file(config: &Config, environment: &Environment) -> PathBuf {
     config.passwords_file.clone().unwrap_or_else(beside)
 }
 
+/// Sessions on the source may write though it is fenced: each may be needed while it is, and what was made there can be
+/// dropped.
 fn parse(text: &str, side: Side) -> Result<ConnInfo, Definite> {
-    ConnInfo::parse(text, &Environment::from_process())
-        .map_err(|error| Definite::usage(format!("the {side}'s connection string is wrong: {error}")))
+    let parsed = ConnInfo::parse(text, &Environment::from_process())
+        .map_err(|error| Definite::usage(format!("the {side}'s connection string is wrong: {error}")))?;
+    Ok(if side == Side::Source { parsed.writable() } else { parsed })
 }
 
 fn source_failed(error: crate::source::Error) -> Failure {

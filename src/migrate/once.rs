@@ -10,7 +10,7 @@
 //! snapshot dies with its session: a run that finds the rows incomplete empties all tables and begins with them anew.
 //! Rows count as copied only when each table has as many on the target as on the snapshot; done comes after everything.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -30,11 +30,11 @@ use crate::wire::{ConnInfo, Session, SessionOptions};
 
 use super::attempt::{Attempt, Ended, gone, relation_row};
 use super::copy::Copy;
-use super::dump::{Archive, Wave};
+use super::dump::Archive;
 use super::filter::moved;
 use super::preflight::listed;
 use super::uncarried::with_extensions;
-use super::{Migration, Phase, joined, objects};
+use super::{Migration, Phase, foreign_keys, joined};
 
 /// A snapshot of the source, exported, with all its tables locked against being emptied, rewritten or dropped.
 struct Exported {
@@ -70,6 +70,7 @@ impl Migration {
         self.status.update_database(&row.dbname, |database| {
             (database.method, database.phase) = (row.method, Phase::Done);
             database.method_reason.clone_from(&row.method_reason);
+            database.dumped_at.clone_from(&row.dumped_at);
             database.started_at = row.started_at;
             database.clear_error();
         });
@@ -85,6 +86,7 @@ impl Attempt<'_> {
         self.migration.status.update_database(&self.row.dbname, |database| {
             database.method = Method::PgDump;
             database.method_reason.clone_from(&self.row.method_reason);
+            database.dumped_at.clone_from(&self.row.dumped_at);
             database.started_at = self.row.started_at;
             database.clear_error();
         });
@@ -108,6 +110,10 @@ impl Attempt<'_> {
             (self.archive(None).await?, None)
         } else {
             let (archive, taken_at) = self.dump_rows().await?;
+            self.store().set_dumped_at(&taken_at).await?;
+            self.migration
+                .status
+                .update_database(&self.row.dbname, |database| database.dumped_at.clone_from(&taken_at));
             self.enter(Phase::Indexing).await?;
             (archive, Some(taken_at))
         };
@@ -115,19 +121,19 @@ impl Attempt<'_> {
         self.show_tables().await?;
         self.index(&archive).await?;
         let left_out = self.left_out().await?;
-        self.post_data(&archive).make_but(Wave::ForeignKeys, &left_out).await?;
+        self.making(&archive).foreign_keys(&left_out).await?;
+        let keys = foreign_keys::unvalidated(&self.source, &self.target).await?;
+        foreign_keys::validate(&self.target, &keys).await?;
         self.enter(Phase::Done).await?;
         if let Some(taken_at) = taken_at {
             self.tell_of_changes(&written, &taken_at).await;
         }
-        tracing::warn!("done: {NOT_CARRIED}");
         Ok(())
     }
 
     /// Schema and rows of one snapshot. Gives the archive of its schema, and when that was.
     async fn dump_rows(&mut self) -> Result<(Arc<Archive>, String)> {
         self.migration.show(self.phase);
-        let sides = &self.migration.sides;
         let snapshot = Exported::open(self.migration).await?;
         let taken_at = snapshot.taken_at.clone();
         let tables = snapshot.tables.len();
@@ -138,7 +144,7 @@ impl Attempt<'_> {
         );
         let archive = self.archive(Some(&snapshot.id)).await?;
         if self.phase == Phase::Schema {
-            objects::make_schema(&sides.target, &self.row.name, &archive).await?;
+            self.making(&archive).schema().await?;
             self.phase = Phase::Copying;
             self.migration.show(self.phase);
         } else {
@@ -148,7 +154,13 @@ impl Attempt<'_> {
         let rows = self.start_over(&snapshot.tables).await?;
         // No stream follows, so no position of it matters.
         let copy = self.copy(&snapshot.id, SourceLsn::ZERO, false).await?;
-        copy.run(snapshot.tables.clone(), rows).await?;
+        // Their locks keep them as they are.
+        let changed = copy.run(snapshot.tables.clone(), rows).await?;
+        if let Some(table) = changed.first() {
+            return Err(
+                Transient::new(Side::Source, format!("table {table} changed though it was locked")).into()
+            );
+        }
         self.carry_large_objects(&snapshot.id).await?;
         self.prove_rows(&copy, &snapshot.tables).await?;
         snapshot.end().await?;
@@ -160,15 +172,17 @@ impl Attempt<'_> {
         let store = self.store();
         let rows: Vec<RelationRow> = tables.iter().map(relation_row).collect();
         store.begin_relations(&rows).await?;
+        let found: HashSet<&QualifiedName> = tables.iter().map(|table| &table.name).collect();
         for row in store.relations().await? {
-            if !tables.iter().any(|table| table.name == row.name) {
+            if !found.contains(&row.name) {
                 return Err(gone(&row).into());
             }
             store.copy_again(&row.name).await?;
         }
         self.show_tables().await?;
         let known = store.relations().await?;
-        let of = |table: &Table| known.iter().find(|row| row.name == table.name).cloned();
+        let known: HashMap<_, _> = known.into_iter().map(|row| (row.name.clone(), row)).collect();
+        let of = |table: &Table| known.get(&table.name).cloned();
         Ok(tables.iter().filter_map(of).collect())
     }
 
@@ -202,7 +216,9 @@ impl Attempt<'_> {
     async fn prove_rows(&self, copy: &Copy, tables: &[Table]) -> Result<()> {
         let mut rows = self.store().relations().await?;
         // Beside its users' rows, an extension has its own in its tables: other ones in another version.
-        rows.retain(|row| tables.iter().any(|table| table.name == row.name && table.extension.is_none()));
+        let own = tables.iter().filter(|table| table.extension.is_none());
+        let own: HashSet<&QualifiedName> = own.map(|table| &table.name).collect();
+        rows.retain(|row| own.contains(&row.name));
         let names: Arc<Vec<_>> = Arc::new(rows.iter().map(|row| row.name.clone()).collect());
         let counting = |side| Counting {
             side,
@@ -238,9 +254,10 @@ impl Attempt<'_> {
         let (Ok(after), Ok(moved)) = (written(&self.source).await, self.store().relations().await) else {
             return;
         };
+        let moved: HashSet<&QualifiedName> = moved.iter().map(|row| &row.name).collect();
         let mut changed: Vec<String> = after
             .iter()
-            .filter(|(name, _)| moved.iter().any(|row| row.name == **name))
+            .filter(|(name, _)| moved.contains(name))
             .filter(|(name, count)| before.get(*name) != Some(*count))
             .map(|(name, _)| name.to_string())
             .collect();
@@ -278,7 +295,8 @@ impl Exported {
             let taken = taken.map_err(refused)?;
             let (id, taken_at) = (taken.get(0), taken.get(1));
             let tables = leaves(&client, migration).await?;
-            let locked = |table: &Table| before.iter().any(|known| known.oid == table.oid);
+            let before: HashSet<_> = before.iter().map(|known| known.oid).collect();
+            let locked = |table: &Table| before.contains(&table.oid);
             if tables.iter().all(locked) {
                 return Ok(Self { client, id, taken_at, tables });
             }

@@ -5,9 +5,13 @@
 //! A table without replica identity must be in no publication that publishes updates or deletes: the source would
 //! reject its own UPDATE and DELETE. So FOR ALL TABLES is never used.
 //!
-//! A partitioned table is published by its root, so that a partition made later is published too (its changes then
-//! stop the stream with a definite error, rather than being missed), unless one of its partitions has no identity or is
-//! skipped, or the source is older than 13: then its leaves are published, and the log tells of one that is made later.
+//! Of a partitioned table its leaves are published, each by its own name, and never the table above them. Published by
+//! that one, a partition is in the stream no longer once it is detached: what one transaction writes between DETACH and
+//! ATTACH would be missed, and no look at the catalog shows it. And a partition that is made or attached without a replica
+//! identity would make the source reject its own UPDATE and DELETE until somebody looks: that cannot happen to one that is
+//! in no publication. What is written to a new partition before it is in one is not lost: it is copied on a later snapshot
+//! (`partitions`). Both together would send each change once, under the leaf's identifier (measured on 14 to 18), so
+//! there is nothing to be gained from the table above.
 //!
 //! Who neither owns a table nor belongs to its owner cannot publish it, but for `aiven_extras.pg_create_publication`,
 //! which knows no ONLY: what it made is looked at before it is committed.
@@ -17,6 +21,7 @@ use std::collections::HashSet;
 use tokio_postgres::Client;
 
 use crate::error::{Definite, Result, Side};
+use crate::limits::TABLES_PER_TRANSACTION;
 use crate::pg::{QualifiedName, Sql};
 use crate::source::catalog::{self, Table, TableKind};
 use crate::source::{self, Dialect};
@@ -35,29 +40,13 @@ pub struct Publications {
 }
 
 impl Publications {
-    /// Sorts the source's tables. A partitioned one that is not among them is published by its leaves.
+    /// Sorts the source's tables.
     pub fn of(tables: &[Table], dialect: Dialect) -> Self {
         let logged = || tables.iter().filter(|table| table.is_followed());
         let others = logged().any(|table| !table.owned_by_me);
         let mut publications = Self { identified: Vec::new(), inserts_only: Vec::new(), dialect, others };
-        let leaves_of = |root: &QualifiedName| {
-            let root = root.clone();
-            logged().filter(move |t| t.kind == TableKind::Plain && t.partition_of.as_ref() == Some(&root))
-        };
-        for table in logged() {
-            let whole_root = |root: &QualifiedName| {
-                dialect.publishes_partitioned_tables()
-                    && tables.iter().any(|table| table.name == *root)
-                    && leaves_of(root).all(Table::has_identity)
-            };
-            match (&table.partition_of, table.kind) {
-                (None, TableKind::Partitioned) if whole_root(&table.name) => {
-                    publications.identified.push(table.name.clone());
-                }
-                (None, TableKind::Plain) => publications.push(table),
-                (Some(root), TableKind::Plain) if !whole_root(root) => publications.push(table),
-                (Some(_), _) | (None, TableKind::Partitioned) => {}
-            }
+        for table in logged().filter(|table| table.kind == TableKind::Plain) {
+            publications.push(table);
         }
         publications
     }
@@ -80,17 +69,13 @@ impl Publications {
             self.create_by_extension(client, identified, true).await?;
             return self.create_by_extension(client, inserts_only, false).await;
         }
-        let create = |name: &str, tables: &[QualifiedName]| {
-            let sql = Sql::new("CREATE PUBLICATION ").ident(name);
-            if tables.is_empty() {
-                return sql;
-            }
-            sql.text(" FOR TABLE ").list(tables, ", ", |sql, table| sql.text("ONLY ").name(table))
-        };
+        let create = |name: &str| Sql::new("CREATE PUBLICATION ").ident(name);
         let publish = operations(self.dialect, false);
-        let inserts =
-            create(inserts_only, &self.inserts_only).text(" WITH (publish = ").literal(publish).text(")");
-        for sql in [create(identified, &self.identified), inserts] {
+        let inserts = create(inserts_only).text(" WITH (publish = ").literal(publish).text(")");
+        // Nobody reads them before they are whole. One statement for all tables would lock more than a source has room for.
+        let parts =
+            additions(identified, &self.identified).chain(additions(inserts_only, &self.inserts_only));
+        for sql in [create(identified), inserts].into_iter().chain(parts) {
             client.batch_execute(sql.as_str()).await.map_err(|error| failure(error, "a new publication"))?;
         }
         Ok(())
@@ -244,9 +229,19 @@ pub async fn drop_all(client: &Client, names: &[String]) -> Result<Vec<String>> 
     Ok(dropped)
 }
 
+/// The statements that put `tables` into a publication.
+fn additions(publication: &str, tables: &[QualifiedName]) -> impl Iterator<Item = Sql> {
+    tables.chunks(TABLES_PER_TRANSACTION).map(move |tables| {
+        let add = Sql::new("ALTER PUBLICATION ").ident(publication).text(" ADD TABLE ");
+        add.list(tables, ", ", |sql, table| sql.text("ONLY ").name(table))
+    })
+}
+
 fn failure(error: tokio_postgres::Error, what: &'static str) -> crate::error::Failure {
     source::Error::new(what, error).into_failure(Side::Source)
 }
+
+pub mod versions;
 
 #[cfg(test)]
 mod tests;

@@ -20,7 +20,7 @@ use super::leftovers::{Leftovers, unseen_by_hand};
 use super::phase::safe_to_remove;
 use super::preflight::listed;
 use super::uncarried::{before, put_back};
-use super::{Phase, Sides, cutover, publications, snapshot, source_failed, unknown_phase};
+use super::{Phase, Sides, cutover, fenced, publications, snapshot, source_failed, unknown_phase};
 
 /// What was dropped, and how it ended.
 #[derive(Debug)]
@@ -217,7 +217,10 @@ async fn remove_damaged(sides: &Sides, dropped: &mut Vec<String>) -> Result<()> 
 /// Takes down the fence of a cutover whose engine ended. That of one that is done stays: whoever still writes to the
 /// source would lose what he writes.
 async fn settle_fence(sides: &Sides, store: &Store<'_>, phase: Option<Phase>) -> Result<()> {
-    let Some(fence) = cutover::left_fence(store).await? else { return Ok(()) };
+    let dbname = sides.source.dbname();
+    let Some(fence) = cutover::left_fence(store, dbname).await? else {
+        return fenced::tell(&sides.source_client().await?, dbname).await;
+    };
     if phase != Some(Phase::Done) {
         for warning in cutover::lower(&sides.source, &fence, None).await? {
             tracing::warn!("{warning}");
@@ -230,8 +233,9 @@ async fn settle_fence(sides: &Sides, store: &Store<'_>, phase: Option<Phase>) ->
 
 /// What a cutover that did not come to its end may have left on a source that cannot be reached.
 async fn fenced(sides: &Sides, store: &Store<'_>, phase: Option<Phase>) -> Option<String> {
-    let fence = cutover::left_fence(store).await.ok().flatten().filter(|_| phase != Some(Phase::Done))?;
     let dbname = sides.source.dbname();
+    let fence = cutover::left_fence(store, dbname).await.ok().flatten();
+    let fence = fence.filter(|_| phase != Some(Phase::Done))?;
     Some(
         cutover::left_on_source(dbname, &fence).unwrap_or_else(|| "undo what --fence-command did".to_owned()),
     )
@@ -254,6 +258,7 @@ async fn leftovers(sides: &Sides, only: &[String]) -> Result<Vec<(String, Client
         let name = database.name;
         match sides.database(&name).source_client().await {
             Ok(client) => {
+                fenced::tell(&client, &name).await?;
                 let left = Leftovers::find(&client, &sides.name).await?;
                 if !left.is_empty() {
                     found.push((name, client, left));
@@ -386,12 +391,12 @@ fn left_on_source(
     let drop_slot = Sql::new("SELECT pg_drop_replication_slot(").literal(row.slot.as_str()).text(")");
     let drop_publications =
         Sql::new("DROP PUBLICATION ").list(&row.publications, ", ", |sql, name| sql.ident(name));
-    let identities: String =
-        identities.iter().map(|changed| format!("; {}", before(&changed.name, changed))).collect();
+    let identities = identities.iter().map(|changed| before(&changed.name, changed));
+    let statements = catalog::by_hand([drop_slot, drop_publications].into_iter().chain(identities));
     Definite::new("the target's side is removed, the source could not be reached")
         .detail(failure.to_string())
         .hint(format!(
-            "if the source still lives, run there: {drop_slot}; {drop_publications}{identities};{}",
+            "if the source still lives, run there: {statements}{}",
             fence.map_or_else(String::new, |fence| format!(" it is fenced: {fence}"))
         ))
 }

@@ -9,6 +9,7 @@ use crate::source::catalog;
 use crate::status::{DatabaseStatus, Method, SlotStatus, StatusSnapshot, TableState, TableStatus};
 
 use super::choose::{Looked, look, not_begun, remembered, selected};
+use super::fenced::{self, Fenced};
 use super::{Phase, Sides, cutover, source_failed, unknown_phase};
 
 /// What is known of the migration: of the databases in `only`, or of all where there are none. The source need not be
@@ -33,7 +34,8 @@ pub async fn status(sides: &Sides, only: &[String]) -> Result<StatusSnapshot> {
         return Err(Failure::clone(failure));
     }
     if rows.is_empty() {
-        return Err(Definite::new(not_begun(&sides.name, None)).hint("`walferry migrate` begins one").into());
+        let none = Definite::new(not_begun(&sides.name, None)).hint("`walferry migrate` begins one");
+        return Err(fenced::with_unrecorded(sides, none).await.into());
     }
     let known = |name: &String| looked.iter().any(|it| it.name == *name && !matches!(it.begun, Ok(None)));
     for name in only.iter().filter(|name| !known(name)) {
@@ -68,7 +70,13 @@ async fn add_source(
         return Ok(());
     }
     let client = sides.source_client().await?;
+    let read_only = fenced::read_only_databases(&client).await?;
     for ((_, row), database) in rows.iter().zip(&mut snapshot.databases) {
+        let unrecorded = read_only.contains(&row.dbname)
+            && !database.objects_on_source.iter().any(|object| object.starts_with(cutover::FENCED));
+        if unrecorded {
+            Fenced::new(&row.dbname).log();
+        }
         if row.method == Method::Replication {
             ask(&client, row, database).await?;
         }
@@ -97,7 +105,7 @@ pub(super) async fn objects_on_source(store: &Store<'_>, row: &MigrationRow) -> 
     let identities = store.identities().await?;
     objects
         .extend(identities.iter().map(|changed| format!("REPLICA IDENTITY FULL of table {}", changed.name)));
-    let fence = cutover::left_fence(store).await?;
+    let fence = cutover::left_fence(store, &row.dbname).await?;
     objects.extend(fence.and_then(|fence| cutover::left_on_source(&row.dbname, &fence)));
     Ok(objects)
 }
@@ -108,12 +116,14 @@ async fn database(store: &Store<'_>, row: &MigrationRow) -> Result<DatabaseStatu
     database.phase = Phase::from_name(shown).ok_or_else(|| unknown_phase(shown))?;
     database.method = row.method;
     database.method_reason.clone_from(&row.method_reason);
+    database.dumped_at.clone_from(&row.dumped_at);
     database.error.clone_from(&row.error);
     database.started_at = row.started_at;
     if let Some((end, _)) = store.progress().await? {
         (database.applied, database.durable) = (Some(end.position()), Some(end.position()));
     }
     database.objects_on_source = objects_on_source(store, row).await?;
+    database.schema_drift = store.schema_drift().await?;
     for relation in store.relations().await? {
         database.tables.push(TableStatus {
             state: match relation.state {

@@ -30,6 +30,8 @@ pub(super) struct Context {
     pub established: bool,
     /// The attempt held the migration's lock: how it ends is how the migration ended.
     pub locked: bool,
+    /// The target had the migration's row, so one that it lacks later is lost.
+    pub locked_once: bool,
     /// The server's process of the last session that applied.
     pub apply_process: Option<i32>,
     /// The right to copy, from before the slot is made until everything is copied.
@@ -68,6 +70,7 @@ pub(super) async fn run(migration: &Migration, context: &mut Context) -> Result<
                 return Ok(Exit::Fine);
             }
             Ok(Ended::CheckFailed) => return Ok(Exit::Check),
+            Ok(Ended::Again) => continue,
             Err(failure) => failure,
         };
         metrics.error(&failure);
@@ -86,7 +89,7 @@ pub(super) async fn run(migration: &Migration, context: &mut Context) -> Result<
             }
         };
         metrics.reconnect(transient.side);
-        tracing::warn!(side = %transient.side, cause = transient.cause, detail = transient.detail, "trying again");
+        tracing::warn!(side = %transient.side, cause = transient.cause, detail = %transient.detail, "trying again");
         let mut stop = migration.stop.clone();
         let stopped = tokio::select! {
             () = tokio::time::sleep(jittered(pause)) => false,

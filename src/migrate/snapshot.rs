@@ -8,7 +8,7 @@ use tokio_postgres::Client;
 
 use crate::error::{Definite, Failure, Result, Side, Transient};
 use crate::limits::{ENGINE_LOCK_POLL, ENGINE_LOCK_WAIT, SLOT_LOCK_TIMEOUT, SLOT_TRIES_MAX};
-use crate::pg::{SlotName, SourceLsn};
+use crate::pg::{SlotName, SourceLsn, TimelineId};
 use crate::source::replication::{CreatedSlot, ReplicationSession};
 use crate::source::{self, catalog};
 use crate::wire::{ConnInfo, control};
@@ -18,6 +18,8 @@ use crate::wire::{ConnInfo, control};
 pub struct Snapshot {
     /// Transactions that commit at or after this point are not in the snapshot.
     pub consistent_point: SourceLsn,
+    /// The source's timeline.
+    pub timeline: TimelineId,
     /// What SET TRANSACTION SNAPSHOT takes.
     pub id: String,
     /// Stays idle: any command would end the snapshot.
@@ -49,21 +51,30 @@ pub async fn create(
     for _ in 0..SLOT_TRIES_MAX {
         let connected = ReplicationSession::connect(source, "walferry slot").await;
         let mut session = connected.map_err(|error| error.into_failure(Side::Source))?;
+        let identity = session.identify().await.map_err(|error| error.into_failure(Side::Source))?;
         match session.create_slot(slot, temporary, SLOT_LOCK_TIMEOUT).await {
             Ok(CreatedSlot { consistent_point, snapshot }) => {
-                return Ok(Snapshot { consistent_point, id: snapshot, session });
+                let timeline = identity.timeline;
+                return Ok(Snapshot { consistent_point, timeline, id: snapshot, session });
             }
             Err(error) if error.state() == Some("55P03") => {
                 waited_for = oldest_writers(control).await?;
                 tracing::warn!(%waited_for, "the slot waits for transactions that have written");
             }
-            Err(error) => return Err(not_created(error)),
+            Err(error) => return Err(not_created(control, error).await),
         }
     }
     Err(Definite::new("the replication slot cannot be created: older transactions do not end")
         .detail(waited_for)
         .hint("end them (COMMIT, ROLLBACK, or SELECT pg_terminate_backend(pid)), then run `walferry migrate` again")
         .into())
+}
+
+/// The failure of a session that cannot take a snapshot, where `state` says that it is gone: it ends with the session that
+/// exported it, and the next attempt makes another one.
+pub fn gone(state: Option<&str>) -> Option<Failure> {
+    let cause = "the snapshot ended with the connection that held it";
+    (state == Some("22023")).then(|| Transient::new(Side::Source, cause).into())
 }
 
 /// A snapshot without a slot, for what is not in the stream: nobody is waited for. It lives as long as this does.
@@ -154,13 +165,25 @@ pub fn in_use(slot: &SlotName, pid: Option<i32>) -> Transient {
         .detail("another engine, or one that died and whose connection the source has not given up yet")
 }
 
-fn not_created(error: source::Error) -> Failure {
-    match error.state() {
-        Some("53400") => Definite::new("the source has no free replication slot")
+async fn not_created(control: &Client, error: source::Error) -> Failure {
+    if error.state() != Some("53400") {
+        return error.into_failure(Side::Source);
+    }
+    let passing =
+        "SELECT count(*) FROM pg_replication_slots WHERE temporary AND slot_name LIKE 'walferry\\_%\\_copy'";
+    match control.query_one(passing, &[]).await {
+        Ok(row) if row.get::<_, i64>(0) > 0 => {
+            Transient::new(Side::Source, "the source has no free replication slot until a copy of ours ends")
+                .detail(error.to_string())
+                .into()
+        }
+        _ => Definite::new("the source has no free replication slot")
             .detail(error.to_string())
-            .hint("drop an unused slot (SELECT * FROM pg_replication_slots), or raise max_replication_slots")
+            .hint(
+                "drop an unused slot (SELECT * FROM pg_replication_slots), or raise max_replication_slots, or have a database \
+                 dumped instead of followed: --dump-db",
+            )
             .into(),
-        _ => error.into_failure(Side::Source),
     }
 }
 

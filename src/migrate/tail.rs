@@ -17,7 +17,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::error::{Definite, Failure, Result, Side, Transient};
 use crate::limits::STATUS_INTERVAL;
-use crate::pg::{EndLsn, PgTimestamp, QualifiedName, Relation, RelationId, SlotName, SourceLsn};
+use crate::pg::{PgTimestamp, QualifiedName, Relation, RelationId, SlotName, SourceLsn};
 use crate::proto::{
     DecodeError, Layout, LogicalMessage, Message, OldTuple, ReplicationFrame, StandbyStatusUpdate, Tuple,
     TupleValue,
@@ -47,12 +47,12 @@ pub async fn tail(
     let slot = SlotName::new(&format!("walferry_tail_{:08x}", rand::random::<u32>()));
     let slot = slot.map_err(|error| Definite::new(error.to_string()))?;
     let snapshot = snapshot::create(source, &client, &slot, true).await?;
-    let from = EndLsn::new(snapshot.consistent_point.get());
+    let from = snapshot.consistent_point;
     let options = StreamOptions { messages: true, ..StreamOptions::default() };
     let started = snapshot.into_session().start(&slot, from, &publications, options).await;
     let (mut reader, mut writer) = started.map_err(|error| error.into_failure(Side::Source))?;
     tracing::info!(%from, publications = publications.join(","), "tailing");
-    let mut lines = Lines::new(from.position());
+    let mut lines = Lines::new(from);
     let mut tick = tokio::time::interval(STATUS_INTERVAL);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {

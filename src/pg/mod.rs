@@ -3,6 +3,7 @@
 //! Nothing here does I/O, knows a clock or reads the environment: every module above may use it.
 
 mod ids;
+mod landmark;
 mod lsn;
 mod name;
 mod relation;
@@ -10,8 +11,9 @@ mod sql;
 mod time;
 
 pub use ids::{Oid, RelationId, ServerVersion, SlotName, SlotNameError, SystemId, TimelineId, Xid};
+pub use landmark::{Landmark, Resume};
 pub use lsn::{CommitLsn, EndLsn, LsnError, SourceLsn, TargetLsn};
-pub use name::QualifiedName;
+pub use name::{QualifiedName, QuotedName};
 pub use relation::{Column, Relation, ReplicaIdentity};
 pub use sql::Sql;
 pub use time::PgTimestamp;

@@ -21,15 +21,19 @@ impl QualifiedName {
 /// `schema.name`, each part quoted where PostgreSQL would need it: fit for a message and for pasting into psql.
 impl fmt::Display for QualifiedName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (part, separator) in [(&self.schema, "."), (&self.name, "")] {
-            let plain = part.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
-                && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
-            if plain {
-                write!(f, "{part}{separator}")?;
-            } else {
-                write!(f, "\"{}\"{separator}", part.replace('"', "\"\""))?;
-            }
-        }
-        Ok(())
+        write!(f, "{}.{}", QuotedName(&self.schema), QuotedName(&self.name))
+    }
+}
+
+/// One name, quoted where PostgreSQL would need it.
+#[derive(Debug, Clone, Copy)]
+pub struct QuotedName<'a>(pub &'a str);
+
+impl fmt::Display for QuotedName<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = self.0;
+        let plain = name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
+            && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
+        if plain { f.write_str(name) } else { write!(f, "\"{}\"", name.replace('"', "\"\"")) }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{EndLsn, QualifiedName};
+use super::{QualifiedName, SourceLsn};
 
 /// A statement's text. Whatever is not known when Walferry is compiled goes in quoted.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
@@ -90,7 +90,7 @@ impl Sql {
 
     /// Appends a position without quotes, as replication commands have it.
     #[must_use]
-    pub fn position(mut self, at: EndLsn) -> Self {
+    pub fn position(mut self, at: SourceLsn) -> Self {
         self.0.push_str(&at.to_string());
         self
     }

@@ -22,6 +22,7 @@ mod resolve;
 mod set;
 mod statements;
 mod table;
+mod truncate;
 mod types;
 
 use std::collections::{HashMap, HashSet};
@@ -32,11 +33,12 @@ use bytes::Bytes;
 
 use crate::assemble::{Change, Segment};
 use crate::limits::{FAILING_FORGOTTEN_AFTER, FAILING_TIMES_MAX};
-use crate::pg::{CommitLsn, EndLsn, Oid, QualifiedName, Relation, RelationId, Sql};
+use crate::pg::{CommitLsn, EndLsn, Landmark, Oid, QualifiedName, Relation, RelationId, Sql};
 use crate::proto::{OldTuple, Tuple, TupleValue};
 
 pub use resolve::{NamedValues, Resolver, Which};
 pub use table::{Carried, Shape, ShapeError, TargetColumn, TargetTable, TypeNames};
+pub use truncate::TableReference;
 pub use types::{TargetType, is_builtin};
 
 /// Whole transactions in commit order, or one segment of a large one: applied in one target transaction.
@@ -204,6 +206,8 @@ pub struct Planner {
     failed_flush: Option<PlanError>,
     /// Tables that failed in set form.
     failing: HashMap<RelationId, Failing>,
+    /// Who refers to tables that are emptied.
+    references: Vec<TableReference>,
 }
 
 /// A table that failed in set form, not long ago.
@@ -218,6 +222,16 @@ impl Batch {
     /// The position that `walferry.progress` moves to with this batch; `None` in the middle of a large transaction.
     pub fn end(&self) -> Option<EndLsn> {
         self.segments.last().and_then(|segment| segment.end)
+    }
+
+    /// The last of its transactions that comes again from a stream opened at its commit.
+    pub fn landmark(&self) -> Option<Landmark> {
+        self.last_that_comes_again().and_then(Segment::landmark)
+    }
+
+    /// The last segment of that transaction.
+    pub fn last_that_comes_again(&self) -> Option<&Segment> {
+        self.segments.iter().rev().find(|segment| segment.landmark().is_some())
     }
 
     /// Whether it is a part of a transaction that goes ahead of its commit.
@@ -528,38 +542,6 @@ impl Planner {
             Err(error) => return Err(PlanError::Shape { relation: Arc::clone(relation), error }),
         };
         Ok(true)
-    }
-
-    fn truncate(
-        &mut self,
-        commit_lsn: CommitLsn,
-        relations: &[Arc<Relation>],
-        restart_identity: bool,
-    ) -> Result<(), PlanError> {
-        let (mut kept, mut names) =
-            (Vec::with_capacity(relations.len()), Vec::with_capacity(relations.len()));
-        for relation in relations {
-            if self.fits(relation, commit_lsn)?
-                && let Some(shape) = self.shapes.get(&relation.id)
-            {
-                kept.push(relation);
-                names.push(shape.table().name.clone());
-            }
-        }
-        if let Some(first) = kept.first() {
-            let names: Vec<&QualifiedName> = names.iter().collect();
-            self.plan.steps.push(Step {
-                statement: Statement::new(statements::truncate(&names, restart_identity)),
-                input: Input::Params(Vec::new()),
-                kind: Kind::Truncate,
-                relation: Arc::clone(first),
-                commit_lsn,
-                rows: None,
-                change: None,
-            });
-            self.plan.changes[Kind::Truncate as usize] += 1;
-        }
-        Ok(())
     }
 }
 

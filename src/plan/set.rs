@@ -314,7 +314,8 @@ impl Shape {
     fn unique_on_target(&self) -> bool {
         let in_key =
             |name: &str| self.key.iter().any(|(index, _)| self.relation.columns[*index].name == name);
-        !self.table.key.is_empty() && self.table.key.iter().all(|column| in_key(column))
+        let key = &self.table.key;
+        !key.is_empty() && !self.table.key_deferrable && key.iter().all(|column| in_key(column))
     }
 
     fn updates_merge(&self) -> Result<(), Reason> {

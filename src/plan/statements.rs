@@ -83,6 +83,11 @@ pub(super) fn truncate(tables: &[&QualifiedName], restart_identity: bool) -> Sql
     if restart_identity { sql.text(" RESTART IDENTITY") } else { sql }
 }
 
+/// A table emptied where TRUNCATE may not: other tables refer to it.
+pub(super) fn delete_all(table: &QualifiedName) -> Sql {
+    Sql::new("DELETE FROM ONLY ").name(table)
+}
+
 fn condition(sql: Sql, table: &QualifiedName, key: &[(&str, Match)], first_param: usize) -> Sql {
     let whole_row = key.iter().any(|(_, by)| *by == Match::SameText);
     if !whole_row {

@@ -21,6 +21,8 @@ pub struct TargetTable {
     pub columns: Vec<TargetColumn>,
     /// The columns of its primary key, or else of a unique index that may serve as one; empty without.
     pub key: Vec<String>,
+    /// The key may be broken within a transaction: it is a DEFERRABLE primary key.
+    pub key_deferrable: bool,
     /// The snapshot that the table was copied on: what commits before it is in the copy.
     pub copy_lsn: SourceLsn,
     /// It has triggers that fire even for a replica (ENABLE REPLICA or ALWAYS).
@@ -377,10 +379,13 @@ fn write(column: &Column, table: &TargetTable, types: &TypeNames) -> Result<Writ
 }
 
 /// What identifies a row. With REPLICA IDENTITY FULL the whole old row comes along, so the target's own key serves
-/// if the source sends it, and else the text of every column.
+/// if the source sends it, and else the text of every column. Both together where the key is deferrable: in the middle of
+/// a transaction several rows may have it, of which the others tell the one that is meant; it is still there to find
+/// them by its index.
 fn key(relation: &Relation, table: &TargetTable) -> Result<Vec<(usize, Match)>, ShapeError> {
     let position = |name: &String| relation.columns.iter().position(|column| column.name == *name);
-    let identity: Vec<usize> = if relation.identity == ReplicaIdentity::Full {
+    let full = relation.identity == ReplicaIdentity::Full;
+    let identity: Vec<usize> = if full {
         let own: Option<Vec<usize>> = table.key.iter().map(position).collect();
         let mut own = own.unwrap_or_default();
         own.sort_unstable();
@@ -388,16 +393,11 @@ fn key(relation: &Relation, table: &TargetTable) -> Result<Vec<(usize, Match)>, 
     } else {
         (0..relation.columns.len()).filter(|&index| relation.columns[index].key).collect()
     };
-    if identity.is_empty() && relation.identity == ReplicaIdentity::Full {
-        let stored = |index: &usize| {
-            let column = table.column(&relation.columns[*index].name);
-            column.is_some_and(|column| !column.generated)
-        };
-        return Ok((0..relation.columns.len())
-            .filter(stored)
-            .map(|index| (index, Match::SameText))
-            .collect());
-    }
+    let by_text = |index: usize| {
+        let column = table.column(&relation.columns[index].name);
+        column.is_some_and(|column| !column.generated).then_some((index, Match::SameText))
+    };
+    let whole_row = full && (identity.is_empty() || table.key_deferrable);
     let by_equality = |index: usize| {
         let name = &relation.columns[index].name;
         let missing = || ShapeError::NoEquality { table: table.name.clone(), column: name.clone() };
@@ -405,6 +405,12 @@ fn key(relation: &Relation, table: &TargetTable) -> Result<Vec<(usize, Match)>, 
         let operator = column.equality.clone().ok_or_else(missing)?;
         Ok((index, Match::Equal { operator, cast: column.cast.clone() }))
     };
+    if whole_row {
+        let by = |index: usize| {
+            if identity.contains(&index) { Some(by_equality(index)) } else { by_text(index).map(Ok) }
+        };
+        return (0..relation.columns.len()).filter_map(by).collect();
+    }
     identity.into_iter().map(by_equality).collect()
 }
 

@@ -38,6 +38,7 @@ fn target_named(name: QualifiedName, columns: &str) -> TargetTable {
         name,
         columns: vec![],
         key: vec![],
+        key_deferrable: false,
         copy_lsn: SourceLsn::new(COPIED),
         has_triggers: false,
     };
@@ -112,6 +113,7 @@ fn segment_at(commit_lsn: u64, changes: Vec<Change>) -> Segment {
         commit_lsn: CommitLsn::new(commit_lsn),
         commit_time: PgTimestamp::default(),
         ahead: false,
+        comes_again: true,
         first: true,
         changes,
         cost: 0,
@@ -248,13 +250,38 @@ fn full_identity_with_a_key_on_the_target() {
     );
 }
 
+/// In the middle of a transaction several rows may have the key.
+#[test]
+fn full_identity_with_a_deferrable_key_on_the_target() {
+    let t = relation(ReplicaIdentity::Full, "a id");
+    let deferrable = TargetTable { key_deferrable: true, ..target("id* a") };
+    let mut planner = planner([deferrable]);
+    let changes = vec![update(&t, Some(full("x 1")), "x 2"), delete(&t, full("- 2"))];
+    for form in [Form::Ordered, Form::Set] {
+        let plan = plan_as(&mut planner, form, &[&segment(changes.clone())]).unwrap();
+        let steps: Vec<String> = plan.steps.iter().map(text).collect();
+        let row = |first: u32| {
+            let a = SAME_A.replace("$N", &format!("${first}"));
+            format!(
+                r#" WHERE ctid = (SELECT ctid FROM ONLY "public"."t" WHERE {a} AND "id" OPERATOR("pg_catalog".=) ${} LIMIT 1)"#,
+                first + 1
+            )
+        };
+        let update = format!(r#"UPDATE ONLY "public"."t" SET "a" = $1, "id" = $2{} | x 2 x 1"#, row(3));
+        assert_eq!(steps, [update, format!(r#"DELETE FROM ONLY "public"."t"{} | - 2"#, row(1))]);
+        assert_eq!(plan.ordered, (form == Form::Set).then_some(Reason::Identity));
+    }
+}
+
+/// Column `a` is as parameter `$N` says.
+const SAME_A: &str = r#"CASE WHEN "a" IS NOT DISTINCT FROM NULL THEN NULL ELSE format('%s', "a") END COLLATE "C" IS NOT DISTINCT FROM (SELECT CASE WHEN given IS NOT DISTINCT FROM NULL THEN NULL ELSE format('%s', given) END FROM (SELECT CASE WHEN false THEN "a" ELSE $N END AS given) old)"#;
+
 #[test]
 fn full_identity_without_a_key() {
     let t = relation(ReplicaIdentity::Full, "a b");
-    let one = r#"CASE WHEN "a" IS NOT DISTINCT FROM NULL THEN NULL ELSE format('%s', "a") END COLLATE "C" IS NOT DISTINCT FROM (SELECT CASE WHEN given IS NOT DISTINCT FROM NULL THEN NULL ELSE format('%s', given) END FROM (SELECT CASE WHEN false THEN "a" ELSE $N END AS given) old)"#;
     let both = |first: u32| {
-        let a = one.replace("$N", &format!("${first}"));
-        let b = one.replace("\"a\"", "\"b\"").replace("$N", &format!("${}", first + 1));
+        let a = SAME_A.replace("$N", &format!("${first}"));
+        let b = SAME_A.replace("\"a\"", "\"b\"").replace("$N", &format!("${}", first + 1));
         format!(r#" WHERE ctid = (SELECT ctid FROM ONLY "public"."t" WHERE {a} AND {b} LIMIT 1)"#)
     };
     // The target's key does not serve: the source does not send all of it.
@@ -269,7 +296,7 @@ fn full_identity_without_a_key() {
     // What the target computes identifies nothing.
     let sql = format!(
         r#"DELETE FROM ONLY "public"."t" WHERE ctid = (SELECT ctid FROM ONLY "public"."t" WHERE {} LIMIT 1) | 1"#,
-        one.replace("$N", "$1")
+        SAME_A.replace("$N", "$1")
     );
     check("a b:generated", delete(&t, full("1 2")), Ok(&sql));
     // A type without equality can be compared by its text.
@@ -519,30 +546,6 @@ fn after_a_failure_that_was_mended_it_goes_on() {
 }
 
 #[test]
-fn truncates() {
-    let table = |id, name: &str| named(id, QualifiedName::new("S", name), ReplicaIdentity::Default, "id*");
-    let (a, b, c) = (table(1, "a"), table(2, "b"), table(3, "c"));
-    let check = |copied_later: &[&str], restart_identity: bool, expected: Option<(&str, &str)>| {
-        let mut planner = planner(["a", "b", "c"].map(|name| {
-            let mut table = target_named(QualifiedName::new("S", name), "id*");
-            if copied_later.contains(&name) {
-                table.copy_lsn = SourceLsn::new(COMMIT + 1);
-            }
-            table
-        }));
-        let change = truncate(&[&a, &b, &c], restart_identity);
-        let steps = plan(&mut planner, &segment(vec![change])).unwrap();
-        let steps: Vec<_> = steps.iter().map(|step| (text(step), step.relation.name.name.as_str())).collect();
-        let expected: Vec<_> = expected.iter().map(|(sql, first)| (format!("{sql} |"), *first)).collect();
-        assert_eq!(steps, expected);
-    };
-    check(&[], false, Some((r#"TRUNCATE ONLY "S"."a", ONLY "S"."b", ONLY "S"."c""#, "a")));
-    check(&["b"], true, Some((r#"TRUNCATE ONLY "S"."a", ONLY "S"."c" RESTART IDENTITY"#, "a")));
-    check(&["a", "b"], false, Some((r#"TRUNCATE ONLY "S"."c""#, "c")));
-    check(&["a", "b", "c"], true, None);
-}
-
-#[test]
 fn what_the_copy_holds_is_dropped() {
     let t = relation(ReplicaIdentity::Default, "id* a");
     // It was announced otherwise before the copy: this does not matter, nor what was sent.
@@ -705,3 +708,4 @@ fn definitions_that_do_not_fit() {
 
 mod resolve;
 mod set;
+mod truncate;

@@ -108,9 +108,29 @@ impl Dialect {
         }
     }
 
+    /// `pg_settings`: names of those that make room for sessions besides clients and workers: walsenders by themselves (12),
+    /// and autovacuum's processes (renamed in 18).
+    pub(super) const fn other_session_settings(self) -> &'static str {
+        match self.0.major() {
+            ..=11 => "'autovacuum_max_workers'",
+            12..=17 => "'autovacuum_max_workers', 'max_wal_senders'",
+            18.. => "'autovacuum_worker_slots', 'max_wal_senders'",
+        }
+    }
+
     /// Whether transactions in progress can be had (14).
     pub const fn streams(self) -> bool {
         self.0.major() >= 14
+    }
+
+    /// Whether messages can be had (14).
+    pub const fn sends_messages(self) -> bool {
+        self.0.major() >= 14
+    }
+
+    /// Options of CREATE_REPLICATION_SLOT: standbys keep a copy of one that stays (17).
+    pub(super) const fn slot_options(self, temporary: bool) -> &'static str {
+        if self.0.major() >= 17 && !temporary { "(SNAPSHOT 'export', FAILOVER)" } else { "EXPORT_SNAPSHOT" }
     }
 
     /// Options of START_REPLICATION besides the publications: the newest protocol that the server speaks, and of what is
@@ -125,7 +145,7 @@ impl Dialect {
             16.. => "'4'",
         });
         let sql = if wanted.streaming && self.streams() { sql.text(", streaming 'on'") } else { sql };
-        if wanted.messages && major >= 14 { sql.text(", messages 'on'") } else { sql }
+        if wanted.messages && self.sends_messages() { sql.text(", messages 'on'") } else { sql }
     }
 
     /// `pg_available_extension_versions v`: whether CREATE on the database is enough to create it (13).
@@ -138,9 +158,38 @@ impl Dialect {
         if self.0.major() >= 11 { "sha256" } else { "md5" }
     }
 
-    /// Whether a publication can hold a partitioned table, and with it partitions that are made later (13).
-    pub const fn publishes_partitioned_tables(self) -> bool {
-        self.0.major() >= 13
+    /// Whether UPDATE and DELETE of a published table fail where its replica identity has a generated column (18); with
+    /// REPLICA IDENTITY FULL that is any.
+    pub(super) const fn rejects_generated_identity(self) -> bool {
+        self.0.major() >= 18
+    }
+
+    /// `pg_constraint k`: whether it is no part of one of the table above (11).
+    pub(super) const fn constraint_of_itself(self) -> &'static str {
+        if self.0.major() >= 11 { "k.conparentid = 0" } else { "true" }
+    }
+
+    /// `pg_trigger g`: whether it is no copy of one of the table above. Before 13 such a one is an internal one.
+    pub(super) const fn trigger_of_itself(self) -> &'static str {
+        if self.0.major() >= 13 { "g.tgparentid = 0" } else { "true" }
+    }
+
+    /// `pg_trigger g`: what makes it, in the words of 12 and newer.
+    pub(super) const fn trigger_definition(self) -> &'static str {
+        if self.0.major() >= 12 {
+            "pg_get_triggerdef(g.oid)"
+        } else {
+            "replace(pg_get_triggerdef(g.oid), ' EXECUTE PROCEDURE ', ' EXECUTE FUNCTION ')"
+        }
+    }
+
+    /// `pg_proc p`: `f` function, `p` procedure (11), `a` aggregate, `w` window function.
+    pub(super) const fn routine_kind(self) -> &'static str {
+        if self.0.major() >= 11 {
+            "p.prokind::text"
+        } else {
+            "CASE WHEN p.proisagg THEN 'a' WHEN p.proiswindow THEN 'w' ELSE 'f' END"
+        }
     }
 
     /// Whether TRUNCATE is in the stream (11).

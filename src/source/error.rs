@@ -15,6 +15,8 @@ pub enum Error {
         state: String,
         /// The server's primary message.
         message: String,
+        /// All that the server said.
+        error: Box<wire::ServerError>,
     },
     /// The connection ended before the answer was complete.
     #[error("asking for {question} failed: the connection was lost")]
@@ -49,7 +51,8 @@ impl Error {
     pub fn new(question: &'static str, cause: tokio_postgres::Error) -> Self {
         if let Some(db) = cause.as_db_error() {
             let (state, message) = (db.code().code().to_owned(), db.message().to_owned());
-            return Self::Refused { question, state, message };
+            let error = Box::new(wire::ServerError::from_db_error(db));
+            return Self::Refused { question, state, message, error };
         }
         let io = std::error::Error::source(&cause).is_some_and(|inner| inner.is::<std::io::Error>());
         if cause.is_closed() || io {
@@ -68,23 +71,35 @@ impl Error {
         }
     }
 
+    /// Whether asking again may help.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Refused { error, .. } => error.is_transient(),
+            Self::Wire { cause, .. } => cause.is_transient(),
+            Self::Lost { .. } => true,
+            Self::Answer { .. } => false,
+        }
+    }
+
     /// The failure that the operator sees: transient where asking again may help.
     pub fn into_failure(self, side: Side) -> Failure {
-        let text = self.to_string();
+        let (text, passes) = (self.to_string(), self.is_transient());
         match self {
             Self::Wire { cause, .. } => cause.into_failure(side),
             Self::Lost { cause, .. } => Transient::new(side, text).detail(cause.to_string()).into(),
-            Self::Refused { ref state, .. } if state_is_transient(state) => Transient::new(side, text).into(),
-            Self::Refused { .. } | Self::Answer { .. } => Definite::new(format!("{side}: {text}")).into(),
+            Self::Refused { error, .. } => {
+                let (cause, hint) = wire::Error::advice(&error, side);
+                if passes {
+                    let detail = [cause, hint].into_iter().filter(|text| !text.is_empty());
+                    let detail = detail.collect::<Vec<_>>().join("; ");
+                    return Transient::new(side, text).detail(detail).into();
+                }
+                let hint = if hint.is_empty() { error.hint().unwrap_or_default() } else { hint };
+                Definite::new(format!("{side}: {text}")).hint(hint).into()
+            }
+            Self::Answer { .. } => Definite::new(format!("{side}: {text}")).into(),
         }
     }
-}
-
-/// Whether a SQLSTATE names something that may pass: a lost connection (class 08), missing resources (53), a server
-/// that goes down or comes up (57P01 to 57P05), a serialisation failure, a deadlock, or a lock not had in time.
-pub fn state_is_transient(state: &str) -> bool {
-    matches!(state, "40001" | "40P01" | "55P03")
-        || ["08", "53", "57P0"].iter().any(|class| state.starts_with(class))
 }
 
 #[cfg(test)]
@@ -92,25 +107,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn states() {
-        for state in ["08006", "53300", "53100", "57P01", "57P03", "40001", "40P01", "55P03"] {
-            assert!(state_is_transient(state), "{state}");
-        }
-        for state in ["42501", "42P01", "57014", "55006", "55000", "58P01", "XX000", "40002"] {
-            assert!(!state_is_transient(state), "{state}");
-        }
-    }
-
-    #[test]
     fn failures() {
         let refused = |state: &str| Error::Refused {
             question: "the tables",
             state: state.to_owned(),
             message: "no".to_owned(),
+            error: Box::new(wire::ServerError::with_sqlstate(state)),
         };
         let definite = refused("42501").into_failure(Side::Source);
         assert_eq!(definite.to_string(), "source: asking for the tables failed: no (SQLSTATE 42501)");
         assert!(matches!(definite, Failure::Definite(_)));
-        assert!(matches!(refused("57P01").into_failure(Side::Target), Failure::Transient(_)));
+        let transient = refused("25006").into_failure(Side::Target);
+        assert!(transient.to_string().contains("the target takes no writes: it is read only"), "{transient}");
+        for state in ["57P01", "57014", "40001", "55P03"] {
+            assert!(matches!(refused(state).into_failure(Side::Target), Failure::Transient(_)), "{state}");
+        }
     }
 }

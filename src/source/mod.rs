@@ -14,7 +14,8 @@ pub mod catalog;
 mod dialect;
 mod error;
 pub mod gap;
+pub mod history;
 pub mod replication;
 
 pub use dialect::Dialect;
-pub use error::{Error, state_is_transient};
+pub use error::Error;

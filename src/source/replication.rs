@@ -8,7 +8,8 @@
 
 use super::Dialect;
 use super::Error;
-use crate::pg::{EndLsn, ServerVersion, SlotName, SourceLsn, Sql, SystemId, TimelineId};
+use super::history::TimelineHistory;
+use crate::pg::{ServerVersion, SlotName, SourceLsn, Sql, SystemId, TimelineId};
 use crate::wire::{self, ConnInfo, CopyBothReader, CopyBothWriter, Session, SessionOptions};
 
 /// A walsender connection that does nothing yet.
@@ -66,6 +67,11 @@ impl ReplicationSession {
         Dialect::new(self.server_version()).streams()
     }
 
+    /// Whether the server sends what `pg_logical_emit_message` writes; where not, it sends transactions without changes.
+    pub fn can_send_messages(&self) -> bool {
+        Dialect::new(self.server_version()).sends_messages()
+    }
+
     /// Asks which cluster this is.
     ///
     /// # Errors
@@ -88,7 +94,26 @@ impl ReplicationSession {
         identity().ok_or_else(|| undocumented(QUESTION))
     }
 
-    /// Creates a pgoutput slot and exports its snapshot, which lives until this session's next command or end.
+    /// Asks where the timelines before this one were left. `None` where the server has no such file: a cluster's first
+    /// timeline has none.
+    ///
+    /// # Errors
+    /// When the server does not answer as documented.
+    pub async fn timeline_history(&mut self, timeline: TimelineId) -> Result<Option<TimelineHistory>, Error> {
+        const QUESTION: &str = "the timeline's history";
+        let ask = Sql::new("TIMELINE_HISTORY ").number(timeline.get());
+        let asked = self.session.query(&ask).await.map_err(|cause| Error::Wire { question: QUESTION, cause });
+        let rows = match asked {
+            // undefined_file
+            Err(error) if error.state() == Some("58P01") => return Ok(None),
+            asked => asked?,
+        };
+        let content = rows.first().and_then(|row| row.text(1));
+        content.and_then(TimelineHistory::parse).map(Some).ok_or_else(|| undocumented(QUESTION))
+    }
+
+    /// Creates a pgoutput slot and exports its snapshot, which lives until this session's next command or end. Unless it is
+    /// temporary, standbys may keep a copy of it where the server knows how (17).
     ///
     /// The server first waits for every transaction of the cluster that has written, for `lock_timeout` at most.
     ///
@@ -104,11 +129,11 @@ impl ReplicationSession {
         let millis = i64::try_from(lock_timeout.as_millis()).unwrap_or(i64::MAX);
         let timeout = Sql::new("SET lock_timeout = ").number(millis);
         self.session.execute(&timeout).await.map_err(|cause| Error::Wire { question: QUESTION, cause })?;
-        let temporary = if temporary { " TEMPORARY" } else { "" };
         let create = Sql::new("CREATE_REPLICATION_SLOT ")
             .ident(slot.as_str())
-            .text(temporary)
-            .text(" LOGICAL pgoutput EXPORT_SNAPSHOT");
+            .text(if temporary { " TEMPORARY" } else { "" })
+            .text(" LOGICAL pgoutput ")
+            .text(Dialect::new(self.server_version()).slot_options(temporary));
         let rows =
             self.session.query(&create).await.map_err(|cause| Error::Wire { question: QUESTION, cause })?;
         let column = |index| rows.first().and_then(|row| row.text(index));
@@ -125,7 +150,7 @@ impl ReplicationSession {
     pub async fn start(
         self,
         slot: &SlotName,
-        from: EndLsn,
+        from: SourceLsn,
         publications: &[String],
         options: StreamOptions,
     ) -> Result<(CopyBothReader, CopyBothWriter), Error> {

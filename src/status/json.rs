@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::snapshot::{DatabaseStatus, ServiceStatus, StatusSnapshot, TableStatus};
+use crate::apply::SchemaDrift;
 use crate::config::Method;
 use crate::pg::{PgTimestamp, SourceLsn};
 
@@ -68,6 +69,7 @@ struct Detail<'a> {
     phase: &'static str,
     hint: &'a str,
     method_reason: &'a str,
+    dumped_at: Option<&'a str>,
     source_wal_lsn: Option<String>,
     received_lsn: Option<String>,
     applied_lsn: Option<String>,
@@ -77,6 +79,7 @@ struct Detail<'a> {
     lag_seconds: Option<f64>,
     slot: Option<Slot<'a>>,
     objects_on_source: &'a [String],
+    schema_drift: &'a [SchemaDrift],
     spill_bytes: u64,
     tables: Vec<Table<'a>>,
     transactions_applied: u64,
@@ -129,6 +132,7 @@ impl<'a> Detail<'a> {
             phase: database.phase.as_str(),
             hint: &database.hint,
             method_reason: &database.method_reason,
+            dumped_at: Some(database.dumped_at.as_str()).filter(|at| !at.is_empty()),
             source_wal_lsn: lsn(database.source_wal),
             received_lsn: lsn(database.received),
             applied_lsn: lsn(database.applied),
@@ -138,6 +142,7 @@ impl<'a> Detail<'a> {
             lag_seconds: database.lag_seconds,
             slot,
             objects_on_source: &database.objects_on_source,
+            schema_drift: &database.schema_drift,
             spill_bytes: database.spill_bytes,
             tables: database.tables.iter().map(Table::of).collect(),
             transactions_applied: database.transactions_applied,

@@ -8,7 +8,8 @@
 //! - Idle source: the applied position follows the keepalives, nothing is missing, the lag is 0.
 //! - Other databases of the source write: the same; between two keepalives the lag is their distance at most.
 //! - Target away: what was received waits, and both ages grow.
-//! - Source away: no samples come any more, and what is missing ages with our clock; if nothing is missing, 0.
+//! - Source away: no samples come any more, and what is missing ages with our clock. What it has written since is not
+//!   known, so soon no number of bytes is given any more, and the seconds are at least those since it was last heard.
 //!
 //! No clock and no I/O: time is an argument. Memory is bounded: when the samples fill their ring, every other one goes
 //! and only every 2nd (4th, 8th, …) is taken from then on, until the ring has room again. The error that this makes is
@@ -17,7 +18,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::limits::LAG_SAMPLES_MAX;
+use crate::limits::{LAG_KNOWN_FOR, LAG_SAMPLES_MAX};
 use crate::pg::{PgTimestamp, SourceLsn};
 
 /// Measures one pipeline's lag. All times are since one start, on a monotonic clock.
@@ -26,6 +27,8 @@ pub struct LagClock {
     applied: Option<SourceLsn>,
     /// The greatest position known of the source, with the time at which it was first seen.
     newest: Option<Sample>,
+    /// When the source last said where it is.
+    heard: Duration,
     /// Samples beyond `applied`, oldest first; both fields strictly ascend.
     samples: VecDeque<Sample>,
     samples_max: usize,
@@ -39,7 +42,7 @@ pub struct LagClock {
 /// How far the target is behind.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Lag {
-    /// Bytes of WAL; `None` until both positions are known.
+    /// Bytes of WAL; `None` until both positions are known, and while the source does not say where it is.
     pub bytes: Option<u64>,
     /// Seconds; `None` until both positions are known.
     pub seconds: Option<f64>,
@@ -61,6 +64,7 @@ impl LagClock {
         Self {
             applied: None,
             newest: None,
+            heard: Duration::ZERO,
             samples: VecDeque::new(),
             samples_max,
             stride: 1,
@@ -72,6 +76,7 @@ impl LagClock {
     /// The source's WAL has reached `lsn` at `now`. To be told about once a second.
     pub fn source_wal(&mut self, now: Duration, lsn: SourceLsn) {
         let mut at = now;
+        self.heard = now;
         if let Some(newest) = self.newest {
             if newest.lsn == lsn {
                 return;
@@ -120,6 +125,11 @@ impl LagClock {
             let oldest_missing = self.samples.front().unwrap_or(&newest);
             now.saturating_sub(oldest_missing.at).as_secs_f64()
         };
+        let silence = now.saturating_sub(self.heard);
+        if silence > LAG_KNOWN_FOR {
+            let seconds = by_sample.max(by_commit_time).max(silence.as_secs_f64());
+            return Lag { bytes: None, seconds: Some(seconds) };
+        }
         Lag { bytes: Some(bytes), seconds: Some(by_sample.max(by_commit_time)) }
     }
 
@@ -211,6 +221,7 @@ mod tests {
             Applied(100),
             Wal(1, 100),
             Wal(2, 100),
+            Wal(3600, 100),
             Lag(3600, Some(0), Some(0.0)),
             // Then one write, applied two seconds later.
             Wal(3601, 150),
@@ -223,7 +234,7 @@ mod tests {
 
     #[test]
     fn an_idle_source_does_not_rejuvenate_what_is_missing() {
-        check([Applied(100), Wal(1, 150), Wal(2, 150), Wal(3, 150), Lag(10, Some(50), Some(9.0))]);
+        check([Applied(100), Wal(1, 150), Wal(2, 150), Wal(10, 150), Lag(10, Some(50), Some(9.0))]);
     }
 
     #[test]
@@ -266,6 +277,7 @@ mod tests {
             Unapplied(Some(1)),
             Wal(2, 300),
             Wal(3, 400),
+            Wal(60, 400),
             Lag(60, Some(300), Some(59.0)),
             // It is back: half is applied, then all.
             Applied(200),
@@ -279,8 +291,16 @@ mod tests {
 
     #[test]
     fn source_away() {
-        check([Wal(0, 100), Applied(100), Lag(600, Some(0), Some(0.0))]);
-        check([Wal(0, 100), Applied(100), Wal(1, 200), LagWithoutClock(600, Some(100), Some(599.0))]);
+        check([
+            Wal(0, 100),
+            Applied(100),
+            Lag(5, Some(0), Some(0.0)),
+            Lag(6, None, Some(6.0)),
+            Lag(600, None, Some(600.0)),
+            Wal(601, 100),
+            Lag(601, Some(0), Some(0.0)),
+        ]);
+        check([Wal(0, 100), Applied(100), Wal(1, 200), LagWithoutClock(600, None, Some(599.0))]);
     }
 
     #[test]

@@ -104,6 +104,10 @@ fn write_database(page: &mut String, database: &DatabaseStatus) -> fmt::Result {
     for object in &database.objects_on_source {
         writeln!(page, "<tr><th>on the source<td>{}</tr>", Escaped(object))?;
     }
+    for drift in database.schema_drift.iter().take(PAGE_TABLES_MAX) {
+        let (object, change) = (Escaped(&drift.object), drift.change.as_str());
+        writeln!(page, "<tr><th>not on the target<td>{object}, {change} on the source</tr>")?;
+    }
     page.write_str("</table>\n")?;
     write_tables(page, database)
 }

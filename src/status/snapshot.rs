@@ -11,6 +11,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::sync::watch;
 
+use crate::apply::SchemaDrift;
 use crate::config::Method;
 use crate::error::Failure;
 use crate::pg::{PgTimestamp, QualifiedName, SlotName, SourceLsn};
@@ -33,6 +34,8 @@ pub struct DatabaseStatus {
     pub method: Method,
     /// Why it is moved by [`Method::PgDump`] though nobody asked for that; else empty.
     pub method_reason: String,
+    /// Of [`Method::PgDump`], once its rows are there: when its snapshot was taken, by the source's clock; else empty.
+    pub dumped_at: String,
     /// Where its pipeline is.
     pub phase: PhaseName,
     /// What stopped it, or is being retried at this moment; else empty.
@@ -59,7 +62,10 @@ pub struct DatabaseStatus {
     pub slot: Option<SlotStatus>,
     /// Everything that the migration made on the source and has not dropped, as text fit for a person.
     pub objects_on_source: Vec<String>,
-    /// The tables, in the order in which they are to be shown.
+    /// Objects of the source's schema that were made, changed or dropped since the start, and that the target has not so;
+    /// the engine's own has them without statements.
+    pub schema_drift: Vec<SchemaDrift>,
+    /// The tables, in the order of their names.
     pub tables: Vec<TableStatus>,
     /// Bytes of transactions in progress that are kept on this machine's disk.
     pub spill_bytes: u64,
@@ -209,6 +215,7 @@ impl DatabaseStatus {
             dbname: dbname.into(),
             method: Method::Replication,
             method_reason: String::new(),
+            dumped_at: String::new(),
             phase: PhaseName::Waiting,
             error: String::new(),
             hint: String::new(),
@@ -222,6 +229,7 @@ impl DatabaseStatus {
             lag_seconds: None,
             slot: None,
             objects_on_source: Vec::new(),
+            schema_drift: Vec::new(),
             tables: Vec::new(),
             spill_bytes: 0,
             transactions_applied: 0,
@@ -247,9 +255,40 @@ impl DatabaseStatus {
         self.hint.clear();
     }
 
+    /// Whether it is dumped, or to be dumped, though nobody asked for that.
+    pub fn dumped_unasked(&self) -> bool {
+        self.method == Method::PgDump && !self.method_reason.is_empty()
+    }
+
+    /// Of one that is dumped: from when on the source's changes are missing.
+    pub fn not_followed(&self) -> Option<String> {
+        let since = if self.dumped_at.is_empty() { "the dump began" } else { &self.dumped_at };
+        let of_dump = self.method == Method::PgDump;
+        of_dump.then(|| format!("not followed: changes made on the source since {since} are NOT carried"))
+    }
+
+    /// What is to be done about that.
+    pub fn after_a_dump(&self) -> Option<String> {
+        let mended = if self.dumped_unasked() { ", mend what kept it from being followed" } else { "" };
+        let of_dump = self.method == Method::PgDump;
+        of_dump.then(|| {
+            format!(
+                "if nobody wrote to the source since, point the application at the target; else stop all writers{mended}, and \
+                 start afresh: `walferry remove`, empty the target's database, `walferry migrate`"
+            )
+        })
+    }
+
     /// The entry of table `name` to write to, if it is there.
     pub fn table_mut(&mut self, name: &QualifiedName) -> Option<&mut TableStatus> {
-        self.tables.iter_mut().find(|table| table.name == *name)
+        let found = self.tables.binary_search_by(|table| table.name.cmp(name));
+        found.ok().map(|index| &mut self.tables[index])
+    }
+
+    /// Shows these tables, in the order of their names, in place of those before.
+    pub fn set_tables(&mut self, mut tables: Vec<TableStatus>) {
+        tables.sort_by(|one, other| one.name.cmp(&other.name));
+        self.tables = tables;
     }
 
     /// How many tables are in each state, in the states' order.

@@ -5,7 +5,7 @@ use comfy_table::{Table, presets};
 use super::json::time;
 use super::snapshot::{DatabaseStatus, PhaseName, StatusSnapshot};
 use super::units;
-use crate::config::Method;
+use crate::limits::SCHEMA_DRIFT_SHOWN_MAX;
 use crate::pg::SourceLsn;
 
 /// One block for each database.
@@ -31,8 +31,8 @@ pub(super) fn plain(text: &str) -> String {
 
 /// The lag in one phrase: `1.0 MB, 3.2 s`.
 pub(super) fn lag(database: &DatabaseStatus) -> String {
-    if database.method == Method::PgDump {
-        return "not followed: changes on the source after the start are not carried".to_owned();
+    if let Some(not_followed) = database.not_followed() {
+        return not_followed;
     }
     match (database.lag_bytes, database.lag_seconds) {
         (None, None) => "unknown".to_owned(),
@@ -75,6 +75,7 @@ fn block(database: &DatabaseStatus) -> String {
     row("applied", applied(database));
     row("slot", slot(database));
     row("on the source", database.objects_on_source.join("\n"));
+    row("not on the target", schema_drift(database));
     row("started", database.started_at.map(time).unwrap_or_default());
     row("as of", database.updated_at.map(time).unwrap_or_default());
     table.trim_fmt()
@@ -95,6 +96,9 @@ fn method(database: &DatabaseStatus) -> String {
 fn what_to_do(database: &DatabaseStatus) -> String {
     if !database.hint.is_empty() {
         return database.hint.clone();
+    }
+    if let (PhaseName::Done, Some(advice)) = (database.phase, database.after_a_dump()) {
+        return advice;
     }
     let advice = match database.phase {
         PhaseName::Stopped => "run walferry migrate to go on",
@@ -142,6 +146,21 @@ fn applied(database: &DatabaseStatus) -> String {
         .map(|(kind, count)| format!("{} {kind}", units::count(count)))
         .collect();
     format!("{transactions} transactions ({})", kinds.join(", "))
+}
+
+/// What was made, changed or dropped on the source, and what makes the target's so.
+fn schema_drift(database: &DatabaseStatus) -> String {
+    let drift = &database.schema_drift;
+    let mut lines: Vec<String> = drift
+        .iter()
+        .take(SCHEMA_DRIFT_SHOWN_MAX)
+        .map(|drift| {
+            format!("{} {} on the source:\n{}", drift.object, drift.change.as_str(), drift.statement)
+        })
+        .collect();
+    let more = drift.len().saturating_sub(SCHEMA_DRIFT_SHOWN_MAX);
+    lines.extend((more > 0).then(|| format!("and {more} more: --json")));
+    lines.join("\n")
 }
 
 fn slot(database: &DatabaseStatus) -> String {

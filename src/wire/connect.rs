@@ -18,7 +18,7 @@ use tokio::net::UnixStream;
 use super::auth::{self, Credentials};
 use super::body::Body;
 use super::channel::Channel;
-use super::conninfo::{ConnInfo, Host, SslMode, TargetSessionAttrs};
+use super::conninfo::{ConnInfo, Host, SslMode, TargetSessionAttrs, WRITABLE};
 use super::error::{Error, Result};
 use super::session::{Session, TransactionStatus};
 use super::stream::{Stream, connect_tcp};
@@ -34,6 +34,9 @@ pub struct SessionOptions {
     pub replication: bool,
     /// More settings, which win over those of every session.
     pub settings: Vec<(&'static str, String)>,
+    /// `search_path` is set when the session has begun: scripts of extensions read what RESET would make of it, and would
+    /// make that the database's own.
+    pub search_path_late: bool,
 }
 
 impl SessionOptions {
@@ -45,7 +48,11 @@ impl SessionOptions {
 
 /// Settings of every session, known to every supported server. Without a word of warning, `array_nulls = off` makes
 /// texts of an array's NULLs, and another `lc_monetary` other amounts of money.
-const SETTINGS: [(&str, &str); 17] = [
+///
+/// The server is to notice within a minute that our machine is gone, too: the session of a COPY that died with it keeps its
+/// locks until then (the kernel's own time is two hours). Not by `tcp_user_timeout`: that ends a connection also where the other
+/// side lives and has not read for as long, as an engine does whose target is busy.
+const SETTINGS: [(&str, &str); 20] = [
     ("DateStyle", "ISO"),
     ("IntervalStyle", "postgres"),
     ("extra_float_digits", "3"),
@@ -63,6 +70,9 @@ const SETTINGS: [(&str, &str); 17] = [
     ("statement_timeout", "0"),
     ("lock_timeout", "0"),
     ("idle_in_transaction_session_timeout", "0"),
+    ("tcp_keepalives_idle", "20"),
+    ("tcp_keepalives_interval", "5"),
+    ("tcp_keepalives_count", "6"),
 ];
 
 /// Settings of every session that servers have from this major version on.
@@ -160,6 +170,9 @@ impl Attempt<'_> {
             },
         };
         session.pin_newer_settings().await?;
+        if self.options.search_path_late {
+            session.execute(&Sql::new("SET search_path = pg_catalog")).await?;
+        }
         if self.wanted != TargetSessionAttrs::Any && !session.suits(self.wanted).await? {
             let wanted = self.wanted.as_str();
             return Err(Error::SessionAttributes { host: self.host.to_string(), wanted });
@@ -221,7 +234,9 @@ impl Attempt<'_> {
         parameters.extend(conninfo.options.as_deref().map(|options| ("options", options)));
         let replaced =
             |name: &str| options.settings.iter().any(|(other, _)| other.eq_ignore_ascii_case(name));
-        parameters.extend(SETTINGS.into_iter().filter(|(name, _)| !replaced(name)));
+        let late = |name: &str| options.search_path_late && name == "search_path";
+        parameters.extend(SETTINGS.into_iter().filter(|(name, _)| !replaced(name) && !late(name)));
+        parameters.extend(conninfo.writable.then_some(WRITABLE));
         parameters.extend(options.settings.iter().map(|(name, value)| (*name, value.as_str())));
         frontend::startup_message(parameters, output)
             .map_err(|_| Error::Unsendable("a connection option with a zero byte"))

@@ -4,6 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use super::server_error::ServerError;
+use super::sqlstate;
 use super::tls::TlsError;
 use crate::error::{Definite, Failure, Side, Transient};
 
@@ -138,6 +139,12 @@ impl Error {
         }
     }
 
+    /// What is to be done about what a server said, and why: never the server's own message.
+    pub fn advice(error: &ServerError, side: Side) -> (&'static str, &'static str) {
+        let verdict = sqlstate::judge(error, side);
+        (verdict.cause, verdict.hint)
+    }
+
     /// The failure that an operator sees, with what to do about it.
     pub fn into_failure(self, side: Side) -> Failure {
         let advice = Advice::new(&self, side);
@@ -183,7 +190,7 @@ impl Advice {
                 format!("put it into {conninfo}, PGPASSWORD, or a password file (PGPASSFILE) of mode 0600"),
             ),
             Error::Authentication(_) => advice("authentication failed", String::new()),
-            Error::Server(server) => Self::for_server_error(server, conninfo),
+            Error::Server(server) => Self::for_server_error(server, side, conninfo),
             Error::SessionAttributes { .. } => advice(
                 "no suitable server",
                 format!("check target_session_attrs and the hosts in {conninfo}"),
@@ -201,7 +208,7 @@ impl Advice {
         }
     }
 
-    fn for_server_error(error: &ServerError, conninfo: &str) -> Self {
+    fn for_server_error(error: &ServerError, side: Side, conninfo: &str) -> Self {
         let message = error.message().unwrap_or_default();
         let (cause, hint) = match error.sqlstate() {
             _ if error.is_poolers() => (
@@ -228,11 +235,10 @@ impl Advice {
             }
             "28000" => ("role may not log in", format!("check the user in {conninfo}, and that it has LOGIN")),
             "3D000" => ("database does not exist", format!("check the database in {conninfo}")),
-            "42501" => ("privilege missing", String::new()),
-            "53300" => ("too many connections", "free some, or raise max_connections".to_owned()),
-            "57P03" => ("server does not accept connections now", String::new()),
-            "57P01" | "57P02" => ("server is shutting down", String::new()),
-            _ => ("server reported an error", String::new()),
+            _ => {
+                let verdict = sqlstate::judge(error, side);
+                (verdict.cause, verdict.hint.to_owned())
+            }
         };
         let detail = match error.detail() {
             Some(detail) => format!("{error}: {detail}"),

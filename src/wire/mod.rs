@@ -24,6 +24,8 @@ mod replication;
 mod scram;
 mod server_error;
 mod session;
+mod sqlstate;
+mod stall;
 mod stream;
 mod tcp;
 mod tls;

@@ -7,7 +7,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use rand::Rng;
-use sha2::{Digest, Sha256};
+use ring::{digest, hmac};
 
 use super::error::AuthenticationError;
 use crate::limits;
@@ -33,7 +33,7 @@ pub(super) struct First {
 
 /// Sent the proof, waiting for the server's own.
 pub(super) struct Final {
-    server_signature: Key,
+    server_signature: hmac::Tag,
 }
 
 impl First {
@@ -65,12 +65,12 @@ impl First {
         let salted_password = salt_password(password.as_bytes(), &salt, iterations).await;
         let bare = format!("c={},r={nonce}", STANDARD.encode(self.binding.input()));
         let transcript = format!("n=,r={},{server_first},{bare}", self.nonce);
-        let client_key = Hmac::new(&salted_password).sign(&[b"Client Key"]);
-        let stored_key: Key = Sha256::digest(client_key).into();
-        let mut proof = Hmac::new(&stored_key).sign(&[transcript.as_bytes()]);
-        proof.iter_mut().zip(client_key).for_each(|(byte, key)| *byte ^= key);
-        let server_key = Hmac::new(&salted_password).sign(&[b"Server Key"]);
-        let server_signature = Hmac::new(&server_key).sign(&[transcript.as_bytes()]);
+        let client_key = sign(&salted_password, b"Client Key");
+        let stored_key = digest::digest(&digest::SHA256, client_key.as_ref());
+        let proof = sign(stored_key.as_ref(), transcript.as_bytes());
+        let proof: Vec<u8> = proof.as_ref().iter().zip(client_key.as_ref()).map(|(a, b)| a ^ b).collect();
+        let server_key = sign(&salted_password, b"Server Key");
+        let server_signature = sign(server_key.as_ref(), transcript.as_bytes());
         Ok((format!("{bare},p={}", STANDARD.encode(proof)), Final { server_signature }))
     }
 }
@@ -79,7 +79,7 @@ impl Final {
     /// Checks `server-final-message`: only who knows the password's verifier can have made it.
     pub(super) fn check(self, server_final: &[u8]) -> Result<()> {
         let signature = server_final.strip_prefix(b"v=").and_then(|text| STANDARD.decode(text).ok());
-        if signature.as_deref() == Some(self.server_signature.as_slice()) {
+        if signature.as_deref() == Some(self.server_signature.as_ref()) {
             Ok(())
         } else {
             Err(AuthenticationError::Scram("the server could not prove that it knows the password"))
@@ -107,44 +107,31 @@ impl Binding {
 
 /// `Hi()`: PBKDF2 with one block of output.
 async fn salt_password(password: &[u8], salt: &[u8], iterations: u32) -> Key {
-    let hmac = Hmac::new(password);
-    let mut last = hmac.sign(&[salt, &1_u32.to_be_bytes()]);
-    let mut sum = last;
+    let key = hmac::Key::new(hmac::HMAC_SHA256, password);
+    let mut last = hmac::sign(&key, &[salt, &1_u32.to_be_bytes()].concat());
+    let mut sum = words(&last);
     for iteration in 1..iterations {
         if iteration % limits::SCRAM_ITERATIONS_SLICE == 0 {
             tokio::task::yield_now().await;
         }
-        last = hmac.sign(&[&last]);
-        sum.iter_mut().zip(last).for_each(|(byte, other)| *byte ^= other);
+        last = hmac::sign(&key, last.as_ref());
+        let [a, b] = words(&last);
+        sum = [sum[0] ^ a, sum[1] ^ b];
     }
-    sum
+    let mut salted = [0; 32];
+    salted[..16].copy_from_slice(&sum[0].to_be_bytes());
+    salted[16..].copy_from_slice(&sum[1].to_be_bytes());
+    salted
 }
 
-/// HMAC-SHA-256 (RFC 2104) with the key's two blocks hashed once.
-struct Hmac {
-    inner: Sha256,
-    outer: Sha256,
+/// The 32 bytes of HMAC-SHA-256 as two numbers.
+fn words(tag: &hmac::Tag) -> [u128; 2] {
+    let (halves, _) = tag.as_ref().as_chunks::<16>();
+    [u128::from_be_bytes(halves[0]), u128::from_be_bytes(halves[1])]
 }
 
-impl Hmac {
-    fn new(key: &[u8]) -> Self {
-        let mut block = [0; 64];
-        if key.len() > block.len() {
-            block[..32].copy_from_slice(&Sha256::digest(key));
-        } else {
-            block[..key.len()].copy_from_slice(key);
-        }
-        let padded = |pad: u8| Sha256::new_with_prefix(block.map(|byte| byte ^ pad));
-        Self { inner: padded(0x36), outer: padded(0x5c) }
-    }
-
-    fn sign(&self, parts: &[&[u8]]) -> Key {
-        let mut inner = self.inner.clone();
-        parts.iter().for_each(|part| inner.update(part));
-        let mut outer = self.outer.clone();
-        outer.update(inner.finalize());
-        outer.finalize().into()
-    }
+fn sign(key: &[u8], data: &[u8]) -> hmac::Tag {
+    hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), data)
 }
 
 #[cfg(test)]
@@ -160,17 +147,15 @@ mod tests {
         let transcript = "n=user,r=rOprNGfwEbeRWgbNEkqO,\
                           r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096,\
                           c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0";
-        let server_key = Hmac::new(&salted).sign(&[b"Server Key"]);
-        let signature = Hmac::new(&server_key).sign(&[transcript.as_bytes()]);
+        let signature = sign(sign(&salted, b"Server Key").as_ref(), transcript.as_bytes());
         assert_eq!(STANDARD.encode(signature), "6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=");
     }
 
     /// RFC 4231, test case 6: a key longer than a block.
     #[test]
     fn a_long_key_is_hashed() {
-        let signature =
-            Hmac::new(&[0xaa; 131]).sign(&[b"Test Using Larger Than Block-Size Key - Hash Key First"]);
-        assert_eq!(signature[..4], [0x60, 0xe4, 0x31, 0x59]);
+        let signature = sign(&[0xaa; 131], b"Test Using Larger Than Block-Size Key - Hash Key First");
+        assert_eq!(signature.as_ref()[..4], [0x60, 0xe4, 0x31, 0x59]);
     }
 
     #[tokio::test]

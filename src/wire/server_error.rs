@@ -9,6 +9,8 @@ use std::fmt;
 
 use super::body::Body;
 use super::error::Error;
+use super::sqlstate;
+use crate::error::Side;
 
 /// An ErrorResponse.
 #[derive(Clone, PartialEq, Eq, Default)]
@@ -71,6 +73,18 @@ impl ServerError {
         }
     }
 
+    /// One of which only the code is known.
+    #[cfg(test)]
+    pub(crate) fn with_sqlstate(sqlstate: &str) -> Self {
+        Self::of(sqlstate, "", None)
+    }
+
+    #[cfg(test)]
+    pub(super) fn of(sqlstate: &str, message: &str, hint: Option<&str>) -> Self {
+        let (sqlstate, message) = (sqlstate.to_owned(), message.to_owned());
+        Self { sqlstate, message, hint: hint.map(str::to_owned), ..Self::default() }
+    }
+
     /// `ERROR`, `FATAL` or `PANIC`.
     pub fn severity(&self) -> &str {
         &self.severity
@@ -128,12 +142,13 @@ impl ServerError {
 
     /// Whether the same thing, tried again, may succeed.
     pub fn is_transient(&self) -> bool {
-        if self.is_poolers() {
-            return false;
-        }
-        matches!(self.sqlstate.as_str(), "40001" | "40P01" | "55P03")
-            || matches!(self.class(), "08" | "53")
-            || self.sqlstate.starts_with("57P0")
+        // No code passes on one side and stays on the other.
+        !self.is_poolers() && sqlstate::judge(self, Side::Target).transient
+    }
+
+    /// Whether it says nothing of the rows at hand: the server's state brings it about, or another session.
+    pub fn is_of_the_server(&self) -> bool {
+        sqlstate::is_of_the_server(self)
     }
 
     /// Whether the server ends the session after this.
@@ -288,27 +303,6 @@ mod tests {
         check("23505", "23505 (unique_violation): the message");
         check("42P01", "42P01 (undefined_table): the message");
         check("57P03", "57P03 (cannot_connect_now): the message");
-    }
-
-    #[test]
-    fn which_errors_may_pass() {
-        for (sqlstate, transient) in [
-            ("40001", true),
-            ("40P01", true),
-            ("55P03", true),
-            ("08006", true),
-            ("53300", true),
-            ("53100", true),
-            ("57P01", true),
-            ("57P03", true),
-            ("57014", false),
-            ("23505", false),
-            ("28P01", false),
-            ("40002", false),
-            ("", false),
-        ] {
-            assert_eq!(decode(&[(b'C', sqlstate)]).is_transient(), transient, "{sqlstate}");
-        }
     }
 
     #[test]

@@ -48,7 +48,7 @@ pub(super) async fn connect_tcp(
     if options.user_timeout.is_some() {
         socket.set_tcp_user_timeout(options.user_timeout)?;
     }
-    Ok(Tcp::new(stream, narrow))
+    Ok(Tcp::new(stream, narrow).with_user_timeout(options.user_timeout))
 }
 
 impl Stream {

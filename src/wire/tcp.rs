@@ -18,11 +18,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
 
+use super::stall::Stall;
 use crate::limits::{GULP_FULL, GULP_FULL_MAX, GULP_PAUSE, GULP_PAUSE_FULL};
 
 /// A connection, and how eagerly it is read.
@@ -40,6 +42,7 @@ pub(super) struct Tcp {
     encrypted: bool,
     /// Bytes read since it last rested.
     gulped: usize,
+    stall: Stall,
 }
 
 /// What the stream carries, and so how eagerly it is read.
@@ -85,7 +88,14 @@ impl Tcp {
     /// `narrow` if its receive buffer is a [`GULP_BUFFER`](crate::limits::GULP_BUFFER).
     pub(super) fn new(stream: TcpStream, narrow: bool) -> Self {
         let (socket, gulps) = (Socket::Watched(stream), Gulps::default());
-        Self { socket, rests: None, writes: false, gulps, narrow, encrypted: false, gulped: 0 }
+        let stall = Stall::default();
+        Self { socket, rests: None, writes: false, gulps, narrow, encrypted: false, gulped: 0, stall }
+    }
+
+    /// What its `TCP_USER_TIMEOUT` is.
+    pub(super) fn with_user_timeout(mut self, user_timeout: Option<Duration>) -> Self {
+        self.stall = Stall::new(user_timeout);
+        self
     }
 
     /// From now on it carries TLS records.
@@ -118,6 +128,12 @@ impl Tcp {
         }
     }
 
+    fn look_at_stall(&mut self, cx: &mut Context<'_>) {
+        if let Socket::Watched(stream) = &self.socket {
+            self.stall.look(stream, cx);
+        }
+    }
+
     fn leave(&mut self) -> io::Result<()> {
         let gulped = std::mem::take(&mut self.gulped);
         let any = self.gulps.are(Pace::Large) && !self.encrypted;
@@ -147,6 +163,7 @@ impl AsyncRead for Tcp {
                     Ok(length) => {
                         buf.advance(length);
                         this.gulped += length;
+                        this.stall.read();
                         return Poll::Ready(Ok(()));
                     }
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -162,7 +179,14 @@ impl AsyncRead for Tcp {
             }
             match this.watched()?.poll_read(cx, buf) {
                 Poll::Pending if this.gulps.are_on() && !this.writes => this.leave()?,
-                read => return read,
+                Poll::Pending => {
+                    this.look_at_stall(cx);
+                    return Poll::Pending;
+                }
+                Poll::Ready(read) => {
+                    this.stall.read();
+                    return Poll::Ready(read);
+                }
             }
         }
     }
@@ -183,6 +207,10 @@ impl AsyncWrite for Tcp {
         let this = self.get_mut();
         let written = this.watched()?.poll_write_vectored(cx, bufs);
         this.writes = written.is_pending();
+        this.stall.wrote();
+        if this.writes {
+            this.look_at_stall(cx);
+        }
         written
     }
 

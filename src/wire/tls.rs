@@ -93,6 +93,7 @@ impl TlsError {
                     "server's certificate is for another host"
                 }
                 C::Expired | C::ExpiredContext { .. } => "server's certificate has expired",
+                C::NotValidYet | C::NotValidYetContext { .. } => "server's certificate is not valid yet",
                 _ => "server's certificate is not valid",
             },
             Self::Session(rustls::Error::AlertReceived(_)) => "server refused the TLS session",
@@ -114,6 +115,23 @@ impl TlsError {
             Self::Session(rustls::Error::InvalidCertificate(
                 C::NotValidForName | C::NotValidForNameContext { .. },
             )) => format!("use a host name that the certificate has, or sslmode=verify-ca, in {conninfo}"),
+            // A clock that is slow is the likelier fault: certificates begin when they are made.
+            Self::Session(rustls::Error::InvalidCertificate(
+                C::NotValidYet | C::NotValidYetContext { .. },
+            )) => {
+                format!(
+                    "look at this machine's clock (`date -u` says {}): set it if it is slow; if it is right, the server \
+                     has a certificate that begins later: have it made anew",
+                    jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M:%S UTC")
+                )
+            }
+            Self::Session(rustls::Error::InvalidCertificate(C::Expired | C::ExpiredContext { .. })) => {
+                format!(
+                    "renew the server's certificate, or set this machine's clock if it is fast (`date -u` says {}); or \
+                     set a lower sslmode in {conninfo}",
+                    jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M:%S UTC")
+                )
+            }
             Self::Session(rustls::Error::InvalidCertificate(_)) => {
                 format!("renew the server's certificate, or set a lower sslmode in {conninfo}")
             }
@@ -322,4 +340,23 @@ fn certificates(what: &'static str, file: &Path) -> Result<Vec<CertificateDer<'s
 
 fn file_error(what: &'static str, file: &Path, reason: impl ToString) -> TlsError {
     TlsError::File { what, file: file.to_owned(), reason: reason.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_name_this_machines_clock() {
+        let today = jiff::Timestamp::now().strftime("%Y-").to_string();
+        for (error, cause) in [
+            (CertificateError::NotValidYet, "server's certificate is not valid yet"),
+            (CertificateError::Expired, "server's certificate has expired"),
+        ] {
+            let error = TlsError::Session(rustls::Error::InvalidCertificate(error));
+            let hint = error.hint("--source");
+            assert_eq!(error.cause(), cause);
+            assert!(hint.contains("this machine's clock") && hint.contains(&today), "{hint}");
+        }
+    }
 }

@@ -6,7 +6,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use walferry::demo::{StopMode, WriterOptions, Writers, load_shop};
-use walferry::pg::{EndLsn, SlotName};
+use walferry::pg::{SlotName, SourceLsn};
 use walferry::source::replication::{ReplicationSession, StreamOptions};
 use walferry::wire::{ConnInfo, Environment};
 
@@ -171,7 +171,7 @@ async fn others_in_the_way() {
     let info = ConnInfo::parse(&uri, &Environment::from_map(none)).unwrap();
     let other = ReplicationSession::connect(&info, "another consumer").await.unwrap();
     let name = SlotName::new(&slot).unwrap();
-    let from = EndLsn::new(pair.progress().await);
+    let from = SourceLsn::new(pair.progress().await);
     let stream =
         other.start(&name, from, std::slice::from_ref(&slot), StreamOptions::default()).await.unwrap();
     let active = "SELECT FROM pg_replication_slots WHERE active";

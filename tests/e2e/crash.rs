@@ -88,9 +88,11 @@ async fn killed_at_any_moment() {
     );
     assert!(programs.iter().any(|program| program == "pg_dump"), "{programs:?}");
 
+    // Each kill leaves a backlog: on a machine that is busy with other things the writers would outrun the last engine.
     let mut engine = launch.start();
-    engine.wait_phase("syncing").await;
+    engine.wait_phase("catching_up").await;
     let counts = writers.stop().await;
+    engine.wait_phase("syncing").await;
     eprintln!("crash: {} transactions, {} conflicts", counts.transactions(), counts.conflicts);
     assert_eq!(counts.errors, 0, "{counts:?}");
     let ending = Instant::now();

@@ -419,7 +419,8 @@ async fn added_columns_are_followed() {
     run(&target, "ALTER TYPE mood RENAME TO feeling").await;
     run(&owner, "ALTER TABLE refused ADD c mood; INSERT INTO refused VALUES (2, 'x', 'sad')").await;
     let log = engine.wait_exit(5, PATIENCE).await;
-    let said = "on the target make it possible, or run yourself: ALTER TABLE \"public\".\"refused\" ADD COLUMN \"c\" public.mood";
+    let said =
+        "mend that there, or run yourself: ALTER TABLE \"public\".\"refused\" ADD COLUMN \"c\" public.mood";
     assert!(log.contains(said), "{log}");
     run(&target, "ALTER TYPE feeling RENAME TO mood").await;
     engine = launch.start();
@@ -549,15 +550,11 @@ async fn tables_made_dropped_and_made_again() {
         "INSERT INTO parted SELECT g, 1 FROM generate_series(200, 250) g; DELETE FROM parted WHERE a = 201",
     )
     .await;
-    let log = engine.wait_exit(5, PATIENCE).await;
-    let says = [
-        "changes came to table public.parted_3, which is not part of the migration",
-        "pg_dump --schema-only",
-    ];
-    assert!(says.iter().all(|part| log.contains(part)), "{log}");
-    pair.migrate().run().await.assert(5, &says);
-    run(&target, third).await;
-    engine = pair.migrate().start();
+    let copied = async || {
+        let state = "SELECT state FROM walferry.relation WHERE table_name = 'parted_3' UNION ALL SELECT ''";
+        pair.target_value(state).await == "copied"
+    };
+    wait_for("the new partition", PATIENCE, copied).await;
     engine.wait_phase("syncing").await;
     pair.assert_written(&mut engine, 20).await;
 
@@ -583,12 +580,6 @@ async fn tables_made_dropped_and_made_again() {
     )
     .await;
     run(&owner, "INSERT INTO parted SELECT g, 1 FROM generate_series(120, 130) g").await;
-    let log = engine.wait_exit(5, PATIENCE).await;
-    assert!(
-        log.contains("table public.parted_2 of the source is another than the one that was copied"),
-        "{log}"
-    );
-    engine = pair.migrate().start();
     let copying = async || {
         let state = "SELECT state || coalesce(source_oid::text, '') FROM walferry.relation WHERE table_name = 'parted_2'";
         pair.target_value(state).await.starts_with("copying")
@@ -763,6 +754,5 @@ async fn changes_of_tables_that_are_gone() {
     engine.wait_phase("syncing").await;
     owner.batch_execute("INSERT INTO again VALUES (4, 'newer')").await.unwrap();
     pair.assert_follows(&mut engine).await;
-    assert!(engine.log().contains("made and dropped on the source since the start"), "{}", engine.log());
     pair.assert_ends_equal(engine).await;
 }

@@ -108,11 +108,21 @@ async fn halt_with_wal_unflushed(pair: &Pair, engine: &mut Engine) {
 async fn a_fast_shutdown_of_the_source_does_not_wait_for_confirm_delay() {
     let (pair, writers) = busy_shop().await;
     let source = &pair.cluster.source;
+    // The walsender asks each second: what it is told then confirms nothing, and lets it end all the same.
+    source.sql("postgres", "ALTER SYSTEM SET wal_sender_timeout = '2s'").await.unwrap();
+    source.sql("postgres", "SELECT pg_reload_conf()").await.unwrap();
     let mut engine = pair.command("migrate").arguments(&["--confirm-delay", "1h"]).start();
+    engine.wait_phase("catching_up").await;
+    let began = "SELECT confirmed_flush_lsn FROM pg_replication_slots";
+    let began = lsn(&pair.source_value(began).await);
     engine.wait_phase("syncing").await;
-    pair.assert_written(&mut engine, 30).await;
+    let asked = Instant::now();
+    while asked.elapsed() < Duration::from_secs(5) {
+        pair.assert_written(&mut engine, 30).await;
+    }
     let before = lsn(&pair.source_value("SELECT confirmed_flush_lsn FROM pg_replication_slots").await);
     assert!(before < pair.progress().await, "confirmations are held back");
+    assert_eq!(before, began, "none of an hour is confirmed");
     let stopping = Instant::now();
     source.stop(StopMode::Fast).await.unwrap();
     let took = stopping.elapsed();

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use walferry::demo::{PgBinaries, Server, ServerOptions};
-use walferry::pg::{EndLsn, SlotName, SourceLsn, Xid};
+use walferry::pg::{SlotName, SourceLsn, Xid};
 use walferry::proto::{Layout, Message, ReplicationFrame, StandbyStatusUpdate, TupleValue};
 use walferry::source::catalog;
 use walferry::source::replication::{ReplicationSession, StreamOptions};
@@ -77,7 +77,7 @@ async fn blocks_of(major: u32) {
     let end = wal().await;
     let options = StreamOptions { streaming: true, ..StreamOptions::default() };
     let session = ReplicationSession::connect(&conninfo(&server), "blocks").await.unwrap();
-    let from = EndLsn::new(created.consistent_point.get());
+    let from = created.consistent_point;
     let (mut reader, writer) = session.start(&slot, from, &["p".to_owned()], options).await.unwrap();
     let (_stored, told) = watch::channel(from.get());
     let asker = tokio::spawn(ask(writer, told, Duration::from_millis(5)));
@@ -111,7 +111,7 @@ async fn blocks_of(major: u32) {
 }
 
 /// A server with databases `here` and `elsewhere`, each with a table `t (writer int, n int)`.
-async fn server(binaries: &PgBinaries) -> Server {
+pub(super) async fn server(binaries: &PgBinaries) -> Server {
     // A short timeout makes the server ask by itself, too.
     let options = ServerOptions::default().setting("wal_sender_timeout", "1s");
     let server = Server::start(binaries, options).await.unwrap();
@@ -126,7 +126,7 @@ async fn server(binaries: &PgBinaries) -> Server {
     server
 }
 
-fn conninfo(server: &Server) -> ConnInfo {
+pub(super) fn conninfo(server: &Server) -> ConnInfo {
     let none: [(&str, &str); 0] = [];
     ConnInfo::parse(&server.superuser_uri("here"), &Environment::from_map(none)).unwrap()
 }
@@ -278,7 +278,7 @@ async fn stream(server: &Server, slot: &SlotName, from: u64) -> (CopyBothReader,
     // The walsender of the connection before may still be at it.
     for _ in 0..500 {
         let session = ReplicationSession::connect(&conninfo(server), "keepalive").await.unwrap();
-        match session.start(slot, EndLsn::new(from), &["p".to_owned()], StreamOptions::default()).await {
+        match session.start(slot, SourceLsn::new(from), &["p".to_owned()], StreamOptions::default()).await {
             Ok(stream) => return stream,
             Err(error) if error.state() == Some("55006") => sleep(Duration::from_millis(20)).await,
             Err(error) => panic!("{error}"),

@@ -9,31 +9,42 @@
 //! | `WALFERRY_TEST_PGBOUNCER` | PgBouncer, if it is not on the path; `poolers` is skipped without |
 //! | `WALFERRY_TEST_DATA` | where the sample databases are; `../shared/data` unless told otherwise; skipped where absent |
 //! | `WALFERRY_TEST_CASE` | runs the cases of `protocol::changes` and `ddl::statements_for_the_target` whose name holds this |
+//! | `WALFERRY_TEST_SCHEMAS` | a directory of applications' schemas for `applications`; skipped without: CONTRIBUTING.md |
 //! | `WALFERRY_TEST_LARGE_ROWS` | rows of the transaction in `streaming` that is larger than memory |
-//! | `WALFERRY_TEST_VERSIONS` | what `versions`, `keepalive` and `uncarried` run on: pairs of source and target, `13-15,17-18`, or `all` |
+//! | `WALFERRY_TEST_VERSIONS` | what `versions`, `keepalive`, `uncarried`, `applications` and `cutover` (the first only) run on: pairs of source and target, `13-15,17-18`, or `all` |
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr)]
 
 mod ahead;
+mod applications;
 mod bad_input;
+mod blackhole;
 mod conflicts;
 mod copy;
 mod crash;
 mod cutover;
 mod databases;
 mod ddl;
+mod drift;
+mod extensions;
 mod faults;
 mod filters;
 mod harness;
+mod history;
+mod identities;
 mod keepalive;
 mod lag;
+mod meanwhile;
 mod once;
+mod partitions;
+mod peers;
 mod poolers;
 mod privileges;
 mod protocol;
 mod proxy;
 mod remove;
 mod roles;
+mod schema;
 mod several;
 mod streaming;
 mod tail;

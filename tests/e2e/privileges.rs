@@ -10,6 +10,8 @@ const AIVEN_LIMITS: &str = include_str!("../../fixtures/aiven/limits.sql");
 /// Triggers and foreign keys that would leave traces if they fired on the target, too.
 const TABLES: &str = "
     CREATE EXTENSION citext; CREATE EXTENSION pg_trgm;
+    CREATE SCHEMA extensions; COMMENT ON SCHEMA extensions IS 'not ours'; CREATE EXTENSION hstore SCHEMA extensions;
+    CREATE TABLE attributes (id int PRIMARY KEY, h extensions.hstore); INSERT INTO attributes VALUES (1, 'a => b');
     CREATE TYPE mood AS ENUM ('well', 'ill'); CREATE DOMAIN positive AS int CHECK (VALUE > 0);
     CREATE TABLE customer (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, name citext UNIQUE, mood mood, orders int DEFAULT 0);
     CREATE INDEX ON customer USING gin ((name::text) gin_trgm_ops);
@@ -57,6 +59,9 @@ async fn a_target_as_on_aiven() {
     check.run().await.assert(3, &["target-replication-role", "GRANT SET ON PARAMETER", "public.bill"]);
     target.sql(DATABASE, AIVEN_EXTRAS).await.unwrap();
     target.sql(DATABASE, AIVEN_LIMITS).await.unwrap();
+    // Made beforehand by somebody else.
+    let beforehand = "CREATE SCHEMA extensions; GRANT USAGE ON SCHEMA extensions TO PUBLIC; CREATE EXTENSION hstore SCHEMA extensions";
+    target.sql(DATABASE, beforehand).await.unwrap();
     refused(
         &pair,
         &[
@@ -168,4 +173,43 @@ async fn a_source_of_others() {
     wait_for("the source may write to it again", PATIENCE, writable).await;
     engine.wait_exit(5, PATIENCE).await;
     pair.command("remove").run().await.assert(0, &["dropped replication slot", "dropped publication"]);
+}
+
+/// What somebody did to the target's tables since the migration began is found before a row meets it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tables_of_the_target_that_were_taken_away() {
+    let pair = Pair::start().await;
+    for table in ["given", "secured", "revoked"] {
+        pair.source(&format!("CREATE TABLE public.{table} (id int PRIMARY KEY)")).await;
+        pair.source(&format!("ALTER TABLE public.{table} OWNER TO app_owner")).await;
+    }
+    let launch = pair.migrate();
+    let mut engine = launch.start();
+    engine.wait_phase("syncing").await;
+    engine.terminate(0).await;
+    let check = pair.command("check").arguments(&["--json"]);
+    check.run().await.assert(0, &[]);
+    pair.target("CREATE ROLE other; ALTER TABLE public.given OWNER TO other").await;
+    pair.target("ALTER TABLE public.secured ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY").await;
+    pair.target("REVOKE INSERT ON public.revoked FROM app_owner, avnadmin").await;
+    let statements = [
+        r#"GRANT "other" TO "avnadmin";"#,
+        r#"ALTER TABLE "public"."secured" NO FORCE ROW LEVEL SECURITY;"#,
+        r#"GRANT SELECT, INSERT, UPDATE, DELETE ON "public"."revoked" TO "avnadmin";"#,
+    ];
+    let told = statements.map(|statement| statement.replace('"', "\\\""));
+    let told: Vec<&str> = told.iter().map(String::as_str).collect();
+    let refused = check.run().await;
+    refused.assert(3, &told);
+    refused.assert(3, &["public.given, public.revoked, public.secured"]);
+    for statement in statements {
+        pair.target(statement).await;
+    }
+    check.run().await.assert(0, &[]);
+    let mut engine = launch.start();
+    engine.wait_phase("syncing").await;
+    for table in ["given", "secured", "revoked"] {
+        pair.source(&format!("INSERT INTO public.{table} VALUES (1)")).await;
+    }
+    pair.assert_follows(&mut engine).await;
 }

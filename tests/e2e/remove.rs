@@ -1,6 +1,10 @@
 //! The end of a migration when one side is dead, or knows nothing.
 
-use super::harness::Pair;
+use std::process::Stdio;
+
+use tokio::io::AsyncWriteExt;
+
+use super::harness::{DATABASE, PATIENCE, Pair};
 
 /// A connection string behind which nobody listens.
 const DEAD: &str = "postgres://avnadmin@127.0.0.1:1/defaultdb";
@@ -76,7 +80,29 @@ async fn with_one_side_dead() {
 async fn forgotten_by_the_target(pair: &Pair) {
     let remove = |arguments: &[&str]| pair.command("remove").arguments(arguments);
     moved(pair, "synced").await;
-    pair.target("DROP SCHEMA walferry CASCADE").await;
+    // An engine that runs does not begin afresh, nor does one that finds what another left.
+    let mut engine = pair.migrate().start();
+    engine.wait_phase("syncing").await;
+    emptied(pair).await;
+    pair.source("INSERT INTO a VALUES (1)").await;
+    pair.target(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'walferry%'",
+    )
+    .await;
+    let log = engine.wait_exit(5, PATIENCE).await;
+    assert!(log.contains("the target has lost what it knew of this migration"), "{log}");
+    assert!(!log.contains("replication slot created"), "{log}");
+    let words = ["source-leftovers", "replication slot walferry_default_", "pg_drop_replication_slot"];
+    pair.command("check").run().await.assert(3, &words);
+    let ended = pair.migrate().run().await;
+    ended.assert(
+        3,
+        &["the target knows of none", "walferry remove --force --name default --database defaultdb"],
+    );
+    assert_eq!(pair.source_value(LEFT).await, "1 slots, 2 publications");
+    let other = pair.command("check").arguments(&["--name", "other"]).run().await;
+    other.assert(0, &[]);
+    assert_eq!(pair.target_value(SCHEMAS).await, "0");
     remove(&[])
         .run()
         .await
@@ -97,6 +123,26 @@ async fn forgotten_by_the_target(pair: &Pair) {
     assert_eq!(pair.target_value(SCHEMAS).await, "0");
 }
 
+/// What a migration of a target that is gone leaves.
+async fn left_behind(pair: &Pair) {
+    pair.source("SELECT pg_create_logical_replication_slot('walferry_default_0123abcd', 'pgoutput')").await;
+    pair.source("CREATE PUBLICATION walferry_default_0123abcd").await;
+}
+
+/// Runs it on a source that is fenced, as whoever reads it would.
+async fn paste(pair: &Pair, text: &str) {
+    let source = &pair.cluster.source;
+    let shut = "ALTER DATABASE defaultdb SET default_transaction_read_only = on";
+    source.sql("postgres", shut).await.unwrap();
+    let mut psql = source.superuser_tool("psql", DATABASE);
+    psql.args(["-X", "-v", "ON_ERROR_STOP=1"]).stdin(Stdio::piped()).stderr(Stdio::piped());
+    let mut psql = psql.stdout(Stdio::null()).spawn().unwrap();
+    psql.stdin.take().unwrap().write_all(text.as_bytes()).await.unwrap();
+    let output = psql.wait_with_output().await.unwrap();
+    assert!(output.status.success(), "{text}: {}", String::from_utf8_lossy(&output.stderr));
+    source.sql("postgres", "ALTER DATABASE defaultdb RESET default_transaction_read_only").await.unwrap();
+}
+
 async fn the_source_is_dead(pair: &Pair) {
     let remove = |arguments: &[&str]| pair.command("remove").arguments(arguments);
     moved(pair, "synced").await;
@@ -114,8 +160,16 @@ async fn the_source_is_dead(pair: &Pair) {
     assert_eq!(pair.target_value(SCHEMAS).await, "0");
     // The hint is what has to be run.
     let hint = ended.stderr.split("run there: ").nth(1).unwrap().trim();
-    pair.source(hint.split_once(';').unwrap().0).await;
-    pair.source(hint.split_once(';').unwrap().1.trim_end_matches(';')).await;
+    paste(pair, hint).await;
+    assert_eq!(pair.source_value(LEFT).await, "0 slots, 0 publications");
+    // So are those that find what was left by its name.
+    left_behind(pair).await;
+    let named = remove(&[]).run().await;
+    named.assert(5, &["the target knows of no migration"]);
+    paste(pair, named.stderr.split("by hand, on the source: ").nth(1).unwrap()).await;
+    assert_eq!(pair.source_value(LEFT).await, "0 slots, 0 publications");
+    left_behind(pair).await;
+    paste(pair, neither.stderr.split("in each database: ").nth(1).unwrap()).await;
     assert_eq!(pair.source_value(LEFT).await, "0 slots, 0 publications");
 
     // A dump that was asked for leaves nothing there, so nobody has to be asked.

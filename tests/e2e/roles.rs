@@ -181,7 +181,8 @@ fn passwords(path: &Path) -> BTreeMap<String, String> {
 fn migrate(pair: &Pair, directory: &tempfile::TempDir) -> (Launch, PathBuf) {
     let path = directory.path().join("passwords");
     let file = path.to_str().unwrap();
-    (pair.migrate().arguments(&["--passwords-file", file, "--ignore-roles", "unwanted,nobody"]), path)
+    let launch = pair.migrate().arguments(&["--passwords-file", file, "--ignore-roles", "unwanted,nobody"]);
+    (launch.arguments(&["--grant-existing-roles", "already"]), path)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -262,7 +263,8 @@ async fn run_again(pair: &Pair, path: &Path) {
     let (before, file) = (pair.target(UNTOUCHED).await, passwords(path));
     let (source, target) = sessions(pair).await;
     let ignored = vec!["unwanted".to_owned()];
-    let options = RolesOptions { ignored: ignored.clone(), passwords_file: path.to_owned() };
+    let granted = vec!["already".to_owned()];
+    let options = RolesOptions { ignored: ignored.clone(), granted, passwords_file: path.to_owned() };
     let report = carry_roles(&source, &target, &options).await.unwrap();
     assert_eq!(
         (report.made.len(), report.new_passwords.len(), report.refused.len()),
@@ -292,7 +294,8 @@ async fn at_the_same_time(pair: &Pair, path: &Path) {
     }
     std::fs::remove_file(path).unwrap();
     let (one, other) = (sessions(pair).await, sessions(pair).await);
-    let options = RolesOptions { ignored: vec!["unwanted".to_owned()], passwords_file: path.to_owned() };
+    let (ignored, granted) = (vec!["unwanted".to_owned()], vec!["already".to_owned()]);
+    let options = RolesOptions { ignored, granted, passwords_file: path.to_owned() };
     let (one, other) =
         tokio::join!(carry_roles(&one.0, &one.1, &options), carry_roles(&other.0, &other.1, &options));
     let made = [one.unwrap().made, other.unwrap().made].concat();
@@ -334,7 +337,7 @@ async fn old_passwords(pair: &Pair) {
     let ended = launch.clone().arguments(&["--until", "copied"]).run().await;
     ended.assert(
         5,
-        &["CREATE ROLE \"lead\" LOGIN", "POLICY public t of_lead", "role \"Reader Role\" does not exist"],
+        &["CREATE ROLE \"lead\" LOGIN", "POLICY public.t of_lead", "role \"Reader Role\" does not exist"],
     );
     pair.target("ALTER ROLE avnadmin CREATEROLE").await;
     let ended = launch.clone().arguments(&["--until", "synced"]).run().await;
@@ -348,4 +351,54 @@ async fn old_passwords(pair: &Pair) {
     assert_eq!(pair.source_value(hash).await, pair.target_value(hash).await);
     let none = "SELECT count(*) FROM pg_authid WHERE rolname IN ('power', 'team') AND rolpassword IS NULL";
     assert_eq!(pair.target_value(none).await, "2");
+}
+
+/// On the source anybody may have been made a member of roles that are called as the target's own, or that are the server's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn names_alone_give_nothing() {
+    let pair = Pair::start().await;
+    pair.source(
+        "CREATE ROLE avnadmin; CREATE ROLE billing; CREATE ROLE mallory LOGIN PASSWORD 'm'; CREATE ROLE crew",
+    )
+    .await;
+    pair.source("GRANT avnadmin, billing, crew, pg_execute_server_program, pg_read_all_data TO mallory")
+        .await;
+    pair.source("GRANT crew TO billing").await;
+    pair.target("CREATE ROLE billing; GRANT billing TO avnadmin WITH ADMIN OPTION").await;
+    pair.target("GRANT pg_execute_server_program, pg_read_all_data TO avnadmin WITH ADMIN OPTION").await;
+    pair.source("CREATE TABLE public.t (id int PRIMARY KEY); ALTER TABLE public.t OWNER TO app_owner").await;
+
+    let check = pair.command("check").arguments(&["--json"]).run().await;
+    let left_out = [
+        "billing in crew",
+        "mallory in avnadmin",
+        "mallory in billing",
+        "mallory in pg_execute_server_program",
+        "--grant-existing-roles avnadmin,billing,pg_execute_server_program,pg_read_all_data",
+    ];
+    check.assert(0, &left_out);
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("passwords");
+    let launch = pair.migrate().arguments(&["--passwords-file", file.to_str().unwrap()]);
+    launch
+        .arguments(&["--until", "copied"])
+        .run()
+        .await
+        .assert(0, &["not carried, since the target had a role of that name", "mallory in avnadmin"]);
+    let members = "SELECT string_agg(roleid::regrole || ' ' || member::regrole, ', ' ORDER BY roleid::regrole::text)
+                   FROM pg_auth_members WHERE 'mallory'::regrole IN (roleid, member) AND member::regrole <> 'avnadmin'::regrole";
+    assert_eq!(pair.target_value(members).await, "crew mallory");
+
+    // One that is made later becomes a member of one that was made before; and what is named is carried.
+    pair.source("CREATE ROLE late; GRANT crew TO late").await;
+    let made = pair.target_value("SELECT string_agg(name, ',' ORDER BY name) FROM walferry.role").await;
+    assert_eq!(made, "app_owner,crew,mallory");
+    let granted = made.split(',').chain(["pg_read_all_data"]).map(str::to_owned).collect();
+    let (source, target) = sessions(&pair).await;
+    let options = RolesOptions { ignored: Vec::new(), granted, passwords_file: file };
+    carry_roles(&source, &target, &options).await.unwrap();
+    assert_eq!(pair.target_value(members).await, "crew mallory, pg_read_all_data mallory");
+    let late =
+        "SELECT count(*) FROM pg_auth_members WHERE roleid = 'crew'::regrole AND member = 'late'::regrole";
+    assert_eq!(pair.target_value(late).await, "1");
 }

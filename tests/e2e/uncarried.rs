@@ -151,18 +151,17 @@ async fn moved_without_the_stream(pair: Pair) {
         assert_eq!(engine.log().lines().filter(told).count(), 1, "{table}: {}", engine.log());
     }
 
-    // Given up afterwards: the stream knew nothing of it, so whatever it did, the tables are copied afresh.
-    let write = "UPDATE keyless SET body = 'z' WHERE a = 1; INSERT INTO keyless VALUES (8, 'late')";
-    given_up_at_the_end(&pair, write, async || {
+    // Given up afterwards: whoever writes had to wait, so the stream goes on with what was copied.
+    given_up_at_the_end(&pair, "INSERT INTO keyless VALUES (8, 'late')", async || {
         assert_eq!(pair.target_value(COPYING).await, "deferred keyless nothing part_1 referenced");
-        pair.target("INSERT INTO keyless VALUES (1, 'twice'); DELETE FROM referenced WHERE a IS NULL").await;
     })
     .await;
+    assert_eq!(pair.target_value(COPYING).await, "");
     let settled =
         async || pair.target("SELECT FROM walferry.relation WHERE state <> 'copied'").await.is_empty();
-    wait_for("tables copied afresh", PATIENCE, settled).await;
     engine.wait_until("it follows again", |detail| detail["phase"] == "syncing").await;
     pair.assert_follows(&mut engine).await;
+    assert!(!engine.log().contains("copying tables while the others are followed"), "{}", engine.log());
 
     // Given up in the middle. Nothing of it stays on the target.
     owner.batch_execute(MORE_CHANGES).await.unwrap();
@@ -400,6 +399,45 @@ async fn large_objects_of(pair: Pair) {
     ended.assert(5, &["large object 777 of the target is in the way", "SELECT lo_unlink(777)"]);
 }
 
+/// The copy is interrupted when it has a table without key, whose rows and those that they refer to go before the next one:
+/// the stream does not say that they went.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_child_without_key_after_an_interrupted_copy() {
+    let pair = Pair::start().await;
+    pair.owner()
+        .await
+        .batch_execute(
+            "CREATE TABLE parent (id int PRIMARY KEY); CREATE TABLE big (id int PRIMARY KEY, t text);
+             CREATE TABLE child (parent int CONSTRAINT child_fkey REFERENCES parent);
+             INSERT INTO parent SELECT generate_series(1, 100); INSERT INTO child SELECT generate_series(1, 100);
+             INSERT INTO big SELECT g, repeat('x', 500) FROM generate_series(1, 5000) g",
+        )
+        .await
+        .unwrap();
+    let engine = pair.migrate().arguments(&["--jobs", "2"]).start();
+    let row = "SELECT FROM walferry.relation WHERE table_name = 'big'";
+    let target = pair.cluster.target.client(DATABASE).await.unwrap();
+    let is_there = async || {
+        let known = "SELECT to_regclass('walferry.relation') IS NOT NULL";
+        pair.target_value(known).await == "t" && !pair.target(row).await.is_empty()
+    };
+    wait_for("the tables are known", PATIENCE, is_there).await;
+    // Its copy does not end.
+    target.batch_execute(&format!("BEGIN; {row} FOR UPDATE")).await.unwrap();
+    let copied =
+        "SELECT count(*) FROM walferry.relation WHERE state = 'copied' AND table_name IN ('child', 'parent')";
+    wait_for("the others are copied", PATIENCE, async || pair.target_value(copied).await == "2").await;
+    engine.kill9().await;
+    drop(target);
+    pair.source("DELETE FROM child WHERE parent < 50; DELETE FROM parent WHERE id < 50").await;
+    let mut engine = pair.migrate().start();
+    engine.wait_phase("syncing").await;
+    pair.assert_cuts_over(engine).await;
+    assert_eq!(pair.target_value("SELECT count(*) FROM child").await, "51");
+    let key = "SELECT convalidated FROM pg_constraint WHERE conname = 'child_fkey'";
+    assert_eq!(pair.target_value(key).await, "t");
+}
+
 /// Extensions among the server's files, until this is dropped.
 struct Extensions(Vec<PathBuf>);
 
@@ -496,4 +534,64 @@ async fn tables_of_extensions() {
         "1 2"
     );
     assert_eq!(pair.target_value("SELECT count(*) FROM walferry_ours_jobs").await, "0");
+}
+
+const JOBS: &str = "SELECT coalesce(string_agg(id::text || body, ' ' ORDER BY id), '') FROM pgagent_jobs";
+
+/// Jobs come last: none is on the target before the cutover is done, nor after one that is not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_that_act_by_themselves() {
+    let pair = Pair::start().await;
+    let there = "SELECT count(*) FROM pg_available_extensions WHERE name = 'pgagent'";
+    let taken = pair.source_value(there).await != "0";
+    // It is known by its name.
+    let installed = if taken { None } else { Extensions::install(&pair, &["pgagent"]).await };
+    let Some(_installed) = installed else {
+        eprintln!("skipped: no extension can be put among the server's files");
+        return;
+    };
+    let owner = pair.owner().await;
+    let made = "CREATE EXTENSION pgagent; INSERT INTO pgagent_jobs VALUES (1, 'a'), (2, 'b');
+                ALTER TABLE pgagent_settings ADD job int REFERENCES pgagent_jobs; INSERT INTO pgagent_settings VALUES (10, 'ours', false, 1);
+                CREATE TABLE t (a int PRIMARY KEY)";
+    owner.batch_execute(made).await.unwrap();
+    let mut engine = started(&pair, &[]).await;
+    pair.target("ALTER TABLE pgagent_settings ADD job int REFERENCES pgagent_jobs").await;
+    assert_eq!(pair.target_value(JOBS).await, "");
+    pair.target("INSERT INTO pgagent_jobs VALUES (99, 'own')").await;
+    given_up_at_the_end(&pair, "INSERT INTO t VALUES (1)", async || {
+        assert_eq!(pair.target_value(JOBS).await, "99own", "a job before the proof");
+    })
+    .await;
+    assert_eq!(pair.target_value(JOBS).await, "99own");
+
+    // Killed when they have come, and nobody knows that it is done.
+    let blocked = pair.cluster.target.client(DATABASE).await.unwrap();
+    engine.wait_until("it follows again", |detail| detail["phase"] == "syncing").await;
+    let mut command = asked(&pair, &UNFENCED);
+    engine.wait_until("cutting over", |detail| detail["phase"] == "cutting_over").await;
+    blocked.batch_execute("BEGIN; SELECT FROM walferry.migration FOR SHARE").await.unwrap();
+    wait_for("jobs", PATIENCE, async || pair.target_value(JOBS).await == "1a 2b").await;
+    engine.kill9().await;
+    assert_eq!(pair.target_value(JOBS).await, "1a 2b");
+    command.kill().await.unwrap();
+    // What waits on the server for the killed engine would go on.
+    let ours = "FROM pg_stat_activity WHERE application_name LIKE 'walferry%'";
+    pair.target(&format!("SELECT pg_terminate_backend(pid) {ours}")).await;
+    let gone = async || pair.target(&format!("SELECT {ours}")).await.is_empty();
+    wait_for("no session of ours", PATIENCE, gone).await;
+    blocked.batch_execute("ROLLBACK").await.unwrap();
+    let mut engine = started(&pair, &[]).await;
+    assert_eq!(pair.target_value(JOBS).await, "");
+    let settings = "SELECT count(*) FROM pgagent_settings WHERE NOT own";
+    assert_eq!(pair.target_value(settings).await, "0");
+    assert!(engine.log().contains("its rows would act before the cutover is done"), "{}", engine.log());
+    let left = "SELECT count(*) FROM walferry.relation WHERE state <> 'copied'";
+    assert_eq!(pair.target_value(left).await, "0");
+
+    cuts_over(&pair, &mut engine, &UNFENCED).await;
+    assert_eq!(pair.target_value(JOBS).await, "1a 2b");
+    assert_eq!(pair.target_value(settings).await, "1");
+    assert_eq!(pair.target_value(left).await, "0");
+    pair.assert_removes().await;
 }

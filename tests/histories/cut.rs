@@ -70,5 +70,5 @@ fn part(segment: &Segment, range: std::ops::Range<usize>, first: bool, end: Opti
     let changes = segment.changes[range].to_vec();
     let cost = segment.cost * changes.len() / segment.changes.len().max(1);
     let (xid, commit_lsn, commit_time) = (segment.xid, segment.commit_lsn, segment.commit_time);
-    Segment { xid, commit_lsn, commit_time, ahead: false, first, changes, cost, end }
+    Segment { xid, commit_lsn, commit_time, ahead: false, comes_again: true, first, changes, cost, end }
 }

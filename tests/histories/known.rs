@@ -119,6 +119,19 @@ pub const KNOWN: &[&[&str]] = &[
         "INSERT INTO full_loose VALUES (1, 'a', repeat('x', 5000)); UPDATE full_loose SET n = 2; DELETE FROM full_loose WHERE v = 'a'",
         "INSERT INTO full_loose VALUES (2, NULL, NULL); DELETE FROM full_loose WHERE v IS NULL",
     ],
+    // Keys that several rows have until the transaction, or the statement, ends.
+    &[
+        "INSERT INTO full_deferred VALUES ('a', 1, NULL), ('b', 2, repeat('x', 5000)), (NULL, 3, repeat('y', 5000)), (NULL, 4, NULL)",
+        "UPDATE full_deferred SET pos = pos + 1",
+        "UPDATE full_deferred SET pos = pos - 1, v = NULL; UPDATE full_deferred SET pos = 5 - pos",
+        "INSERT INTO full_deferred VALUES ('c', 2, NULL); UPDATE full_deferred SET pos = 7 WHERE v IS NULL AND pos = 2; UPDATE full_deferred SET v = 'd' WHERE pos = 2",
+        "UPDATE full_deferred SET pos = 1 WHERE pos = 2; DELETE FROM full_deferred WHERE pos = 1 AND v = 'd'",
+    ],
+    &[
+        "INSERT INTO full_deferred_unique VALUES (1, 'a'), (2, 'a'), (3, NULL), (NULL, NULL), (NULL, NULL)",
+        "UPDATE full_deferred_unique SET n = n + 1",
+        "UPDATE full_deferred_unique SET n = NULL WHERE n = 2; UPDATE full_deferred_unique SET n = n - 2; DELETE FROM full_deferred_unique WHERE n IS NULL AND v = 'a'",
+    ],
     &[
         "INSERT INTO loose_types VALUES (1.0, '(1,1),(0,0)', '{}', ROW(NULL, NULL), ''), (1.00, NULL, NULL, NULL, NULL)",
         "UPDATE loose_types SET j = '{ }'; DELETE FROM loose_types WHERE b IS NULL",

@@ -29,7 +29,7 @@ use known::KNOWN;
 use world::{Tally, Way, World};
 
 /// Each table is the busiest of one. A busy machine of two processors takes half a minute.
-const HISTORIES: u64 = 27;
+const HISTORIES: u64 = 29;
 
 #[tokio::test]
 async fn random_histories() {

@@ -133,7 +133,11 @@ pub const TABLES: &[Table] = &[
     Table {
         name: "uniq",
         sql: "CREATE TABLE uniq (id int PRIMARY KEY, u int UNIQUE, v text)",
-        target: None,
+        // Another table refers to it, so that it cannot be truncated.
+        target: Some(
+            "CREATE TABLE uniq (id int PRIMARY KEY, u int UNIQUE, v text);
+            CREATE TABLE only_on_target (id int REFERENCES uniq)",
+        ),
         columns: &[key("id", IDS), moved("u", &["NULL", "1", "2", "3", "4"]), plain("v", TEXTS)],
     },
     Table {
@@ -165,6 +169,21 @@ pub const TABLES: &[Table] = &[
             ALTER TABLE full_loose ALTER big SET STORAGE EXTERNAL, REPLICA IDENTITY FULL",
         target: None,
         columns: &[moved("n", SMALL), plain("v", TEXTS), plain("big", BIG)],
+    },
+    Table {
+        name: "full_deferred",
+        sql: "CREATE TABLE full_deferred (v text, pos int, big text,
+                PRIMARY KEY (pos) DEFERRABLE INITIALLY DEFERRED);
+            ALTER TABLE full_deferred ALTER big SET STORAGE EXTERNAL, REPLICA IDENTITY FULL",
+        target: None,
+        columns: &[key("pos", IDS), plain("v", TEXTS), plain("big", BIG)],
+    },
+    Table {
+        name: "full_deferred_unique",
+        sql: "CREATE TABLE full_deferred_unique (n int UNIQUE DEFERRABLE, v text);
+            ALTER TABLE full_deferred_unique REPLICA IDENTITY FULL",
+        target: None,
+        columns: &[moved("n", &["NULL", "1", "2", "3", "4"]), plain("v", TEXTS)],
     },
     Table {
         name: "loose_types",

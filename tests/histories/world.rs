@@ -10,7 +10,7 @@ use walferry::apply::store::{MigrationRow, Origin, RelationRow, RelationState, S
 use walferry::apply::{Applier, ApplyOptions, Tables, TargetSession};
 use walferry::assemble::{Assembler, Change, Segment};
 use walferry::demo::{PgBinaries, Server, ServerOptions};
-use walferry::pg::{EndLsn, QualifiedName, RelationId, SlotName, SourceLsn, SystemId};
+use walferry::pg::{EndLsn, QualifiedName, RelationId, Resume, SlotName, SourceLsn, SystemId};
 use walferry::plan::{Batch, Form, Reason};
 use walferry::wire::{ConnInfo, Environment, control};
 
@@ -327,16 +327,16 @@ async fn begin(source: &Client, target: &Client) {
         ended: String::new(),
         method: walferry::config::Method::Replication,
         method_reason: String::new(),
+        dumped_at: String::new(),
         error: String::new(),
         system_id: SystemId::new(1),
         slot: SlotName::new(SLOT).unwrap(),
         publications: vec!["everything".to_owned()],
-        post_data: Vec::new(),
         selection: walferry::config::Selection::default(),
         started_at: None,
     };
     store.begin(&row).await.unwrap();
-    store.begin_progress(EndLsn::ZERO).await.unwrap();
+    store.begin_progress(&Resume::at(EndLsn::ZERO)).await.unwrap();
     let sql = "SELECT relname::text, oid, relfilenode, relnatts FROM pg_class
         WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'";
     for table in source.query(sql, &[]).await.unwrap() {
@@ -351,6 +351,8 @@ async fn begin(source: &Client, target: &Client) {
             rows_estimated: 0,
             bytes_estimated: 0,
             origin: Some(origin),
+            definition: None,
+            target_oid: None,
         };
         store.begin_relations(std::slice::from_ref(&row)).await.unwrap();
         store.set_relation(&row).await.unwrap();

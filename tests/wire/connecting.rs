@@ -129,6 +129,7 @@ async fn settings(server: &Server) {
             application_name: "a test".into(),
             replication,
             settings: vec![("LOCK_timeout", "7s".into())],
+            search_path_late: replication,
         };
         let conninfo =
             server.scram("options='-c statement_timeout=5 -c work_mem=1234kB -c search_path=public'");
@@ -148,6 +149,10 @@ async fn settings(server: &Server) {
             let rows = session.query(&Sql::new(name)).await.expect("show");
             assert_eq!(rows[0].text(0), Some(expected), "{name}");
         }
+        // What scripts of extensions read, and may keep for the database.
+        let reset = "SELECT reset_val FROM pg_catalog.pg_settings WHERE name = 'search_path'";
+        let rows = session.query(&Sql::new(reset)).await.expect("the value of RESET");
+        assert_eq!(rows[0].text(0), Some(if replication { "public" } else { "pg_catalog" }));
         if replication {
             let rows = session.query(&Sql::new("IDENTIFY_SYSTEM")).await.expect("IDENTIFY_SYSTEM");
             assert_eq!(rows[0].named("dbname"), Some("postgres"));

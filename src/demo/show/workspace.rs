@@ -3,7 +3,9 @@
 //! A shell in a process group of its own reads from a pipe which engine is at work. When the pipe closes (the demo is
 //! over, was interrupted, or was killed) it kills that engine with what it has started, and removes the directory.
 
+use std::fs::Permissions;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -24,7 +26,8 @@ pub(super) struct Workspace {
 impl Workspace {
     /// Makes the directory, and starts to watch.
     pub fn start() -> Result<Self> {
-        let directory = tempfile::Builder::new().prefix("wf-demo-").tempdir();
+        let directory =
+            tempfile::Builder::new().prefix("wf-demo-").permissions(Permissions::from_mode(0o700)).tempdir();
         let directory = directory.map_err(DemoError::io("make a temporary directory"))?;
         let mut command = Command::new("/bin/sh");
         command.args(["-c", WATCHDOG, "walferry-watchdog"]).arg(directory.path()).current_dir("/");

@@ -4,7 +4,7 @@
 
 use super::*;
 use crate::assemble::Change;
-use crate::pg::{CommitLsn, Xid};
+use crate::pg::{CommitLsn, Landmark, Xid};
 
 mod histories;
 
@@ -21,14 +21,16 @@ struct Script {
 
 impl Script {
     fn new(stored: u64, confirm_delay: Duration) -> Self {
-        Self::of(State::new(EndLsn::new(stored), confirm_delay, None))
+        Self::of(State::new(Resume::at(EndLsn::new(stored)), confirm_delay, None))
     }
 
     fn running_to(stored: u64, run_to: u64) -> Self {
-        Self::of(State::new(EndLsn::new(stored), DELAY, Some(SourceLsn::new(run_to))))
+        Self::of(State::new(Resume::at(EndLsn::new(stored)), DELAY, Some(SourceLsn::new(run_to))))
     }
 
-    fn of(state: State) -> Self {
+    /// Nothing is made on the source until there is a transaction to know the history by.
+    fn of(mut state: State) -> Self {
+        state.marked_at = Some(Duration::MAX);
         Self { state, now: Duration::ZERO, wal: 7_000_000, disk: 7_000_000 }
     }
 
@@ -144,6 +146,7 @@ fn segment(commit_lsn: u64, first: bool, end: Option<u64>, cost: usize) -> Segme
         commit_lsn: CommitLsn::new(commit_lsn),
         commit_time: PgTimestamp::from_micros(i64::try_from(commit_lsn).unwrap()),
         ahead: false,
+        comes_again: false,
         first,
         changes: Vec::new(),
         cost,
@@ -169,7 +172,8 @@ fn check_positions(before: Positions, after: Positions) {
     assert!(durable >= before.durable && confirmed >= before.confirmed, "{before:?} to {after:?}");
 }
 
-/// `apply previous: commit_lsn… =end`, `store previous: =end`, `flush`, `report received applied durable confirmed`, `release cost`.
+/// `apply previous: commit_lsn… =end`, `store previous: =end`, `flush`, `report received applied durable confirmed`,
+/// `answer received applied durable`, `mark`, `release cost`.
 fn short(effect: &Effect) -> String {
     match effect {
         Effect::Apply(batch) => {
@@ -185,6 +189,10 @@ fn short(effect: &Effect) -> String {
         Effect::Report(Positions { received, applied, durable, confirmed }) => {
             format!("report {} {} {} {}", received.get(), applied.get(), durable.get(), confirmed.get())
         }
+        Effect::Answer(Positions { received, applied, durable, .. }) => {
+            format!("answer {} {} {}", received.get(), applied.get(), durable.get())
+        }
+        Effect::Mark => "mark".to_owned(),
         Effect::Release(cost) => format!("release {cost}"),
         Effect::Finish(finish) => format!("finish {finish:?}"),
     }
@@ -333,7 +341,7 @@ fn a_large_transaction_is_applied_alone_and_in_parts() {
     // In the middle nothing moves, whatever is asked and however long it takes.
     script.applied(&["release 5"]).applied(&["release 5"]);
     assert_eq!(script.state.oldest_unapplied(), Some(PgTimestamp::from_micros(200)));
-    script.on(keepalive(150, true, true), &["report 150 140 140 140"]);
+    script.on(keepalive(150, true, true), &["answer 150 140 140"]);
     script.wait(60_000).tick(&["report 150 140 140 140"]);
     // Nor does the last part with what comes after it.
     script.part(200, false, None, &["apply 140: 200"]);
@@ -506,26 +514,124 @@ fn what_was_resumed_from_ripens_too() {
 }
 
 #[test]
-fn a_requested_reply_comes_at_once_with_all_that_is_durable() {
-    // Nothing to do: what is durable, however young.
+fn a_question_is_answered_at_once_and_confirms_nothing() {
     let mut script = Script::new(100, DELAY);
-    script.on(keepalive(100, true, false), &["report 100 100 100 100"]);
+    script.on(keepalive(100, true, false), &["answer 100 100 100"]);
     // Asked once, answered once.
     script.wait(1).tick(&[]);
-    // A batch is under way: what is durable before it.
     script.whole(110, 120, &["apply 100: 110 =120"]);
-    script.on(keepalive(120, true, false), &["report 120 100 100 100"]);
+    script.on(keepalive(120, true, false), &["answer 120 100 100"]);
     script.applied(&["release 1"]);
-    script.on(keepalive(120, true, false), &["report 120 120 120 120"]);
-    // An idle position is stored first, then confirmed; but the answer does not wait for it.
-    script.on(keepalive(200, true, false), &["store 120: =200", "report 200 200 120 120"]);
-    script.wait(1).tick(&[]).stored(&["report 200 200 200 200"]).wait(1).tick(&[]);
-    // Two questions while it is being stored.
-    script.on(keepalive(300, true, false), &["store 200: =300", "report 300 300 200 200"]);
-    script.on(keepalive(310, true, false), &["report 310 310 200 200"]);
-    script.stored(&["store 300: =310"]).stored(&["report 310 310 310 310"]);
-    // In the middle of a transaction.
-    script.on(keepalive(320, true, true), &["report 320 310 310 310"]);
+    script.on(keepalive(120, true, false), &["answer 120 120 120"]);
+    // Nothing is stored or flushed for it, nor in the middle of a transaction.
+    script.on(keepalive(200, true, false), &["answer 200 200 120"]);
+    script.on(keepalive(320, true, true), &["answer 320 200 120"]);
+    // However often it asks, what is confirmed is said on time, and before the answer.
+    for _ in 0..9 {
+        script.wait(100).on(keepalive(320, true, true), &["answer 320 200 120"]);
+    }
+    script.wait(99).on(keepalive(320, true, true), &["report 320 200 120 0", "answer 320 200 120"]);
+    assert_eq!(script.state.positions().confirmed, SourceLsn::ZERO);
+}
+
+/// What is stored at 300, the last transaction that of 110 to 120.
+fn known() -> Resume {
+    let landmark = Landmark {
+        commit_lsn: CommitLsn::new(110),
+        end: EndLsn::new(120),
+        xid: Xid::new(1),
+        commit_time: PgTimestamp::from_micros(110),
+    };
+    Resume { landmark: Some(landmark), ..Resume::at(EndLsn::new(300)) }
+}
+
+/// A transaction that comes again, from where a stream is opened at its commit.
+fn again(commit_lsn: u64, end: u64) -> Event {
+    Event::Received(Segment { comes_again: true, ..segment(commit_lsn, true, Some(end), 1) })
+}
+
+#[test]
+fn the_last_transaction_is_not_confirmed_away() {
+    let mut script = Script::new(100, Duration::ZERO);
+    script.on(again(110, 120), &["apply 100: 110 =120"]).applied(&["release 1"]);
+    script.wait(1_000).tick(&["report 120 120 120 110"]);
+    // Neither by a keepalive, stored or not, nor by one that may not come again.
+    script.keepalive(300, &[]).wait(10_000).tick(&["store 120: =300", "report 300 300 120 110"]);
+    script.stored(&[]).wait(1_000).tick(&["report 300 300 300 110"]);
+    script.whole(310, 320, &["apply 300: 310 =320"]).applied(&["release 1"]);
+    script.wait(1_000).tick(&["report 320 320 320 110"]);
+    // The next one of its kind is as good, in a batch with others, too.
+    script.on(again(330, 340), &["apply 320: 330 =340"]).on(again(350, 360), &[]).whole(370, 380, &[]);
+    script.applied(&["release 1", "apply 340: 350 370 =380"]).wait(1_000).tick(&["report 380 340 340 330"]);
+    script.applied(&["release 2"]).wait(1_000).tick(&["report 380 380 380 350"]);
+
+    // Resumed from: it has come again.
+    let resume = known();
+    assert_eq!(resume.opened_at(), SourceLsn::new(110));
+    let mut script = Script::of(State::new(resume, Duration::ZERO, None));
+    script.wait(1_000).tick(&["report 300 300 300 110"]);
+}
+
+#[test]
+fn a_transaction_is_made_where_the_source_would_keep_much() {
+    let (file, much) = (MARK_BYTES, MARK_BYTES_HURRY);
+    // There is none since the last copy of a table.
+    let resume = known();
+    let state = |copied| State::new(resume, DELAY, None).with_copies_of(SourceLsn::new(copied));
+    assert_eq!(state(111).on(Event::Tick, Duration::ZERO).len(), 1);
+    assert_eq!(state(110).on(Event::Tick, Duration::ZERO).len(), 0);
+    // There is none yet: at once, and again when it did not come.
+    let mut script = Script::of(State::new(Resume::at(EndLsn::new(100)), Duration::ZERO, None));
+    script.state.marked_at = None;
+    script.tick(&["mark"]).wait(900).tick(&[]).wait(9_100).tick(&["mark", "report 100 100 100 100"]);
+    script.on(again(110, 120), &["apply 100: 110 =120"]).applied(&["release 1"]);
+    // Nothing is written: never. Less than a file's: never.
+    script.wait(601_000).tick(&["report 120 120 120 110"]);
+    script.keepalive(119 + file, &[&format!("store 120: ={}", 119 + file)]).stored(&[]);
+    // A file's: when the last one is ten minutes old.
+    script.keepalive(120 + file, &["mark"]).keepalive(121 + file, &[]);
+    let applied = 121 + file;
+    script.wait(599_000);
+    script.tick(&[
+        &format!("store {}: ={applied}", 119 + file),
+        &format!("report {applied} {applied} {} 110", 119 + file),
+    ]);
+    script.stored(&[]).wait(1_000).tick(&["mark", &format!("report {applied} {applied} {applied} 110")]);
+    // Much more: sooner.
+    script.keepalive(120 + much, &[]).wait(9_999);
+    let (before, applied) = (applied, 120 + much);
+    let store = format!("store {before}: ={applied}");
+    script.tick(&[&store, &format!("report {applied} {applied} {before} 110")]).stored(&[]);
+    script.wait(1).tick(&["mark"]);
+    // One follows the last that changes rows, soon where it was large.
+    for (in_parts, millis) in [(false, 600_000), (true, 10_000)] {
+        let mut script = Script::new(100, Duration::ZERO);
+        script.state.last =
+            Some(Last { commit: SourceLsn::new(110), end: SourceLsn::new(120), empty: false, in_parts });
+        script.state.marked_at = Some(Duration::ZERO);
+        let marks = |script: &mut Script| {
+            let effects = script.state.on(Event::Tick, script.now);
+            effects.iter().filter(|effect| matches!(effect, Effect::Mark)).count()
+        };
+        script.wait(millis - 1);
+        assert_eq!(marks(&mut script), 0, "{in_parts}");
+        script.wait(1);
+        assert_eq!(marks(&mut script), 1, "{in_parts}");
+    }
+    // Not while something is under way, and not by a pipeline that ends.
+    script.wait(10_000).whole(
+        much * 2,
+        much * 2 + 1,
+        &[
+            &format!("apply {applied}: {} ={}", much * 2, much * 2 + 1),
+            &format!("report {} {applied} {applied} 110", much * 2 + 1),
+        ],
+    );
+    let at = much * 2 + 1;
+    script.stop(&[]).applied(&["release 1", &format!("report {at} {at} {at} 110"), "finish Stopped"]);
+    let mut script = Script::running_to(100, 200);
+    script.state.marked_at = None;
+    script.tick(&[]);
 }
 
 #[test]
@@ -772,53 +878,12 @@ fn nothing_is_flushed_inside_a_large_transaction() {
     script.whole(110, 120, &["apply 100: 110 =120"]).part(200, true, None, &[]);
     script.in_memory(&["release 1", "apply 120: 200"]).applied(&["release 5"]);
     script.wait(5_000).tick(&["report 120 120 100 100"]);
-    // Whoever asks is owed an answer until it is over.
-    script.on(keepalive(150, true, true), &["report 150 120 100 100"]).tick(&[]);
     // Both parts leave at once, though a flush is due.
     script.part(200, false, None, &["apply 120: 200"]).part(200, false, None, &["apply 120: 200"]);
     script.applied(&["release 5"]).applied(&["release 5"]);
     script.part(200, false, Some(210), &["apply 120: 200 =210", "flush"]).in_memory(&["release 5"]);
-    script.flushed(&["report 210 210 210 210"]);
-}
-
-#[test]
-fn a_requested_reply_has_the_disk_asked_and_comes_again() {
-    let mut script = Script::new(100, DELAY);
-    script.whole(110, 120, &["apply 100: 110 =120"]).in_memory(&["release 1"]);
-    script.on(keepalive(120, true, false), &["flush", "report 120 120 100 100"]);
-    // Not for each tick, and once.
-    script.wait(10).tick(&[]).flushed(&["report 120 120 120 120"]).wait(10).tick(&[]);
-    // Stored, then flushed; what comes meanwhile is not part of the answer.
-    script.on(keepalive(200, true, false), &["store 120: =200", "report 200 200 120 120"]);
-    script.whole(210, 220, &[]).in_memory(&["apply 200: 210 =220", "flush"]);
-    script.in_memory(&["release 1"]).wait(10).tick(&[]);
-    script.flushed(&["report 220 220 220 220"]).tick(&[]);
-
-    // The answer comes when what was applied at the question is durable, not when all is.
-    let mut script = Script::new(100, DELAY);
-    script.whole(110, 120, &["apply 100: 110 =120"]).in_memory(&["release 1"]);
-    script.whole(130, 140, &["apply 120: 130 =140"]);
-    script.on(keepalive(140, true, false), &["flush", "report 140 120 100 100"]);
-    script.writes_all_but(0).in_memory(&["release 1", "report 140 140 120 120"]);
-    script.wait(200).flushed(&[]);
-    assert_eq!(script.at(), (140, 140));
-
-    // Two questions: each is answered at once, and both once more when the second one's is durable.
-    let mut script = Script::new(100, DELAY);
-    script.whole(110, 120, &["apply 100: 110 =120"]).in_memory(&["release 1"]);
-    script.on(keepalive(120, true, false), &["flush", "report 120 120 100 100"]);
-    script.on(keepalive(150, true, false), &["report 150 150 100 100"]);
-    script.flushed(&["store 120: =150"]).in_memory(&["flush"]);
-    script.flushed(&["report 150 150 150 150"]).wait(10).tick(&[]);
-
-    // Two batches are under way: the flush leaves when there is room.
-    let mut script = Script::new(100, DELAY);
-    script.whole(110, 111, &["apply 100: 110 =111"]).in_memory(&["release 1"]);
-    script.whole(120, 121, &["apply 111: 120 =121"]);
-    script.on(changes(200, BATCH_CHANGES_MAX), &["apply 121: 200 =201"]);
-    script.on(keepalive(201, true, false), &["report 201 111 100 100"]);
-    script.in_memory(&["release 1", "flush"]).in_memory(&["release 1"]);
-    script.flushed(&["report 201 201 201 201"]);
+    script.flushed(&[]);
+    assert_eq!(script.at(), (210, 210));
 }
 
 #[test]

@@ -3,11 +3,17 @@
 //! Several tables are copied at once, and a large one in several ctid ranges at once, by `jobs` pairs of sessions that
 //! all read the same snapshot. A table's ranges commit one by one; the table counts as copied when all of them have,
 //! and one that is found half copied at a restart is emptied and copied afresh.
+//!
+//! A snapshot does not protect a table from DDL: what ALTER TABLE or TRUNCATE wrote anew it does not show, so such a table
+//! looks empty; and columns go by their names of now. So after each piece, while its lock still keeps DDL out, the table
+//! is held against what it was at the snapshot. Where it is another by now, its rows are not taken, and it is left to the
+//! next snapshot. The lock ends with the piece: whoever waits for it holds up everybody who comes after.
 
 mod binary;
 mod pieces;
 #[cfg(test)]
 mod tests;
+mod unchecked;
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -20,17 +26,18 @@ use tokio::time::Instant;
 use tokio_postgres::Client;
 use tracing::Instrument;
 
-use crate::apply::become_replica;
-use crate::apply::store::{RelationRow, RelationState, Store, set_relation};
+use crate::apply::store::{Origin, RelationRow, RelationState, Store, set_relation};
+use crate::apply::{AsCopied, become_replica};
 use crate::error::{Definite, Failure, Result, Side, Transient};
-use crate::limits::COPY_WAKE_BYTES;
-use crate::pg::{QualifiedName, SourceLsn, Sql};
-use crate::source::catalog::{self, Table};
+use crate::limits::{COPY_PIECE_BYTES_MIN, COPY_WAKE_BYTES, TABLES_PER_TRANSACTION};
+use crate::pg::{QualifiedName, RelationId, SourceLsn, Sql};
+use crate::source::catalog::{self, Table, TableColumn};
 use crate::status::{Metrics, StatusHandle, TableState};
 use crate::wire::{self, ConnInfo, RelayError, Session, SessionOptions, relay};
 
 use super::joined;
 use super::objects::{statements_until, unhurried};
+use super::snapshot;
 use pieces::{Emptied, Manner, Piece};
 
 /// What a copy needs.
@@ -40,6 +47,8 @@ pub struct Copy {
     pub source: ConnInfo,
     /// The target.
     pub target: ConnInfo,
+    /// A session on the source that sees what is there now, in no transaction.
+    pub looking: Arc<Client>,
     /// A session on the target, for the state of each table, and to wake the WAL writer; in no transaction.
     pub control: Arc<Client>,
     /// The migration's name.
@@ -57,8 +66,10 @@ pub struct Copy {
     /// The target's triggers and foreign keys are there already: they must not act.
     pub as_replica: bool,
     /// The tables are copied already, and are replaced: each is emptied and copied in one transaction, together with
-    /// what is recorded of it, which keeps its state. Until then at the latest: see [`statements_until`].
-    pub again: Option<Instant>,
+    /// what is recorded of it, in the state that is given.
+    pub replaces: bool,
+    /// Until then at the latest: see [`statements_until`].
+    pub deadline: Option<Instant>,
     /// Pairs of sessions.
     pub jobs: usize,
     /// Where progress is shown.
@@ -72,7 +83,12 @@ pub struct Copy {
 struct Ongoing {
     row: RelationRow,
     pieces_left: usize,
+    /// Its only piece's transaction holds its rows and what is recorded of it: none is ever there without the other. What
+    /// is replaced is never cut into pieces.
+    whole: bool,
     begun: bool,
+    /// It is another than at the snapshot by now: what is left of it is not copied.
+    changed: bool,
     /// Rows of pieces that have not ended: to be shown, no more.
     rows_under_way: u64,
 }
@@ -81,6 +97,8 @@ struct Ongoing {
 struct Counted {
     row: RelationRow,
     rows_under_way: u64,
+    /// See [`Ongoing::whole`].
+    whole: bool,
     /// This was its last piece.
     finished: bool,
 }
@@ -98,29 +116,34 @@ struct Shared {
 }
 
 impl Copy {
-    /// Copies `tables`, whose rows in `walferry.relation` are `rows`.
+    /// Copies `tables` as they are at the snapshot, whose rows in `walferry.relation` are `rows`. Gives those that were
+    /// rewritten, redefined, renamed or dropped since: they are not copied.
     ///
     /// # Errors
     /// When either side fails; the tables that were finished stay finished.
-    pub async fn run(&self, tables: Vec<Table>, rows: Vec<RelationRow>) -> Result<()> {
+    pub async fn run(&self, tables: Vec<Table>, rows: Vec<RelationRow>) -> Result<Vec<QualifiedName>> {
         // An extension's table is emptied when it is copied, of some rows alone.
-        let fresh = self.again.is_none();
+        let fresh = !self.replaces;
         let own = rows.iter().zip(&tables).filter(|(_, table)| fresh && table.extension.is_none());
         let half: Vec<&QualifiedName> =
             own.filter(|(row, _)| row.state == RelationState::Copying).map(|(row, _)| &row.name).collect();
-        if !half.is_empty() {
-            let truncate = Sql::new("TRUNCATE ").list(half, ", ", |sql, name| sql.text("ONLY ").name(name));
+        for half in half.chunks(TABLES_PER_TRANSACTION) {
+            let truncate = Sql::new("TRUNCATE ")
+                .list(half.iter().copied(), ", ", |sql, name| sql.text("ONLY ").name(name));
             let emptied = self.control.batch_execute(truncate.as_str()).await;
             emptied.map_err(|error| {
                 crate::source::Error::new("half-copied tables to be emptied", error)
                     .into_failure(Side::Target)
             })?;
         }
-        let pieces = pieces::pieces(&tables, self.ranges && self.again.is_none(), self.jobs);
+        let pieces = pieces::pieces(&tables, self.ranges && !self.replaces, self.jobs);
         let mut ongoing = HashMap::new();
-        for (index, row) in rows.into_iter().enumerate() {
-            let pieces_left = pieces.iter().filter(|piece| piece.table == index).count();
-            ongoing.insert(row.name.clone(), Ongoing { row, pieces_left, begun: false, rows_under_way: 0 });
+        let mut counts = vec![0; tables.len()];
+        pieces.iter().for_each(|piece| counts[piece.table] += 1);
+        for (row, pieces_left) in rows.into_iter().zip(counts) {
+            let (whole, begun, changed) = (pieces_left == 1, false, false);
+            let of = Ongoing { row, pieces_left, whole, begun, changed, rows_under_way: 0 };
+            ongoing.insert(of.row.name.clone(), of);
         }
         let workers = self.jobs.min(pieces.len());
         let shared = Arc::new(Shared {
@@ -138,9 +161,10 @@ impl Copy {
             work.spawn(async move { copy.work(&shared).await }.in_current_span());
         }
         tokio::select! {
-            copied = joined(work) => copied,
+            copied = joined(work) => copied?,
             never = self.wake_wal_writer(&shared.grown) => match never {},
         }
+        Ok(shared.changed())
     }
 
     /// Has the target's WAL writer flush what the jobs write.
@@ -168,7 +192,7 @@ impl Copy {
         let manner = |table: &Table| {
             let there = found.get(&table.name);
             let manner = Manner::of(table, there);
-            let emptied = if self.again.is_some() { Emptied::again(there) } else { manner.emptied };
+            let emptied = if self.replaces { Emptied::again(there) } else { manner.emptied };
             Manner { freeze: manner.freeze && !self.as_replica, emptied, ..manner }
         };
         Ok(tables.iter().map(manner).collect())
@@ -179,11 +203,27 @@ impl Copy {
         let (mut source, mut target, manners) =
             tokio::try_join!(self.reading_session(), self.writing_session(), manners)?;
         while let Some(piece) = shared.pieces.get(shared.next.fetch_add(1, Ordering::Relaxed)) {
+            let table = &shared.tables[piece.table];
+            if shared.with(&table.name, |ongoing| ongoing.changed) {
+                continue;
+            }
             self.begin(shared, piece).await?;
             let manner = manners[piece.table].clone();
-            let rows = self.copy(&mut source, &mut target, shared, piece, manner).await?;
+            let copied = self.copy(&mut source, &mut target, shared, piece, manner).await?;
+            let same = copied.is_some() && self.is_as_at_the_snapshot(table).await?;
+            let unlocked = source.execute(&Sql::new(UNLOCK)).await;
+            unlocked.map_err(|error| error.into_failure(Side::Source))?;
+            let Some(rows) = copied.filter(|_| same) else {
+                if copied.is_some() {
+                    let undone = target.execute(&Sql::new("ROLLBACK")).await;
+                    undone.map_err(|error| error.into_failure(Side::Target))?;
+                }
+                tracing::warn!(table = %table.name, "changed on the source since the snapshot: it is copied on another");
+                shared.with(&table.name, |ongoing| ongoing.changed = true);
+                continue;
+            };
             let counted = self.count(shared, piece, rows);
-            if self.again.is_some() {
+            if counted.whole {
                 let recorded = target.execute(&set_relation(&self.migration, &counted.row)).await;
                 recorded.map_err(|error| error.into_failure(Side::Target))?;
             }
@@ -195,7 +235,22 @@ impl Copy {
         Ok(())
     }
 
-    /// A session on the source that sees the snapshot.
+    /// Whether the table that was read is the one that the snapshot has: of that file, under that name, with those columns.
+    /// Others may have been added.
+    async fn is_as_at_the_snapshot(&self, table: &Table) -> Result<bool> {
+        let now = catalog::table_now(&self.looking, table.oid).await;
+        let Some(now) = now.map_err(|error| error.into_failure(Side::Source))? else { return Ok(false) };
+        let there = |column: &TableColumn| {
+            let now = now.columns.iter().find(|now| now.0 == column.number);
+            now.is_some_and(|(_, name, of, modifier)| {
+                (name, *of, *modifier) == (&column.name, column.type_oid, column.type_modifier)
+            })
+        };
+        Ok(now.filenode == table.filenode && now.name == table.name && table.columns.iter().all(there))
+    }
+
+    /// A session on the source that sees the snapshot, and holds no lock but those of the statement at hand up to the next
+    /// [`UNLOCK`].
     ///
     /// # Errors
     /// When the source fails, or the snapshot is gone.
@@ -204,8 +259,12 @@ impl Copy {
         let connected = Session::connect(&self.source, &options).await;
         let mut session = connected.map_err(|error| error.into_failure(Side::Source))?;
         let begin = Sql::new("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT ")
-            .literal(&self.snapshot);
-        session.execute(&begin).await.map_err(|error| error.into_failure(Side::Source))?;
+            .literal(&self.snapshot)
+            .text("; SAVEPOINT unlocked");
+        session.execute(&begin).await.map_err(|error| {
+            let state = error.server().map(|server| server.sqlstate());
+            snapshot::gone(state).unwrap_or_else(|| error.into_failure(Side::Source))
+        })?;
         Ok(session)
     }
 
@@ -213,7 +272,7 @@ impl Copy {
         let options = SessionOptions { settings: unhurried(), ..SessionOptions::new("walferry copy") };
         let connected = Session::connect(&self.target, &options).await;
         let mut session = connected.map_err(|error| error.into_failure(Side::Target))?;
-        if let Some(deadline) = self.again {
+        if let Some(deadline) = self.deadline {
             let bound = session.execute(&statements_until(deadline)).await;
             bound.map_err(|error| error.into_failure(Side::Target))?;
         }
@@ -230,21 +289,32 @@ impl Copy {
         shared: &Shared,
         piece: &Piece,
         mut manner: Manner,
-    ) -> Result<u64> {
+    ) -> Result<Option<u64>> {
         let table = &shared.tables[piece.table];
         let failed = |side: Side| move |error: wire::Error| failed(&table.name, side, error);
         if manner.emptied == Emptied::NotOurs {
-            return self.leave(source, target, table).await;
+            return self.leave(source, target, table).await.map(Some);
         }
         if manner.binary {
             let known = binary::is_as_known(source, table).await.map_err(failed(Side::Source))?;
             manner.binary = known && binary::converts(source) && binary::converts(target);
         }
+        if self.as_replica {
+            manner.begun = unchecked::any(&self.control, &table.name).await?;
+        }
         let (from, to) = pieces::statements(table, piece, &manner);
         let (binary, freeze) = (manner.binary, manner.freezes(piece));
         tracing::debug!(table = %table.name, pages = ?piece.pages, binary, freeze, "copying");
+        let from = match source.copy_out(&from).await {
+            Err(error) if is_gone(&error) => return Ok(None),
+            from => from.map_err(failed(Side::Source))?,
+        };
+        let unchecked = if manner.begun {
+            unchecked::take_away(target, &self.control, &table.name).await?
+        } else {
+            Sql::default()
+        };
         let to = target.copy_in(&to).await.map_err(failed(Side::Target))?;
-        let from = source.copy_out(&from).await.map_err(failed(Side::Source))?;
         let progressed = |rows, bytes| self.progressed(shared, &table.name, rows, bytes);
         let relayed = relay(from, to, progressed).await;
         let relayed = relayed.map_err(|error| match error {
@@ -257,7 +327,10 @@ impl Copy {
                 .hint("a trigger or rule on the target drops rows: remove it, then run `walferry migrate` again")
                 .into());
         }
-        Ok(relayed.rows_written)
+        if manner.begun {
+            target.execute(&unchecked).await.map_err(failed(Side::Target))?;
+        }
+        Ok(Some(relayed.rows_written))
     }
 
     /// An extension's table that this role may not write to: that is well where only the extension's own rows are in it.
@@ -273,7 +346,10 @@ impl Copy {
                 .map_err(|error| failed(&table.name, Side::Target, error))?;
             return Ok(0);
         }
-        let grant = Sql::new("GRANT SELECT, INSERT, DELETE ON ").name(&table.name).text(" TO …");
+        let grant = Sql::new("GRANT SELECT, INSERT, DELETE ON ")
+            .name(&table.name)
+            .text(" TO ")
+            .ident(self.target.user());
         Err(Definite::new(format!("table {} cannot be copied: the target's is not ours to write to", table.name))
             .detail("it belongs to an extension, and the source has rows of its own in it")
             .hint(format!(
@@ -301,16 +377,18 @@ impl Copy {
         let name = &shared.tables[piece.table].name;
         let row = shared.with(name, |table| {
             let first = !std::mem::replace(&mut table.begun, true);
-            if self.again.is_none() {
+            if !self.replaces {
                 table.row.state = RelationState::Copying;
             }
             if first {
                 (table.row.rows_copied, table.row.bytes_copied) = (0, 0);
             }
-            first.then(|| table.row.clone())
+            first.then(|| (table.row.clone(), table.whole))
         });
-        if let Some(row) = row {
-            if self.again.is_none() {
+        if let Some((row, whole)) = row {
+            // A small one is over before somebody could look.
+            let seen = !whole || !self.replaces && shared.tables[piece.table].bytes >= COPY_PIECE_BYTES_MIN;
+            if seen {
                 Store::new(&self.control, &self.migration).set_relation(&row).await?;
             }
             self.show(&row, 0, TableState::Copying);
@@ -321,31 +399,35 @@ impl Copy {
     /// What is to be recorded now that the piece is copied.
     fn count(&self, shared: &Shared, piece: &Piece, rows: u64) -> Counted {
         self.metrics.copied(rows, 0);
-        shared.with(&shared.tables[piece.table].name, |table| {
+        let copied = &shared.tables[piece.table];
+        shared.with(&copied.name, |table| {
             table.pieces_left -= 1;
             table.row.rows_copied = table.row.rows_copied.saturating_add_unsigned(rows);
             table.rows_under_way = table.rows_under_way.saturating_sub(rows);
             let finished = table.pieces_left == 0;
             if finished {
-                if self.again.is_none() {
+                if !self.replaces {
                     table.row.state = RelationState::Copied;
                 }
                 table.row.copy_lsn = Some(self.copy_lsn);
+                table.row.origin = Some(origin(copied));
+                table.row.definition = Some(AsCopied::of(copied));
                 table.rows_under_way = 0;
             }
-            Counted { row: table.row.clone(), rows_under_way: table.rows_under_way, finished }
+            let (rows_under_way, whole) = (table.rows_under_way, table.whole);
+            Counted { row: table.row.clone(), rows_under_way, whole, finished }
         })
     }
 
     async fn end(&self, counted: &Counted) -> Result<()> {
-        let Counted { row, rows_under_way, finished } = counted;
+        let Counted { row, rows_under_way, whole, finished } = counted;
         if *finished {
-            if self.again.is_none() {
+            if !whole {
                 Store::new(&self.control, &self.migration).set_relation(row).await?;
             }
             tracing::info!(table = %row.name, rows = row.rows_copied, bytes = row.bytes_copied, "table copied");
         }
-        let done = if self.again.is_some() { TableState::Streaming } else { TableState::Copied };
+        let done = if self.replaces { TableState::Streaming } else { TableState::Copied };
         self.show(row, *rows_under_way, if *finished { done } else { TableState::Copying });
         Ok(())
     }
@@ -376,10 +458,31 @@ impl Copy {
 }
 
 impl Shared {
+    fn changed(&self) -> Vec<QualifiedName> {
+        let ongoing = self.ongoing.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut changed: Vec<QualifiedName> =
+            ongoing.iter().filter(|(_, table)| table.changed).map(|(name, _)| name.clone()).collect();
+        changed.sort();
+        changed
+    }
+
     fn with<T>(&self, name: &QualifiedName, change: impl FnOnce(&mut Ongoing) -> T) -> T {
         let mut ongoing = self.ongoing.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         change(ongoing.get_mut(name).expect("every table has its row"))
     }
+}
+
+/// Gives up the locks of the piece that was read; the snapshot stays.
+const UNLOCK: &str = "ROLLBACK TO SAVEPOINT unlocked";
+
+/// Whether the table, its schema or a column of it is there no more, by this name.
+fn is_gone(error: &wire::Error) -> bool {
+    error.server().is_some_and(|error| ["42P01", "42703", "3F000", "42809"].contains(&error.sqlstate()))
+}
+
+/// What is recorded of a table: which one it is, and what it is when it is copied.
+pub(super) fn origin(table: &Table) -> Origin {
+    Origin { id: RelationId::new(table.oid.get()), filenode: table.filenode, attributes: table.attributes }
 }
 
 /// The failure that an operator sees: which table, and where to look when the server has no hint.

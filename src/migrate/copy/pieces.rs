@@ -36,6 +36,8 @@ pub struct Manner {
     pub freeze: bool,
     /// What becomes of the rows that are there, in the transaction that copies all.
     pub emptied: Emptied,
+    /// The transaction has begun already.
+    pub begun: bool,
 }
 
 /// What becomes of the target's rows when a table is copied.
@@ -82,9 +84,9 @@ impl Manner {
         if target.condition.is_some() {
             return Self { emptied: Emptied::of_extension(target), ..Self::default() };
         }
-        let triggers = target.has_origin_triggers || target.has_replica_triggers;
+        let triggers = target.has_origin_triggers || target.has_replica_triggers || target.is_referenced;
         let freeze = !triggers && source.bytes >= COPY_FREEZE_BYTES_MIN;
-        Self { binary: binary::pays(source, target), freeze, emptied: Emptied::Nothing }
+        Self { binary: binary::pays(source, target), freeze, ..Self::default() }
     }
 
     /// Whether this piece's rows are written frozen.
@@ -121,7 +123,7 @@ pub fn pieces(tables: &[Table], ranges: bool, jobs: usize) -> Vec<Piece> {
 /// COPY out of the source and into the target. Generated columns are left out, identity columns kept; of an extension's
 /// table come the rows that are not the extension's own.
 ///
-/// What goes into the target begins a transaction.
+/// What goes into the target begins a transaction, unless that has begun.
 pub fn statements(table: &Table, piece: &Piece, manner: &Manner) -> (Sql, Sql) {
     let columns = table.columns.iter().filter(|column| column.generated == Generated::No);
     let columns: Vec<&str> = columns.map(|column| column.name.as_str()).collect();
@@ -137,7 +139,7 @@ pub fn statements(table: &Table, piece: &Piece, manner: &Manner) -> (Sql, Sql) {
         (false, true) => ("", " (FREEZE)"),
         (true, true) => (" (FORMAT binary)", " (FORMAT binary, FREEZE)"),
     };
-    let begin = Sql::new("BEGIN; ");
+    let begin = Sql::new(if manner.begun { "" } else { "BEGIN; " });
     let delete = |sql: Sql| sql.text("DELETE FROM ONLY ").name(&table.name);
     let begin = match &manner.emptied {
         Emptied::Truncated => begin.text("TRUNCATE ONLY ").name(&table.name).text("; "),

@@ -1,31 +1,15 @@
 use super::pieces::{Emptied, Manner, pieces, statements};
 use crate::limits::{COPY_FREEZE_BYTES_MIN, COPY_PIECE_BYTES_MIN, COPY_SHARED_BYTES_MIN};
 use crate::pg::Oid;
-use crate::source::catalog::{
-    ExtensionTable, Generated, Identity, Table, TableColumn, TargetColumn, TargetTable,
-};
+use crate::source::catalog::{ExtensionTable, Generated, Table, TableColumn, TargetColumn, TargetTable};
 
 const PAGE: u64 = 8192;
 const GIB: u64 = 1 << 30;
 
 /// A column of a type and a modifier, named after both and its place.
 fn column(number: usize, type_oid: u32, type_modifier: i32) -> TableColumn {
-    TableColumn {
-        number: i16::try_from(number).expect("few columns"),
-        name: format!("c{number}"),
-        type_oid: Oid::new(type_oid),
-        type_schema: "pg_catalog".to_owned(),
-        type_name: "t".to_owned(),
-        type_modifier,
-        not_null: false,
-        has_default: false,
-        base: None,
-        type_own_name: "t".to_owned(),
-        in_arrays: true,
-        is_array: false,
-        generated: Generated::No,
-        identity: Identity::No,
-    }
+    let number = i16::try_from(number).expect("few columns");
+    TableColumn { type_modifier, ..TableColumn::example(number, &format!("c{number}"), type_oid) }
 }
 
 fn table(bytes: u64, types: &[u32]) -> Table {
@@ -122,7 +106,7 @@ fn statements_as_they_are_sent() {
         let table = table(PAGE, &[INT4, TEXT]);
         let mut piece = pieces(std::slice::from_ref(&table), true, 2).remove(0);
         piece.pages = pages;
-        let manner = Manner { binary, freeze, emptied: Emptied::Nothing };
+        let manner = Manner { binary, freeze, ..Manner::default() };
         let (out, into) = statements(&table, &piece, &manner);
         assert_eq!((out.as_str(), into.as_str()), (from, to));
     };

@@ -13,10 +13,11 @@ use crate::config::Method;
 use crate::error::{Definite, Failure, Result};
 use crate::limits::{CUTOVER_ANSWER_WAIT, REQUEST_ENGINE_WAIT, REQUEST_POLL, REQUEST_TAKEN_WAIT};
 use crate::migrate::choose::{databases_begun, databases_waiting};
-use crate::migrate::{Phase, Sides, unknown_phase};
+use crate::migrate::{Phase, Sides, fenced, unknown_phase};
 
-use super::record::{CutoverStatus, DoneStep, Wanted};
-use super::{AGAIN, COMMAND, WHEN_SYNCED, status};
+use super::fence::if_fenced;
+use super::record::{CutoverStatus, DoneStep, Fence, Wanted};
+use super::{AGAIN, COMMAND, WHEN_SYNCED, left_fence, status};
 
 /// Hears of each step: the database, and what is done.
 pub type Told = Arc<dyn Fn(&str, &DoneStep) + Send + Sync>;
@@ -38,7 +39,11 @@ pub async fn cutover(
     stop: watch::Receiver<bool>,
     told: Told,
 ) -> Result<Vec<(String, CutoverStatus)>> {
-    let names = followed(sides, databases_begun(sides, only).await?).await?;
+    let begun = match databases_begun(sides, only).await {
+        Err(Failure::Definite(none)) => return Err(fenced::with_unrecorded(sides, none).await.into()),
+        begun => begun?,
+    };
+    let names = followed(sides, begun).await?;
     let mut refused = Vec::new();
     if only.is_empty() {
         let waiting =
@@ -51,7 +56,7 @@ pub async fn cutover(
     for name in &names {
         let sides = sides.database(name);
         let target = sides.target_client().await?;
-        if let Some(Err(refusal)) = refuse(&Store::new(&target, &sides.name)).await? {
+        if let Some(Err(refusal)) = refuse(&sides, &Store::new(&target, &sides.name)).await? {
             refused.push((name.clone(), CutoverStatus::refused(&refusal)));
         }
     }
@@ -99,7 +104,7 @@ async fn cutover_database(
     let target = sides.target_client().await?;
     let store = Store::new(&target, &sides.name);
     let arguments = serde_json::to_value(wanted).unwrap_or(Value::Null);
-    let asked = match refuse(&store).await? {
+    let asked = match refuse(sides, &store).await? {
         Some(Ok(done)) => return Ok(done),
         Some(Err(refusal)) => return Ok(CutoverStatus::refused(&refusal)),
         None => store.ask(COMMAND, &arguments).await?,
@@ -109,7 +114,8 @@ async fn cutover_database(
         return Ok(CutoverStatus::refused(&other));
     };
     drop(target);
-    let mut waiting = Waiting { sides, id, stop, began: Instant::now(), told_steps: 0, asked_to_end: false };
+    let (began, told_steps, asked_to_end, fence, told_late) = (Instant::now(), 0, false, None, false);
+    let mut waiting = Waiting { sides, id, stop, began, told_steps, asked_to_end, fence, told_late };
     let deadline = waiting.began + REQUEST_TAKEN_WAIT + wanted.timeout() + CUTOVER_ANSWER_WAIT;
     loop {
         // The engine goes on without us: when our own connection breaks, we look again.
@@ -124,7 +130,7 @@ async fn cutover_database(
 }
 
 /// What need not be asked for: it is done, or cannot be.
-async fn refuse(store: &Store<'_>) -> Result<Option<Result<CutoverStatus, Definite>>> {
+async fn refuse(sides: &Sides, store: &Store<'_>) -> Result<Option<Result<CutoverStatus, Definite>>> {
     let row = if store.exists().await? { store.migration().await? } else { None };
     let Some(row) = row else {
         let none = Definite::new("no migration of this name has been begun on this target")
@@ -146,13 +152,22 @@ async fn refuse(store: &Store<'_>) -> Result<Option<Result<CutoverStatus, Defini
     }
     if phase == Phase::Done {
         let last = store.last_request(COMMAND).await?;
-        return Ok(Some(Ok(last.map(|last| status(&last)).transpose()?.unwrap_or_default())));
+        let last = last.map(|last| status(sides.source.dbname(), &last)).transpose()?;
+        return Ok(Some(Ok(last.unwrap_or_default())));
     }
     if !store.engine_runs().await? {
-        let fenced = "a cutover was under way when it ended: the source may still be fenced";
-        let refusal = Definite::new("no engine runs this migration")
-            .detail(if phase == Phase::CuttingOver { fenced } else { "" })
-            .hint("start `walferry migrate`, wait for the phase syncing, then run `walferry cutover` again");
+        let start = "start `walferry migrate`, wait for the phase syncing, then run `walferry cutover` again"
+            .to_owned();
+        let refusal = Definite::new("no engine runs this migration");
+        let refusal = if phase == Phase::CuttingOver {
+            let dbname = sides.source.dbname();
+            let fence = left_fence(store, dbname).await?;
+            refusal
+                .detail("a cutover was under way when it ended: the source may still be fenced")
+                .hint(start + ", which takes the fence down first; " + &if_fenced(dbname, fence.as_ref()))
+        } else {
+            refusal.hint(start)
+        };
         return Ok(Some(Err(refusal)));
     }
     if phase != Phase::Syncing && phase != Phase::CuttingOver {
@@ -172,6 +187,10 @@ struct Waiting<'a> {
     told_steps: usize,
     /// We have asked the engine to give it up.
     asked_to_end: bool,
+    /// The fence, as the engine told last.
+    fence: Option<Fence>,
+    /// It takes longer than it should, and that was said.
+    told_late: bool,
 }
 
 impl Waiting<'_> {
@@ -181,9 +200,8 @@ impl Waiting<'_> {
         let mut engine_seen = Instant::now();
         loop {
             let Some(request) = store.request(self.id).await? else {
-                return Err(Definite::new("the request is gone: the migration was removed")
-                    .hint("see on the source whether it is fenced: default_transaction_read_only of the database")
-                    .into());
+                let gone = Definite::new("the request is gone: the migration was removed");
+                return Err(gone.hint(self.if_fenced()).into());
             };
             if let Some(status) = self.look(&store, &request, told).await? {
                 return Ok(status);
@@ -194,13 +212,16 @@ impl Waiting<'_> {
             }
             if now - engine_seen >= REQUEST_ENGINE_WAIT {
                 // Another request may have been faster.
-                if let Some(Ok(done)) = refuse(&store).await? {
+                if let Some(Ok(done)) = refuse(self.sides, &store).await? {
                     return Ok(done);
                 }
                 return Err(self.unanswered("the engine ended during the cutover").into());
             }
-            if now >= deadline {
-                return Err(self.unanswered("the engine does not answer").into());
+            if now >= deadline && !std::mem::replace(&mut self.told_late, true) {
+                tracing::warn!(
+                    "the engine is still at it, and the source may be fenced: {}",
+                    self.if_fenced()
+                );
             }
             sleep(REQUEST_POLL).await;
         }
@@ -221,7 +242,8 @@ impl Waiting<'_> {
             }
             return Ok(None);
         }
-        let status = status(request)?;
+        let status = status(self.sides.source.dbname(), request)?;
+        self.fence.clone_from(&status.fence);
         for step in status.steps.iter().skip(self.told_steps) {
             told(step);
         }
@@ -236,11 +258,18 @@ impl Waiting<'_> {
         Ok(None)
     }
 
+    fn if_fenced(&self) -> String {
+        if_fenced(self.sides.source.dbname(), self.fence.as_ref())
+    }
+
     fn unanswered(&self, cause: &str) -> Definite {
         let waited = self.began.elapsed().as_secs();
         Definite::new(cause)
             .detail(format!("{waited} s after it was asked for; the source may still be fenced"))
-            .hint("start `walferry migrate`: unless `walferry status` shows done, it takes the fence down first")
+            .hint(format!(
+                "start `walferry migrate`: unless `walferry status` shows done, it takes the fence down first; {}",
+                self.if_fenced()
+            ))
     }
 }
 

@@ -7,12 +7,13 @@ use crate::config::Keyless;
 use crate::error::{Definite, Failure, Result, Side};
 use crate::migrate::attempt::Attempt;
 use crate::migrate::filter::moved;
+use crate::migrate::uncarried::Again;
 use crate::migrate::{publications, sequences, source_failed};
 use crate::pg::Sql;
 use crate::source::catalog::{SequenceValues, Table};
 use crate::source::{self, catalog};
 
-use super::fence::some;
+use super::sessions::some;
 
 /// What was carried, and what was not.
 #[derive(Debug)]
@@ -57,11 +58,17 @@ impl Attempt<'_> {
     ///
     /// # Errors
     /// When either side refuses, or does not answer in time.
-    pub(super) async fn carry_rest(&self, source: &Client, deadline: Instant) -> Result<Carried> {
+    pub(super) async fn carry_rest(
+        &self,
+        source: &Client,
+        again: Again,
+        deadline: Instant,
+    ) -> Result<Carried> {
         let target = self.migration.sides.target_client().await?;
         let sequences = sequences::carry(source, &target).await?;
-        self.bring_up_to_date(deadline).await?;
-        let mut warnings = Vec::new();
+        self.bring_up_to_date(again, deadline).await?;
+        let mut warnings = self.mirror_partitions().await?;
+        warnings.extend(self.validate_again(deadline).await?);
         let missing = missing_sequences(&target, &sequences).await?;
         if !missing.is_empty() {
             warnings.push(format!("sequences that the target does not have: {}", some(&missing)));
@@ -82,6 +89,22 @@ impl Attempt<'_> {
             ));
         }
         Ok(Carried { sequences, warnings })
+    }
+}
+
+impl Attempt<'_> {
+    /// Brings what acts by its rows: the last thing before `done`, since it would act on a target that nobody may write to.
+    /// Says whether there is anything.
+    ///
+    /// # Errors
+    /// When either side refuses, or does not answer in time: a part may be there.
+    pub(super) async fn bring_acting(&mut self) -> Result<bool> {
+        let cutover = self.under_way();
+        let (acting, deadline) = (std::mem::take(&mut cutover.acting), cutover.deadline());
+        if acting.tables.is_empty() {
+            return Ok(false);
+        }
+        self.copy_acting(acting, deadline).await.map(|()| true)
     }
 }
 

@@ -8,6 +8,7 @@
 //! read only for as long as they keep them. A statement that was to put the fence up and has not ended yet, of an engine
 //! that was killed say, is ended first: it would put it up again afterwards.
 
+use std::collections::HashSet;
 use std::process::{ExitStatus, Stdio};
 
 use tokio::process::Command;
@@ -17,15 +18,17 @@ use tokio_postgres::Client;
 use crate::config::{FenceCommands, FenceKind};
 use crate::error::{Definite, Failure, Result, Side, Transient};
 use crate::limits::{
-    CUTOVER_NAMES_MAX, ENGINE_LOCK_POLL, FENCE_LOCK_TIMEOUT, FENCE_SESSIONS_WAIT, REQUEST_POLL,
-    UNFENCE_TIMEOUT,
+    ENGINE_LOCK_POLL, FENCE_LOCK_TIMEOUT, FENCE_SESSIONS_WAIT, REQUEST_POLL, UNFENCE_TIMEOUT,
 };
 use crate::migrate::source_failed;
+use crate::pg::Sql;
 use crate::source::catalog::OtherSession;
 use crate::source::{self, catalog};
 use crate::wire::{ConnInfo, control};
 
 use super::Fence;
+use super::held::HOLDING;
+use super::sessions::{self, Fate, some};
 
 /// Where a fence's command finds the name of the database that it is for.
 const DATABASE_VARIABLE: &str = "WALFERRY_DATABASE";
@@ -33,7 +36,7 @@ const DATABASE_VARIABLE: &str = "WALFERRY_DATABASE";
 /// The `application_name` of the session that puts it up.
 const RAISING: &str = "walferry fence";
 
-/// A session for what a cutover does on the source: it may write, and its statements wait for no lock without end.
+/// A session for what a cutover does on the source: its statements wait for no lock without end.
 ///
 /// # Errors
 /// When the source cannot be reached.
@@ -41,12 +44,12 @@ pub(super) async fn connect(source: &ConnInfo) -> Result<Client> {
     connect_as(source, RAISING).await
 }
 
-async fn connect_as(source: &ConnInfo, name: &str) -> Result<Client> {
+pub(super) async fn connect_as(source: &ConnInfo, name: &str) -> Result<Client> {
     let client = control(source, name).await.map_err(|error| error.into_failure(Side::Source))?;
     let patience = i64::try_from(FENCE_LOCK_TIMEOUT.as_millis()).unwrap_or(i64::MAX);
-    let settings = crate::pg::Sql::new("SET default_transaction_read_only = off; SET lock_timeout = ");
-    let set = client.batch_execute(settings.number(patience).as_str()).await;
-    set.map_err(|cause| source_failed(source::Error::new("a session that may write", cause)))?;
+    let bound = Sql::new("SET lock_timeout = ").number(patience);
+    let set = client.batch_execute(bound.as_str()).await;
+    set.map_err(|cause| source_failed(source::Error::new("a bound on locks", cause)))?;
     Ok(client)
 }
 
@@ -69,7 +72,7 @@ pub(super) async fn refuse(
                 .hint(format!("use ${DATABASE_VARIABLE} in --fence-command and in --unfence-command"))
                 .into())
         }
-        (FenceKind::Command, Some(_)) => Ok(()),
+        (FenceKind::Command, Some(_)) => refuse_subscriptions(client).await,
         (FenceKind::Command, None) => Err(Definite::new("the engine has no commands for a fence")
             .detail("they are given to `walferry migrate`, so that nobody else chooses what its machine runs")
             .hint("stop it, and start it again with --fence-command and --unfence-command")
@@ -87,35 +90,92 @@ async fn refuse_read_only(client: &Client) -> Result<()> {
     if !default.mine {
         return Err(Definite::new("the source cannot be fenced by this role")
             .detail("ALTER DATABASE … SET needs the privileges of the database's owner")
-            .hint("make the role a member of the owner's, or stop all writers and use --fence none")
+            .hint(format!(
+                "on the source: {}; or stop all writers and use --fence none",
+                Sql::new("GRANT ").ident(&default.owner).text(" TO ").ident(&default.me)
+            ))
             .into());
     }
     if !default.exempt.is_empty() {
+        let roles: Vec<String> = default.exempt.iter().map(|(role, _)| role.clone()).collect();
+        let reset = |(role, database): &(String, Option<String>)| {
+            let alter = Sql::new("ALTER ROLE ").ident(role);
+            let alter = match database {
+                Some(database) => alter.text(" IN DATABASE ").ident(database),
+                None => alter,
+            };
+            alter.text(" RESET default_transaction_read_only;").to_string()
+        };
+        let resets: Vec<String> = default.exempt.iter().map(reset).collect();
         return Err(Definite::new("roles of the source are exempt from the fence")
-            .detail(format!("default_transaction_read_only is off for: {}", some(&default.exempt)))
-            .hint("ALTER ROLE … RESET default_transaction_read_only on the source, then run `walferry cutover` again")
+            .detail(format!("default_transaction_read_only is off for: {}", some(&roles)))
+            .hint(format!("on the source, then `walferry cutover` again:\n{}", resets.join("\n")))
             .into());
     }
+    refuse_subscriptions(client).await?;
     // A session that is not ours to end, but goes by itself, is somebody who looks at the server now and then.
-    let moment = catalog::moment(client).await.map_err(source_failed)?;
-    let foreign = |sessions: Vec<OtherSession>| sessions.into_iter().filter(|session| !session.mine_to_end);
-    let there = catalog::other_sessions(client, None, &moment).await.map_err(source_failed)?;
-    let first: Vec<i32> = foreign(there).map(|session| session.pid).collect();
-    let began = Instant::now();
+    let (first, began) = (Before::now(client).await?, Instant::now());
     loop {
-        let there = catalog::other_sessions(client, None, &moment).await.map_err(source_failed)?;
-        let left: Vec<_> = foreign(there).filter(|session| first.contains(&session.pid)).collect();
+        let left = sessions::with(Fate::InTheWay, &first.left(client).await?);
         if left.is_empty() {
             return Ok(());
         }
-        if began.elapsed() >= FENCE_SESSIONS_WAIT {
-            return Err(not_ended(&left).into());
-        }
-        sleep(REQUEST_POLL).await;
+        refuse_late(client, began, &left).await?;
     }
 }
 
-/// Puts it up.
+/// Refuses subscriptions, which write to a database that is read only, too.
+async fn refuse_subscriptions(client: &Client) -> Result<()> {
+    let enabled = catalog::enabled_subscriptions(client).await.map_err(source_failed)?;
+    if enabled.is_empty() {
+        return Ok(());
+    }
+    let disable = |name: &String| Sql::new("ALTER SUBSCRIPTION ").ident(name).text(" DISABLE;").to_string();
+    let disable: Vec<String> = enabled.iter().map(disable).collect();
+    let disable = disable.join(" ");
+    Err(Definite::new("subscriptions of the source write to it: no fence keeps them from that")
+        .detail(some(&enabled))
+        .hint(format!("{disable} in that database, then run `walferry cutover` again; make them on the target afterwards"))
+        .into())
+}
+
+/// Gives up sessions that are there too long, else waits a little.
+async fn refuse_late(client: &Client, since: Instant, left: &[OtherSession]) -> Result<()> {
+    if since.elapsed() < FENCE_SESSIONS_WAIT {
+        sleep(REQUEST_POLL).await;
+        return Ok(());
+    }
+    let me = catalog::current_user(client).await.map_err(source_failed)?;
+    Err(sessions::not_ended(left, &me).into())
+}
+
+/// The sessions that the fence may not reach: those that began before it was up.
+///
+/// When a session began is hidden from who is no member of its role, `pg_signal_backend` or not. So those count alone that
+/// were there then: clients connect again as soon as they are ended, and are not in the way.
+#[derive(Debug, Default)]
+pub(super) struct Before {
+    /// By the source's clock.
+    until: String,
+    processes: HashSet<i32>,
+}
+
+impl Before {
+    async fn now(client: &Client) -> Result<Self> {
+        let until = catalog::moment(client).await.map_err(source_failed)?;
+        let there = catalog::other_sessions(client, None, &until).await.map_err(source_failed)?;
+        Ok(Self { until, processes: sessions::pids(&there).into_iter().collect() })
+    }
+
+    /// Those of them that are still there.
+    async fn left(&self, client: &Client) -> Result<Vec<OtherSession>> {
+        let mut there = catalog::other_sessions(client, None, &self.until).await.map_err(source_failed)?;
+        there.retain(|session| self.processes.contains(&session.pid));
+        Ok(there)
+    }
+}
+
+/// Puts it up, and ends all sessions that it does not reach; gives who they were.
 ///
 /// # Errors
 /// When it does not stand; it may stand in part, and has to be taken down.
@@ -124,43 +184,70 @@ pub(super) async fn raise(
     dbname: &str,
     kind: FenceKind,
     commands: Option<&FenceCommands>,
-) -> Result<()> {
+) -> Result<Before> {
     match (kind, commands) {
-        (FenceKind::None | FenceKind::Command, None) | (FenceKind::None, Some(_)) => Ok(()),
-        (FenceKind::Command, Some(commands)) => run("--fence-command", &commands.up, dbname).await,
+        (FenceKind::None | FenceKind::Command, None) | (FenceKind::None, Some(_)) => {}
+        (FenceKind::Command, Some(commands)) => run("--fence-command", &commands.up, dbname).await?,
         (FenceKind::ReadOnly, _) => {
             catalog::set_read_only_default(client, dbname, Some("on")).await.map_err(source_failed)?;
-            let moment = catalog::moment(client).await.map_err(source_failed)?;
-            end_all(client, None, &moment).await
+            wait_begun(client).await?;
+            let before = Before::now(client).await?;
+            end_all(client, &before).await?;
+            return Ok(before);
         }
     }
+    Ok(Before::default())
 }
 
-/// Ends all sessions that began up to `until`, and waits until they are gone.
-async fn end_all(client: &Client, since: Option<&str>, until: &str) -> Result<()> {
+/// Waits for sessions that were about to begin when the setting changed: they may have read the one before, and are not
+/// to be seen until they have begun. Those that come later have the new one.
+async fn wait_begun(client: &Client) -> Result<()> {
+    let first = catalog::beginning_sessions(client).await.map_err(source_failed)?;
     let began = Instant::now();
     loop {
-        let there = catalog::other_sessions(client, since, until).await.map_err(source_failed)?;
-        if there.is_empty() {
+        let now = catalog::beginning_sessions(client).await.map_err(source_failed)?;
+        let left: Vec<String> =
+            first.iter().filter(|pid| now.contains(pid)).map(|pid| format!("server process {pid}")).collect();
+        if left.is_empty() {
             return Ok(());
         }
         if began.elapsed() >= FENCE_SESSIONS_WAIT {
-            return Err(not_ended(&there).into());
+            return Err(Definite::new("sessions of the source take long to begin: they could go on writing")
+                .detail(some(&left))
+                .hint("see what their clients wait for, then run `walferry cutover` again")
+                .into());
         }
-        let mine: Vec<i32> =
-            there.iter().filter(|session| session.mine_to_end).map(|session| session.pid).collect();
-        catalog::end_sessions(client, &mine).await.map_err(source_failed)?;
         sleep(REQUEST_POLL).await;
     }
 }
 
-/// Refuses to go on where it does not stand any more, or where a session is left that it does not reach.
+/// Ends all sessions that began before, and waits until they are gone.
+async fn end_all(client: &Client, before: &Before) -> Result<()> {
+    let began = Instant::now();
+    loop {
+        let there = before.left(client).await?;
+        let mine = sessions::with(Fate::Ended, &there);
+        let left = [mine.clone(), sessions::with(Fate::InTheWay, &there)].concat();
+        if left.is_empty() {
+            return Ok(());
+        }
+        catalog::end_sessions(client, &sessions::pids(&mine)).await.map_err(source_failed)?;
+        refuse_late(client, began, &left).await?;
+    }
+}
+
+/// Refuses to go on where it does not stand any more, or where a session is left that it does not reach, as [`raise`] has
+/// given them. Gives those that may stay.
 ///
 /// # Errors
 /// Who or what.
-pub(super) async fn refuse_fallen(client: &Client, fence: &Fence) -> Result<()> {
+pub(super) async fn refuse_fallen(
+    client: &Client,
+    fence: &Fence,
+    before: &Before,
+) -> Result<Vec<OtherSession>> {
     if fence.kind != FenceKind::ReadOnly {
-        return Ok(());
+        return Ok(Vec::new());
     }
     if !catalog::read_only_default(client).await.map_err(source_failed)?.on {
         return Err(Definite::new("somebody took the fence down")
@@ -168,8 +255,17 @@ pub(super) async fn refuse_fallen(client: &Client, fence: &Fence) -> Result<()> 
             .hint("run `walferry cutover` again when nobody needs to write there")
             .into());
     }
-    let left = catalog::other_sessions(client, None, &fence.since).await.map_err(source_failed)?;
-    if left.is_empty() { Ok(()) } else { Err(not_ended(&left).into()) }
+    refuse_subscriptions(client).await?;
+    let began = Instant::now();
+    loop {
+        let there = before.left(client).await?;
+        let left = [Fate::Ended, Fate::InTheWay].map(|fate| sessions::with(fate, &there)).concat();
+        if left.is_empty() {
+            return Ok(sessions::with(Fate::Stays, &there));
+        }
+        // A worker may be in one of its short transactions just now.
+        refuse_late(client, began, &left).await?;
+    }
 }
 
 /// Takes it down, and says what somebody should know. Done twice, it does no harm.
@@ -192,27 +288,39 @@ pub(crate) async fn lower(
             }
         }
     });
+    let (dbname, by_hand) = (source.dbname(), by_hand(source.dbname(), fence));
     let refused = match tried.await {
         Ok(Err(Failure::Definite(definite))) => definite,
         Ok(done) => return done,
         Err(_) => {
-            let cause = "the fence cannot be taken down yet: the source cannot be written to";
-            return Err(Transient::new(Side::Source, cause).into());
+            let cause = format!("the fence on database {dbname:?} of the source cannot be taken down yet");
+            let detail = format!("it cannot be written to; to open it by hand, there: {by_hand}");
+            return Err(Transient::new(Side::Source, cause).detail(detail).into());
         }
-    };
-    let by_hand = match fence.kind {
-        FenceKind::ReadOnly => {
-            catalog::read_only_statement(source.dbname(), fence.previous.as_deref()).to_string()
-        }
-        FenceKind::None | FenceKind::Command => "what --fence-command did".to_owned(),
     };
     let Definite { cause, detail, .. } = refused;
-    Err(Definite::new("the fence on the source cannot be taken down: it cannot be written to")
+    Err(Definite::new(format!("the fence on database {dbname:?} of the source cannot be taken down"))
         .detail(if detail.is_empty() { cause } else { format!("{cause}: {detail}") })
         .hint(format!(
-            "undo it on the source: {by_hand}; then run `walferry migrate`, which tries it again, too"
+            "it cannot be written to; undo it there: {by_hand} Then run `walferry migrate`, which tries it again, too"
         ))
         .into())
+}
+
+/// The same where it is not known whether the database is fenced, and perhaps not by which fence either.
+pub(super) fn if_fenced(dbname: &str, fence: Option<&Fence>) -> String {
+    let by_hand = fence
+        .map_or_else(|| catalog::read_only_by_hand(dbname, None).to_string(), |fence| by_hand(dbname, fence));
+    format!("if database {dbname:?} of the source is still fenced, this opens it, there: {by_hand}")
+}
+
+/// How somebody takes a fence down without us.
+pub(super) fn by_hand(dbname: &str, fence: &Fence) -> String {
+    match fence.kind {
+        FenceKind::ReadOnly => catalog::read_only_by_hand(dbname, fence.previous.as_deref()).to_string(),
+        FenceKind::None => String::new(),
+        FenceKind::Command => "what --fence-command did.".to_owned(),
+    }
 }
 
 async fn lower_once(
@@ -229,30 +337,39 @@ async fn lower_once(
         }
         FenceKind::ReadOnly => {
             let client = connect_as(source, "walferry unfence").await?;
-            while catalog::end_own_sessions(&client, RAISING).await.map_err(source_failed)? > 0 {
-                sleep(REQUEST_POLL).await;
-            }
+            end_own_sessions(&client, RAISING).await?;
+            end_own_sessions(&client, HOLDING).await?;
             let previous = fence.previous.as_deref();
             catalog::set_read_only_default(&client, source.dbname(), previous)
                 .await
                 .map_err(source_failed)?;
+            // One that takes longer is read only until its client connects again.
+            if let Err(failure) = wait_begun(&client).await {
+                tracing::debug!(%failure, "the fence is down");
+            }
             end_read_only_sessions(&client, fence).await
         }
     }
+}
+
+async fn end_own_sessions(client: &Client, name: &str) -> Result<()> {
+    while catalog::end_own_sessions(client, name).await.map_err(source_failed)? > 0 {
+        sleep(REQUEST_POLL).await;
+    }
+    Ok(())
 }
 
 /// Ends sessions that began while the source was fenced, so that their clients connect again; names those that stay.
 async fn end_read_only_sessions(client: &Client, fence: &Fence) -> Result<Vec<String>> {
     let moment = catalog::moment(client).await.map_err(source_failed)?;
     let there = catalog::other_sessions(client, Some(&fence.since), &moment).await.map_err(source_failed)?;
-    let (mine, left): (Vec<OtherSession>, Vec<OtherSession>) =
-        there.into_iter().partition(|session| session.mine_to_end);
-    let mine: Vec<i32> = mine.iter().map(|session| session.pid).collect();
+    let mine = sessions::pids(&sessions::with(Fate::Ended, &there));
     catalog::end_sessions(client, &mine).await.map_err(source_failed)?;
+    let left = [Fate::Stays, Fate::InTheWay].map(|fate| sessions::with(fate, &there)).concat();
     let warning = || {
         format!(
             "sessions that began while the source was fenced are read only until they connect again: {}",
-            some(&named(&left))
+            some(&sessions::named(&left))
         )
     };
     Ok(if left.is_empty() { Vec::new() } else { vec![warning()] })
@@ -291,24 +408,4 @@ impl Drop for Group {
         // It may have ended just now.
         let _ = std::process::Command::new("/bin/sh").args(kill).stderr(Stdio::null()).status();
     }
-}
-
-fn not_ended(left: &[OtherSession]) -> Definite {
-    Definite::new("sessions of the source cannot be ended: they could go on writing")
-        .detail(some(&named(left)))
-        .hint(
-            "have them end, as their role or as an administrator: SELECT pg_terminate_backend(pid); then run `walferry \
-             cutover` again; or stop all writers and use --fence none",
-        )
-}
-
-fn named(sessions: &[OtherSession]) -> Vec<String> {
-    sessions.iter().map(|session| format!("server process {} of {}", session.pid, session.user)).collect()
-}
-
-/// The first of some names.
-pub(super) fn some(names: &[String]) -> String {
-    let more = names.len().saturating_sub(CUTOVER_NAMES_MAX);
-    let shown = names[..names.len() - more].join(", ");
-    if more > 0 { format!("{shown} and {more} more") } else { shown }
 }

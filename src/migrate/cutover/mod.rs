@@ -8,8 +8,9 @@
 //! | carry | what replication does not carry is as on the source |
 //! | prove | up to a second mark no change came that committed after the first one; sequences stand as they were carried |
 //!
-//! Then the stream is ended: nothing is applied any more. If still no change has come after the first mark, `done` is
-//! recorded in one statement with the answer, and from then on nothing is written to the target.
+//! Then the stream is ended: nothing is applied any more. If still no change has come after the first mark, what acts by its
+//! rows is brought, as jobs are; `done` is recorded in one statement with the answer, and from then on nothing is written
+//! to the target.
 //!
 //! The engine does the work, beside its stream, when a command asks for it (`ask`). A failure before `done`, the
 //! timeout, and whoever changes their mind lead to the same end: the fence is taken down, the answer says why, and the
@@ -24,7 +25,9 @@
 mod ask;
 mod carry;
 mod fence;
+mod held;
 mod record;
+mod sessions;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,23 +40,29 @@ use crate::apply::store::{RelationRow, RelationState, Store};
 use crate::config::FenceKind;
 use crate::error::{Definite, Failure, Result, Side, Transient};
 use crate::limits::{REQUEST_POLL, UNFENCED_WATCH};
-use crate::pg::SourceLsn;
+use crate::pg::{SourceLsn, Sql};
 use crate::source::catalog::{self, SequenceValues, Table, TableKind};
 use crate::status::{DatabaseStatus, TableState};
 
 use super::attempt::Attempt;
-use super::drift::is;
-use super::{Phase, source_failed};
+use super::pairing::Recorded;
+use super::uncarried::Again;
+use super::{Phase, fenced, source_failed};
 
 pub use ask::cutover;
 pub(super) use fence::lower;
 pub(super) use record::Fence;
 pub use record::{CutoverState, CutoverStatus, DoneStep, Step, Wanted};
 
-use fence::some;
+use fence::Before;
+use held::Held;
+use sessions::some;
 
 /// What `walferry.request` calls it.
 pub(super) const COMMAND: &str = "cutover";
+
+/// What a fence leaves on the source, as it is listed there.
+pub(super) const FENCED: &str = "default_transaction_read_only = on";
 
 /// A cutover under way.
 #[derive(Debug)]
@@ -63,8 +72,18 @@ pub(super) struct Cutover {
     status: CutoverStatus,
     began: Instant,
     fenced_at: Option<Instant>,
+    /// Who the fence may not reach.
+    before: Before,
     /// What commits from here on was written after the fence.
     mark: SourceLsn,
+    /// The version of the source's schema when it was compared.
+    schema_version: String,
+    /// What is kept from being written to.
+    held: Option<Held>,
+    /// Shows on the target that the engine is at it, whatever becomes of its other connections.
+    seen: Option<Client>,
+    /// What comes last.
+    acting: Again,
     /// What it waits for, for whoever wants to know why it took too long.
     waits_for: String,
     /// All steps are done: what is left is to end the stream, and to say so.
@@ -81,7 +100,12 @@ impl Cutover {
             status,
             began: Instant::now(),
             fenced_at: None,
+            before: Before::default(),
             mark: SourceLsn::ZERO,
+            schema_version: String::new(),
+            held: None,
+            seen: None,
+            acting: Again::default(),
             waits_for: String::new(),
             proven: false,
             concluding: false,
@@ -123,6 +147,7 @@ impl Attempt<'_> {
             }
             tracing::info!(request = request.id, fence = ?cutover.wanted.fence, "asked to cut over");
             self.cutover = Some(cutover);
+            self.under_way().seen = self.be_seen().await?;
             let done = match refusal {
                 Some(refusal) => Err(refusal.into()),
                 None => self.cut_over(synced).await,
@@ -138,6 +163,12 @@ impl Attempt<'_> {
             }
         }
         Ok(false)
+    }
+
+    async fn be_seen(&self) -> Result<Option<Client>> {
+        let client = self.migration.sides.target_client().await?;
+        Store::new(&client, &self.migration.sides.name).be_seen().await?;
+        Ok(Some(client))
     }
 
     /// All steps, in time, unless somebody changes their mind.
@@ -170,6 +201,13 @@ impl Attempt<'_> {
         self.fence(&client).await?;
         self.stepped(Step::Fence, &mut began).await?;
         self.drain(&client).await?;
+        // Somebody may have redefined one while the fence went up.
+        let tables = self.look_at_source_tables(true).await?;
+        self.refuse_redefined(&tables).await?;
+        if !self.under_way().wanted.accept_drift {
+            let version = self.under_way().schema_version.clone();
+            self.refuse_later_schema_drift(&client, &version).await?;
+        }
         self.stepped(Step::Drain, &mut began).await?;
         let sequences = self.carry(&client).await?;
         self.stepped(Step::Carry, &mut began).await?;
@@ -197,7 +235,6 @@ impl Attempt<'_> {
         if !synced || self.phase != Phase::Syncing {
             return Err(Definite::new("the migration is not in sync yet").hint(WHEN_SYNCED).into());
         }
-        self.refuse_uncopied().await?;
         let client = fence::connect(&self.migration.sides.source).await?;
         let wal = catalog::current_wal(&client).await.map_err(source_failed)?;
         let lag = wal.bytes_since(self.shown(|database| database.applied).unwrap_or(SourceLsn::ZERO));
@@ -210,6 +247,8 @@ impl Attempt<'_> {
                 )
                 .into());
         }
+        // Behind the lag: what holds the target up may be a lock, which a look at its tables waits for.
+        self.refuse_uncopied().await?;
         self.refuse_prepared(&client).await?;
         self.refuse_without_slot(&client).await?;
         let readable = catalog::sequence_values(&client).await.map_err(source_failed)?;
@@ -217,18 +256,37 @@ impl Attempt<'_> {
             let names: Vec<String> = readable.unreadable.iter().map(ToString::to_string).collect();
             return Err(Definite::new("sequences of the source cannot be read")
                 .detail(some(&names))
-                .hint("GRANT SELECT ON SEQUENCE … on the source, then run `walferry cutover` again")
+                .hint(format!(
+                    "on the source, then `walferry cutover` again:\n{}",
+                    Sql::new("GRANT SELECT ON SEQUENCE ")
+                        .list(&readable.unreadable, ", ", Sql::name)
+                        .text(" TO ")
+                        .ident(self.migration.sides.source.user())
+                        .text(";")
+                ))
                 .into());
         }
         let kind = self.under_way().wanted.fence;
         let several = self.migration.status.snapshot().databases.len() > 1;
         fence::refuse(&client, kind, self.migration.fence_commands.as_ref(), several).await?;
+        self.refuse_drift(&client).await?;
         Ok(client)
+    }
+
+    /// Refuses what was made, changed or dropped on the source beside its tables, unless that is accepted.
+    async fn refuse_drift(&mut self, client: &Client) -> Result<()> {
+        let accepted = self.under_way().wanted.accept_drift;
+        self.under_way().waits_for = "the source's schema to be compared".to_owned();
+        let (version, warnings) = self.refuse_schema_drift(client, accepted).await?;
+        let cutover = self.under_way();
+        cutover.status.warnings.extend(warnings);
+        cutover.schema_version = version;
+        Ok(())
     }
 
     /// Refuses tables that the target does not have as they are.
     async fn refuse_uncopied(&mut self) -> Result<()> {
-        let tables = self.look_at_source_tables().await?;
+        let tables = self.look_at_source_tables(true).await?;
         let relations = self.store().relations().await?;
         let copied = |row: &&RelationRow| row.state == RelationState::Copied;
         let mut left: Vec<String> =
@@ -239,9 +297,12 @@ impl Attempt<'_> {
         if !left.is_empty() {
             return Err(Definite::new("tables are not copied").detail(some(&left)).hint(WHEN_SYNCED).into());
         }
+        self.refuse_redefined(&tables).await?;
+        let relations = self.store().relations().await?;
         // One that is not in the stream may have been made anew under its name.
-        let anew = |row: &RelationRow, table: &Table| !table.is_followed() && row.name == table.name;
-        let followed = |table: &Table| relations.iter().any(|row| is(row, table) || anew(row, table));
+        let recorded = Recorded::new(&relations);
+        let anew = |table: &Table| !table.is_followed() && recorded.named(&table.name).is_some();
+        let followed = |table: &Table| recorded.of(table).is_some() || anew(table);
         let others = tables.iter().filter(|table| table.kind == TableKind::Plain && !followed(table));
         let mut missing: Vec<String> = others.map(|table| table.name.to_string()).collect();
         missing.extend(carry::missing_tables(&self.target, tables.iter().filter(|t| followed(t))).await?);
@@ -276,7 +337,14 @@ impl Attempt<'_> {
     /// Puts the fence up; all that it takes to take it down again is recorded before.
     async fn fence(&mut self, client: &Client) -> Result<()> {
         let kind = self.under_way().wanted.fence;
-        let previous = catalog::read_only_default(client).await.map_err(source_failed)?.setting;
+        let previous = catalog::read_only_default(client).await.map_err(source_failed)?;
+        if previous.on
+            && let Some(before) = fenced::unrecorded(client, &self.row.dbname).await?
+        {
+            let warning = format!("it was so before the fence: {}; {}", before.cause, before.hint);
+            self.under_way().status.warnings.push(warning);
+        }
+        let previous = previous.setting;
         let since = catalog::moment(client).await.map_err(source_failed)?;
         self.enter(Phase::CuttingOver).await?;
         let cutover = self.under_way();
@@ -284,7 +352,9 @@ impl Attempt<'_> {
         cutover.fenced_at = (kind != FenceKind::None).then(Instant::now);
         cutover.waits_for = "the fence".to_owned();
         self.report_cutover().await?;
-        fence::raise(client, &self.row.dbname, kind, self.migration.fence_commands.as_ref()).await?;
+        let commands = self.migration.fence_commands.as_ref();
+        let before = fence::raise(client, &self.row.dbname, kind, commands).await?;
+        self.under_way().before = before;
         loop {
             let writers = self.writers(client).await?;
             if writers.is_empty() {
@@ -311,21 +381,37 @@ impl Attempt<'_> {
         cutover.mark = mark;
         cutover.status.source_lsn = Some(mark.to_string());
         self.wait_applied(mark).await;
+        self.refuse_new_partitions().await?;
         self.refuse_written()
     }
 
     async fn carry(&mut self, client: &Client) -> Result<SequenceValues> {
+        let mut again = self.copied_again().await?;
+        self.under_way().waits_for = "locks on tables that are copied at cutover".to_owned();
+        let held = Held::lock(&self.migration.sides.source, &again).await?;
+        let warning = held.warning();
+        self.under_way().held = Some(held);
+        self.under_way().acting = again.take_acting();
+        // Then the stream has all of them that somebody wrote before.
+        let mark = catalog::mark_wal(client).await.map_err(source_failed)?;
+        self.wait_applied(mark).await;
+        self.refuse_written()?;
         self.under_way().waits_for = "what replication does not carry".to_owned();
         let deadline = self.under_way().deadline();
-        let carried = self.carry_rest(client, deadline).await?;
-        self.under_way().status.warnings.extend(carried.warnings);
+        let carried = self.carry_rest(client, again, deadline).await?;
+        self.under_way().status.warnings.extend(warning.into_iter().chain(carried.warnings));
         Ok(carried.sequences)
     }
 
     async fn prove(&mut self, client: &Client, carried: &SequenceValues) -> Result<()> {
         let fence = self.under_way().status.fence.clone();
         if let Some(fence) = fence.filter(|fence| fence.kind != FenceKind::None) {
-            fence::refuse_fallen(client, &fence).await?;
+            let cutover = self.under_way();
+            if !fence::refuse_fallen(client, &fence, &cutover.before).await?.is_empty() {
+                sleep(UNFENCED_WATCH).await;
+                let left = fence::refuse_fallen(client, &fence, &cutover.before).await?;
+                cutover.status.warnings.extend(sessions::staying(&left));
+            }
         } else {
             sleep(UNFENCED_WATCH).await;
         }
@@ -337,6 +423,11 @@ impl Attempt<'_> {
         let mark = catalog::mark_wal(client).await.map_err(source_failed)?;
         self.wait_applied(mark).await;
         self.refuse_written()?;
+        self.refuse_held().await?;
+        self.under_way().waits_for = "large objects to be compared".to_owned();
+        if self.large_objects_differ().await? {
+            return Err(written("large objects are others than those that were carried"));
+        }
         let now = catalog::sequence_values(client).await.map_err(source_failed)?;
         let moved = now.values.iter().find(|value| !carried.values.contains(value));
         match moved {
@@ -365,6 +456,14 @@ impl Attempt<'_> {
         }
     }
 
+    /// Whether somebody waits to write to what the stream lacks.
+    async fn refuse_held(&self) -> Result<()> {
+        match self.cutover.as_ref().and_then(|cutover| cutover.held.as_ref()) {
+            Some(held) => held.refuse_waiting().await,
+            None => Ok(()),
+        }
+    }
+
     fn shown<T>(&self, of: impl FnOnce(&DatabaseStatus) -> Option<T>) -> Option<T> {
         self.migration.status.snapshot().database(&self.row.dbname).and_then(of)
     }
@@ -373,10 +472,7 @@ impl Attempt<'_> {
     pub(super) async fn conclude(&mut self) -> Result<bool> {
         let Some(cutover) = &self.cutover else { return Ok(false) };
         let recorded = if cutover.proven {
-            match self.refuse_written() {
-                Ok(()) => self.record_done().await,
-                Err(failure) => Err(failure),
-            }
+            self.record_proven().await
         } else {
             let ended = || Definite::new("the stream ended").hint(AGAIN);
             Err(cutover.status.error.clone().map_or_else(ended, Definite::from).into())
@@ -399,9 +495,17 @@ impl Attempt<'_> {
         if rows.iter().all(|row| row.state != RelationState::Copying) {
             return Ok(());
         }
-        let cause =
-            "tables that the cutover has copied again are copied afresh, before the others are followed on";
+        let cause = "tables have to be copied again, before the others are followed on";
         Err(Transient::new(Side::Target, cause).into())
+    }
+
+    async fn record_proven(&mut self) -> Result<()> {
+        self.refuse_written()?;
+        self.refuse_held().await?;
+        if self.bring_acting().await? {
+            self.refuse_held().await?;
+        }
+        self.record_done().await
     }
 
     async fn record_done(&mut self) -> Result<()> {
@@ -409,9 +513,7 @@ impl Attempt<'_> {
         let mut status = cutover.status.clone();
         status.state = CutoverState::Done;
         status.fenced_seconds = cutover.fenced_at.map(seconds_since);
-        let done = Cutover { status, waits_for: String::new(), wanted: cutover.wanted.clone(), ..*cutover };
-        // Without `done` the next stream begins after these copies.
-        self.store().keep_copied_again().await?;
+        let done = Cutover::new(cutover.id, cutover.wanted.clone(), status);
         self.under_way().concluding = true;
         self.store().answer(done.id, &done.answer(), Phase::Done.as_str()).await?;
         self.cutover = None;
@@ -434,9 +536,19 @@ impl Attempt<'_> {
         let cutover = self.under_way();
         cutover.status.error = Some(failure.into());
         cutover.status.state = if fenced { CutoverState::GivenUp } else { CutoverState::Refused };
+        let held = cutover.held.take();
         if let Some(fence) = cutover.status.fence.clone() {
             let commands = self.migration.fence_commands.as_ref();
+            let undisturbed = match held {
+                Some(held) => held.release().await,
+                None => Vec::new(),
+            };
             let warnings = lower(&self.migration.sides.source, &fence, commands).await?;
+            // Tables that are not kept are copied afresh.
+            if let Err(failure) = self.store().keep(&undisturbed).await {
+                tracing::debug!(%failure, "tables that were to be copied at cutover are copied again");
+            }
+            let warnings = warnings.into_iter().chain(self.take_acting_away().await?);
             let cutover = self.under_way();
             cutover.status.warnings.extend(warnings);
             cutover.status.fenced_seconds = cutover.fenced_at.map(seconds_since);
@@ -458,6 +570,7 @@ impl Attempt<'_> {
     pub(super) async fn settle_cutover(&mut self, left: Option<Cutover>) -> Result<()> {
         let open = self.store().last_request(COMMAND).await?.filter(|request| !request.answered);
         let Some(request) = open else {
+            self.tell_of_fence().await?;
             if self.phase == Phase::CuttingOver {
                 self.enter(Phase::Syncing).await?;
             }
@@ -465,7 +578,7 @@ impl Attempt<'_> {
         };
         let left = match left.filter(|left| left.id == request.id) {
             Some(left) => left,
-            None => Cutover::new(request.id, Wanted::default(), status(&request)?),
+            None => Cutover::new(request.id, Wanted::default(), status(&self.row.dbname, &request)?),
         };
         let ended = || Definite::new("the engine ended during the cutover").hint(AGAIN);
         let cause = left.status.error.clone().map_or_else(ended, Definite::from);
@@ -473,22 +586,30 @@ impl Attempt<'_> {
         self.give_up(&cause.into()).await
     }
 
+    /// Says so where the source is read only, and no cutover is recorded that made it so.
+    async fn tell_of_fence(&self) -> Result<()> {
+        if left_fence(&self.store(), &self.row.dbname).await?.is_some() {
+            return Ok(());
+        }
+        fenced::tell(&self.source, &self.row.dbname).await
+    }
+
     fn under_way(&mut self) -> &mut Cutover {
         self.cutover.as_mut().expect("a cutover is under way")
     }
 }
 
-/// The fence that a cutover left up on the source: of one that is done, or whose engine ended.
-pub(super) async fn left_fence(store: &Store<'_>) -> Result<Option<Fence>> {
+/// The fence that a cutover left up on the source's database: of one that is done, or whose engine ended.
+pub(super) async fn left_fence(store: &Store<'_>, dbname: &str) -> Result<Option<Fence>> {
     let request = store.last_request(COMMAND).await?;
-    Ok(request.map(|request| status(&request)).transpose()?.and_then(|status| status.fence))
+    Ok(request.map(|request| status(dbname, &request)).transpose()?.and_then(|status| status.fence))
 }
 
 /// What a fence left on the source, and how it is undone.
 pub(super) fn left_on_source(dbname: &str, fence: &Fence) -> Option<String> {
-    let undo = || catalog::read_only_statement(dbname, fence.previous.as_deref());
+    let undo = || fence::by_hand(dbname, fence);
     let read_only = fence.kind == FenceKind::ReadOnly;
-    read_only.then(|| format!("default_transaction_read_only = on of the database (to undo it: {})", undo()))
+    read_only.then(|| format!("{FENCED} of database {dbname:?} (to undo it: {})", undo()))
 }
 
 fn wanted(request: &Request) -> Result<Wanted, Definite> {
@@ -500,12 +621,12 @@ fn wanted(request: &Request) -> Result<Wanted, Definite> {
 }
 
 /// What the engine has written of a request that was taken.
-fn status(request: &Request) -> Result<CutoverStatus> {
+fn status(dbname: &str, request: &Request) -> Result<CutoverStatus> {
     let status = request.answer.clone().and_then(|answer| serde_json::from_value(answer).ok());
     status.ok_or_else(|| {
         Definite::new("walferry's own tables on the target are damaged")
             .detail(format!("walferry.request holds an unknown answer to request {}", request.id))
-            .hint("see on the source whether ALTER DATABASE … SET default_transaction_read_only is in force")
+            .hint(fence::if_fenced(dbname, None))
             .into()
     })
 }

@@ -18,6 +18,9 @@ pub struct Wanted {
     pub lag_bytes_max: u64,
     /// It is given up when it takes longer, in milliseconds.
     pub timeout_ms: u64,
+    /// What the target's schema lacks of the source's, views and indexes say, is left so.
+    #[serde(default)]
+    pub accept_drift: bool,
     /// Somebody has changed their mind.
     #[serde(default)]
     pub given_up: bool,
@@ -111,6 +114,7 @@ impl Wanted {
             fence: config.fence,
             lag_bytes_max: config.lag_bytes_max,
             timeout_ms: u64::try_from(config.cutover_timeout.as_millis()).unwrap_or(u64::MAX),
+            accept_drift: config.accept_drift,
             given_up: false,
         }
     }
@@ -198,7 +202,13 @@ mod tests {
 
     #[test]
     fn what_an_operator_wants_is_read_again() {
-        let wanted = Wanted { fence: FenceKind::None, lag_bytes_max: 7, timeout_ms: 1_500, given_up: false };
+        let wanted = Wanted {
+            fence: FenceKind::None,
+            lag_bytes_max: 7,
+            timeout_ms: 1_500,
+            accept_drift: true,
+            given_up: false,
+        };
         let stored = serde_json::to_value(&wanted).expect("it can be written");
         assert_eq!(stored["fence"], "none");
         assert_eq!(serde_json::from_value::<Wanted>(stored).expect("it can be read"), wanted);

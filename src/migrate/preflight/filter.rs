@@ -1,9 +1,12 @@
 //! Findings about tables that are not moved.
 
+use std::collections::HashSet;
+
 use super::report::{counted, listed};
 use super::{Finding, PreflightInput, Report, Sides};
 use crate::error::Side;
 use crate::migrate::filter::broken;
+use crate::pg::Oid;
 use crate::source::catalog::{self, Reference, Table};
 
 pub(super) async fn check(
@@ -16,9 +19,9 @@ pub(super) async fn check(
     if input.tables.takes_all() {
         return;
     }
-    let is_moved = |table: &Table| moved.iter().any(|moved| moved.oid == table.oid);
-    let left: Vec<_> =
-        tables.iter().filter(|table| table.is_leaf() && !is_moved(table)).map(|t| &t.name).collect();
+    let ids: HashSet<Oid> = moved.iter().map(|table| table.oid).collect();
+    let left = tables.iter().filter(|table| table.is_leaf() && !ids.contains(&table.oid));
+    let left: Vec<_> = left.map(|table| &table.name).collect();
     if !left.is_empty() {
         let cause = format!("their definition is carried, their rows and changes are not: {}", listed(&left));
         let subject = format!("{} not moved", counted(left.len(), "table"));

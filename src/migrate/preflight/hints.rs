@@ -74,16 +74,35 @@ pub(super) fn replication(provider: Provider, user: &str) -> String {
 /// How a table's updates and deletes can be published.
 pub(super) fn replica_identity(table: &Table) -> String {
     let alter = alter_identity(&table.name);
-    command(match &table.identity_index {
-        Some(index) => alter.text("USING INDEX ").ident(index),
-        None => alter.text("FULL"),
-    })
+    match &table.identity_index {
+        Some(index) => command(alter.text("USING INDEX ").ident(index)),
+        None if table.takes_full => command(alter.text("FULL")),
+        None => format!(
+            "{}: a unique index over NOT NULL columns, none of them generated, then USING INDEX",
+            table.name
+        ),
+    }
 }
 
 /// How a user gets the privileges of these roles.
 pub(super) fn memberships(roles: &[String], user: &str) -> String {
     let grant = |role: &String| command(Sql::new("GRANT ").ident(role).text(" TO ").ident(user));
     roles.iter().map(grant).collect::<Vec<_>>().join("\n")
+}
+
+/// A word of a command line, ready to paste.
+pub(super) fn shell_word(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        return text.to_owned();
+    }
+    format!("'{}'", text.replace('\'', "'\\''"))
+}
+
+/// The name of a database among an option's, which take lists with commas.
+pub(super) fn option_name(name: &str) -> String {
+    let plain = !name.contains([',', '"']) && name.trim() == name;
+    if plain { shell_word(name) } else { shell_word(&format!("\"{}\"", name.replace('"', "\"\""))) }
 }
 
 /// The statement, ready to paste.
@@ -98,6 +117,15 @@ fn alter_identity(name: &QualifiedName) -> Sql {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn words_of_command_lines() {
+        let check = |name: &str, expected: &str| assert_eq!(option_name(name), expected);
+        check("shop", "shop");
+        check("My App", "'My App'");
+        check("it's", "'it'\\''s'");
+        check("a,b", "'\"a,b\"'");
+    }
 
     #[test]
     fn providers() {

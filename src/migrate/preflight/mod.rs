@@ -12,11 +12,16 @@
 //! are reached.
 
 mod connections;
+mod failover;
 mod filter;
 mod hints;
+mod left;
+mod locks;
 mod method;
 mod report;
 mod roles;
+mod schema_drift;
+mod search_path;
 mod server;
 mod source_database;
 mod standby;
@@ -43,6 +48,8 @@ pub use server::pg_dump;
 pub struct PreflightInput {
     /// The source's databases that are to be migrated.
     pub databases: Vec<String>,
+    /// The migration's name.
+    pub migration: String,
     /// How many slots, and as many walsenders, are needed at once: one for each database.
     pub slots_needed: u64,
     /// The migration's slots by name.
@@ -64,6 +71,8 @@ pub struct PreflightInput {
     pub replica_identity_full: bool,
     /// Roles to be left out.
     pub ignored_roles: Vec<String>,
+    /// Roles that are on the target already, and whose memberships are carried.
+    pub granted_roles: Vec<String>,
     /// Tables without replica identity are not to be copied again at cutover.
     pub keyless_ignored: bool,
     /// Extensions to be left out.
@@ -106,6 +115,7 @@ impl Default for PreflightInput {
     fn default() -> Self {
         Self {
             databases: Vec::new(),
+            migration: "default".to_owned(),
             slots_needed: 1,
             slots: Vec::new(),
             application_name: "walferry".to_owned(),
@@ -116,6 +126,7 @@ impl Default for PreflightInput {
             tables: TableFilter::default(),
             replica_identity_full: false,
             ignored_roles: Vec::new(),
+            granted_roles: Vec::new(),
             keyless_ignored: false,
             excluded_extensions: Vec::new(),
             extension_tables: true,
@@ -134,7 +145,7 @@ pub async fn run(source: &Client, target: &Client, input: &PreflightInput) -> Re
     let Some(sides) = Sides::reach(&mut report, source, target).await else { return report };
     let (servers, databases) = tokio::join!(servers(&sides, input), databases(&sides, input));
     report.extend([servers, databases]);
-    method::settle(&mut report, input.method);
+    method::settle(&mut report, input.method, &input.databases);
     report
 }
 
@@ -143,7 +154,7 @@ pub async fn run_servers(source: &Client, target: &Client, input: &PreflightInpu
     let mut report = Report::default();
     let Some(sides) = Sides::reach(&mut report, source, target).await else { return report };
     report.extend([servers(&sides, input).await]);
-    method::settle(&mut report, input.method);
+    method::settle(&mut report, input.method, &input.databases);
     report
 }
 
@@ -153,20 +164,20 @@ pub async fn run_database(source: &Client, target: &Client, input: &PreflightInp
     let mut report = Report::default();
     let Some(sides) = Sides::reach(&mut report, source, target).await else { return report };
     report.extend([databases(&sides, input).await]);
-    method::settle(&mut report, input.method);
+    method::settle(&mut report, input.method, &input.databases);
     report
 }
 
 async fn servers(sides: &Sides<'_>, input: &PreflightInput) -> Report {
     let mut found: [Report; 2] = Default::default();
     let [servers, roles] = &mut found;
-    tokio::join!(server::check(servers, sides, input), roles::check(roles, sides, input));
+    tokio::join!(Box::pin(server::check(servers, sides, input)), Box::pin(roles::check(roles, sides, input)));
     Report::of(found)
 }
 
 async fn databases(sides: &Sides<'_>, input: &PreflightInput) -> Report {
-    let mut found: [Report; 4] = Default::default();
-    let [source, filter, target, surroundings] = &mut found;
+    let mut found: [Report; 7] = Default::default();
+    let [left, source, locks, filter, target, surroundings, drift] = &mut found;
     let tables = match catalog::tables(sides.source).await {
         Ok(tables) => with_extensions(tables, input),
         Err(error) => {
@@ -175,11 +186,15 @@ async fn databases(sides: &Sides<'_>, input: &PreflightInput) -> Report {
         }
     };
     let moved = moved(&tables, &input.tables, &sides.source_facts.database);
+    // All at once, they are too much for a thread's stack.
     tokio::join!(
-        source_database::check(source, sides, &tables, &moved, input),
-        filter::check(filter, sides, &tables, &moved, input),
-        target::check(target, sides, &tables, input),
-        surroundings::check(surroundings, sides, &tables, input),
+        Box::pin(left::check(left, sides, input)),
+        Box::pin(source_database::check(source, sides, &tables, &moved, input)),
+        Box::pin(locks::check(locks, sides, &tables)),
+        Box::pin(filter::check(filter, sides, &tables, &moved, input)),
+        Box::pin(target::check(target, sides, &tables, input)),
+        Box::pin(surroundings::check(surroundings, sides, &tables, input)),
+        Box::pin(schema_drift::check(drift, sides, input)),
     );
     Report::of(found)
 }
@@ -191,7 +206,7 @@ fn with_extensions(tables: Vec<Table>, input: &PreflightInput) -> Vec<Table> {
         extension_tables: input.extension_tables,
         ..Contents::default()
     };
-    uncarried::with_extensions(tables, &contents)
+    uncarried::with_wanted_extensions(tables, &contents)
 }
 
 /// Both sessions, and what their servers are.

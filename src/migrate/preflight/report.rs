@@ -110,9 +110,9 @@ impl Finding {
         let Self { id, severity, subject, cause, hint, .. } = self;
         match severity {
             Severity::Ok => tracing::debug!(check = id, subject, "{cause}"),
-            Severity::Info => tracing::info!(check = id, subject, hint, "{cause}"),
-            Severity::Warning => tracing::warn!(check = id, subject, hint, "{cause}"),
-            Severity::Fail => tracing::error!(check = id, subject, hint, "{cause}"),
+            Severity::Info => tracing::info!(check = id, subject, %hint, "{cause}"),
+            Severity::Warning => tracing::warn!(check = id, subject, %hint, "{cause}"),
+            Severity::Fail => tracing::error!(check = id, subject, %hint, "{cause}"),
         }
     }
 

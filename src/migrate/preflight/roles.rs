@@ -1,9 +1,11 @@
 //! Findings about the source's roles.
 
+use std::collections::BTreeSet;
+
 use super::report::{counted, listed};
 use super::{Finding, PreflightInput, Report, Sides, hints};
 use crate::error::Side;
-use crate::migrate::roles::{is_carried, leaves};
+use crate::migrate::roles::{LeftOut, is_carried, leaves, left_out};
 use crate::pg::Sql;
 use crate::source::Error;
 use crate::source::catalog::{self, Role};
@@ -21,12 +23,16 @@ pub(super) async fn check(report: &mut Report, sides: &Sides<'_>, input: &Prefli
         Ok(roles) => roles,
         Err(error) => return report.push(Finding::unanswered("source-roles", Side::Source, error)),
     };
+    if !input.resuming {
+        let found = left_out(sides.source, sides.target, &roles, &input.granted_roles).await;
+        report.add("target-role-memberships", Side::Target, found.map(|found| memberships(&found)));
+    }
     let (existing, missing): (Vec<Role>, Vec<Role>) =
         roles.into_iter().partition(|role| there.iter().any(|there| there.name == role.name));
     report.push(makes(sides, &missing));
     report.add("target-roles-existing", Side::Target, Ok(left_alone(&existing)));
     report.add("target-role-attributes", Side::Target, Ok(attributes(sides, &missing)));
-    report.add("source-role-passwords", Side::Source, passwords(sides, &missing).await);
+    report.add("source-role-passwords", Side::Source, passwords(sides, &missing, &input.together).await);
 }
 
 fn makes(sides: &Sides<'_>, missing: &[Role]) -> Finding {
@@ -57,6 +63,27 @@ fn left_alone(existing: &[Role]) -> Option<Finding> {
     Some(Finding::info("target-roles-existing", counted(existing.len(), "role"), cause))
 }
 
+/// Whoever becomes a member of a role may do what that one may: of the server's files, where it is
+/// `pg_execute_server_program`.
+fn memberships(found: &[LeftOut]) -> Option<Finding> {
+    if found.is_empty() {
+        return None;
+    }
+    let each: Vec<String> = found.iter().map(LeftOut::to_string).collect();
+    let existing: BTreeSet<&str> = found.iter().flat_map(|it| &it.existing).map(String::as_str).collect();
+    let existing: Vec<&str> = existing.into_iter().collect();
+    let cause = format!(
+        "are not carried, since the target has roles of these names, which may mean another thing there: {}",
+        listed(&each)
+    );
+    let hint = format!(
+        "to carry them all the same, which gives their members on the target all that these roles may do there: \
+         --grant-existing-roles {}",
+        existing.join(",")
+    );
+    Some(Finding::info("target-role-memberships", counted(found.len(), "membership"), cause).hint(hint))
+}
+
 fn attributes(sides: &Sides<'_>, missing: &[Role]) -> Option<Finding> {
     let left_out = |role: &Role| {
         let attributes = leaves(role, &sides.target_facts.user, sides.target_facts.version);
@@ -71,7 +98,16 @@ fn attributes(sides: &Sides<'_>, missing: &[Role]) -> Option<Finding> {
     Some(Finding::info("target-role-attributes", counted(roles.len(), "role"), cause))
 }
 
-async fn passwords(sides: &Sides<'_>, missing: &[Role]) -> Result<Option<Finding>, Error> {
+/// As psql's `\\c` takes it.
+fn quoted(name: &str) -> String {
+    Sql::default().ident(name).to_string()
+}
+
+async fn passwords(
+    sides: &Sides<'_>,
+    missing: &[Role],
+    together: &[String],
+) -> Result<Option<Finding>, Error> {
     let hashes = catalog::password_hashes(sides.source).await?.unwrap_or_default();
     let unknown: Vec<&str> = missing
         .iter()
@@ -87,7 +123,19 @@ async fn passwords(sides: &Sides<'_>, missing: &[Role]) -> Result<Option<Finding
         listed(&unknown)
     );
     let grant = Sql::new("GRANT SELECT ON pg_catalog.pg_authid TO ").ident(user);
-    let hint = format!("to keep them, on the source as a superuser: {}", hints::command(grant));
+    // Catalogs that are shared have privileges in each database.
+    let database = &sides.source_facts.database;
+    let each = |name: &String| format!("\\c {}\n{}", quoted(name), hints::command(grant.clone()));
+    let hint = match together {
+        [] | [_] => format!(
+            "to keep them, on the source as a superuser, in database {database}, where alone it counts:\n{}",
+            hints::command(grant.clone())
+        ),
+        several => format!(
+            "to keep them, on the source as a superuser, in each database, since it counts only where it is run:\n{}",
+            several.iter().map(each).collect::<Vec<_>>().join("\n")
+        ),
+    };
     let subject = counted(unknown.len(), "role");
     Ok(Some(Finding::info("source-role-passwords", subject, cause).hint(hint)))
 }

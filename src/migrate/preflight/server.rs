@@ -1,5 +1,6 @@
 //! Findings about the two servers as a whole.
 
+use super::failover::failover;
 use super::report::{counted, listed, size};
 use super::{Finding, PgDump, PreflightInput, Report, Severity, Sides, hints, standby};
 use crate::error::Side;
@@ -25,6 +26,9 @@ pub(super) async fn check(report: &mut Report, sides: &Sides<'_>, input: &Prefli
     report.push(replication_privilege(source));
 
     let found = catalog::slots(sides.source).await;
+    if let Ok(found) = &found {
+        report.add("source-failover", Side::Source, Ok(failover(source, found)));
+    }
     report.add("source-slots", Side::Source, found.map(|found| slots(source, &found, input)));
     match catalog::wal_senders_used(sides.source).await {
         Ok(used) => report.push(wal_senders(source, used, input)),
@@ -193,7 +197,8 @@ fn slots(source: &ServerFacts, found: &[SlotInfo], input: &PreflightInput) -> Ve
     let existing = existing.len() as u64;
     let needed =
         if input.resuming { input.slots_needed.saturating_sub(existing) } else { input.slots_needed };
-    let used = found.len() as u64;
+    // One that a database of this run copies a table by goes when that is copied: it is waited for.
+    let used = found.iter().filter(|slot| !is_passing(slot)).count() as u64;
     findings.push(room(
         "source-slots",
         "max_replication_slots",
@@ -203,6 +208,11 @@ fn slots(source: &ServerFacts, found: &[SlotInfo], input: &PreflightInput) -> Ve
         source,
     ));
     findings
+}
+
+/// A temporary slot of a copy that is under way.
+fn is_passing(slot: &SlotInfo) -> bool {
+    slot.temporary && slot.name.starts_with("walferry_") && slot.name.ends_with("_copy")
 }
 
 /// All of a migration's walsenders count as one with its slots: where it runs already, it has them.

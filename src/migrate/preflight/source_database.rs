@@ -1,13 +1,15 @@
 //! Findings about the database that data leaves.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use super::report::{counted, listed, size};
 use super::{Finding, PreflightInput, Report, Sides, hints, names};
 use crate::error::Side;
 use crate::pg::{QualifiedName, ReplicaIdentity, Sql};
 use crate::source::Error;
-use crate::source::catalog::{self, OtherContents, Persistence, Sequence, ServerFacts, Table};
+use crate::source::catalog::{
+    self, ExtensionTable, OtherContents, Persistence, Sequence, ServerFacts, Table,
+};
 
 /// `tables`: all, whose definition is carried; `moved`: those whose rows are, too.
 pub(super) async fn check(
@@ -93,6 +95,7 @@ async fn fence(sides: &Sides<'_>) -> Result<Finding, Error> {
     let (id, user) = ("source-fence", &sides.source_facts.user.name);
     let database = catalog::read_only_default(sides.source).await?;
     let roles = catalog::roles_out_of_reach(sides.source).await?;
+    let hidden = catalog::hidden_superusers(sides.source).await?;
     let subject = format!("role {user}");
     let (mut lacks, mut commands) = (Vec::new(), Vec::new());
     if !database.mine {
@@ -105,6 +108,11 @@ async fn fence(sides: &Sides<'_>) -> Result<Finding, Error> {
         lacks.push(format!("those to end sessions of {}", listed(&roles)));
         commands.push(hints::memberships(&["pg_signal_backend".to_owned()], user));
     }
+    if !hidden.is_empty() {
+        lacks
+            .push(format!("that to see which sessions of superusers are no clients: of {}", listed(&hidden)));
+        commands.push(hints::memberships(&["pg_read_all_stats".to_owned()], user));
+    }
     if lacks.is_empty() {
         return Ok(Finding::ok(id, subject, "may make the source read only at cutover"));
     }
@@ -115,9 +123,9 @@ async fn fence(sides: &Sides<'_>) -> Result<Finding, Error> {
 
 /// Tables that inherit from one of which updates are published, and they not, or the other way round.
 fn inherited_apart(tables: &[Table]) -> Vec<&QualifiedName> {
-    let parent = |name: &QualifiedName| tables.iter().find(|table| table.name == *name);
+    let by_name: HashMap<&QualifiedName, &Table> = tables.iter().map(|table| (&table.name, table)).collect();
     let apart = |table: &Table| {
-        let mut parents = table.inherits.iter().filter_map(parent);
+        let mut parents = table.inherits.iter().filter_map(|name| by_name.get(name));
         parents.any(|parent| parent.has_identity() != table.has_identity())
     };
     names(tables, |table| published(table) && apart(table))
@@ -177,15 +185,29 @@ fn replica_identity(tables: &[Table], input: &PreflightInput) -> Finding {
     if without.is_empty() {
         return Finding::ok(id, "tables", "every one has a replica identity");
     }
-    let described: Vec<String> = without.iter().map(|table| describe(table)).collect();
     let subject = format!("{} without replica identity", counted(without.len(), "table"));
     if input.replica_identity_full {
-        let cause = format!(
-            "will be given REPLICA IDENTITY FULL until the migration is removed: {}",
+        let (given, left): (Vec<&Table>, Vec<&Table>) = without.iter().partition(|table| table.takes_full);
+        let described = |tables: &[&Table]| {
+            let described: Vec<String> = tables.iter().map(|table| describe(table)).collect();
             listed(&described)
+        };
+        let full = format!(
+            "will be given REPLICA IDENTITY FULL until the migration is removed: {}",
+            described(&given)
         );
-        return Finding::info(id, subject, cause);
+        if left.is_empty() {
+            return Finding::info(id, subject, full);
+        }
+        let mut causes = if given.is_empty() { Vec::new() } else { vec![full] };
+        causes.push(format!(
+            "copied again at cutover, since the source would reject their updates and deletes with it: {}",
+            described(&left)
+        ));
+        let commands: Vec<String> = left.iter().map(|table| hints::replica_identity(table)).collect();
+        return Finding::warning(id, subject, causes.join("; ")).hint(commands.join("\n"));
     }
+    let described: Vec<String> = without.iter().map(|table| describe(table)).collect();
     let commands: Vec<String> = without.iter().map(|table| hints::replica_identity(table)).collect();
     if input.keyless_ignored {
         let cause = format!(
@@ -206,6 +228,9 @@ fn replica_identity(tables: &[Table], input: &PreflightInput) -> Finding {
 
 fn describe(table: &Table) -> String {
     match (table.replica_identity, table.deferrable_primary_key) {
+        _ if table.generated_identity => {
+            format!("{} (its replica identity has a generated column)", table.name)
+        }
         (ReplicaIdentity::Nothing, _) => format!("{} (REPLICA IDENTITY NOTHING)", table.name),
         (ReplicaIdentity::Index, _) => format!("{} (its index is gone)", table.name),
         (_, true) => format!("{} (its primary key is DEFERRABLE)", table.name),
@@ -244,19 +269,34 @@ fn row_security(facts: &ServerFacts, tables: &[Table]) -> Finding {
     Finding::fail(id, subject, cause).hint(hints::command(bypass))
 }
 
-fn extension_tables(facts: &ServerFacts, tables: &[Table]) -> Option<Finding> {
+fn extension_tables(facts: &ServerFacts, tables: &[Table]) -> Vec<Finding> {
     let id = "source-extension-tables";
-    let refused = names(tables, |table| table.extension.is_some() && (!table.readable || table.rls_applies));
-    if refused.is_empty() {
-        let found = names(tables, |table| table.extension.is_some() && !table.is_followed());
-        let cause = "their users' rows are copied at the start, and again at cutover";
-        return not_replicated(id, "table of extensions", &found, cause);
-    }
-    let cause = format!("may not read every row of tables of extensions: {}", listed(&refused));
-    let hint = "GRANT SELECT on them, and BYPASSRLS where row-level security hides rows; or leave them as the target's \
-                extensions make them: --no-replicate-extension-tables";
-    Some(Finding::fail(id, format!("role {}", facts.user.name), cause).hint(hint))
+    let acts = |table: &Table| table.extension.as_ref().is_some_and(ExtensionTable::acts);
+    let of_extensions: Vec<&Table> = tables.iter().filter(|table| table.extension.is_some()).collect();
+    let which = |wanted: &dyn Fn(&Table) -> bool| -> Vec<&QualifiedName> {
+        of_extensions.iter().filter(|table| wanted(table)).map(|table| &table.name).collect()
+    };
+    let hidden = which(&Table::is_hidden);
+    let later = which(&|table| acts(table) && !table.is_hidden());
+    let again = which(&|table| !acts(table) && !table.is_hidden() && !table.is_followed());
+    let left = (!hidden.is_empty()).then(|| {
+        let cause = format!(
+            "may not read every row of tables of extensions, so their rows are not carried: {}",
+            listed(&hidden)
+        );
+        Finding::warning(id, format!("role {}", facts.user.name), cause).hint(LEFT)
+    });
+    let what = "extension table";
+    let later =
+        not_replicated(id, what, &later, "their rows act by themselves: carried at cutover, not before");
+    let again =
+        not_replicated(id, what, &again, "their users' rows are copied at the start, and again at cutover");
+    [left, later, again].into_iter().flatten().collect()
 }
+
+/// What is done about tables of extensions that are not carried.
+const LEFT: &str = "GRANT SELECT on them, and BYPASSRLS where row-level security hides rows, before the migration begins; or make \
+                    the rows on the target after the cutover (jobs of pg_cron: cron.schedule)";
 
 fn unlogged(tables: &[Table]) -> Option<Finding> {
     let found = names(tables, |table| table.persistence == Persistence::Unlogged);

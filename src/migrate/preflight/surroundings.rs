@@ -1,13 +1,17 @@
 //! Findings about what stands around the tables, on both sides: what acts on their rows, and what is not carried.
 
+use std::collections::HashSet;
+
 use super::report::{counted, listed, size};
-use super::{Finding, PreflightInput, Report, Sides, hints};
+use super::{Finding, PreflightInput, Report, Sides, hints, search_path};
 use crate::error::Side;
 use crate::limits::{SOURCE_CONNECTIONS, TARGET_CONNECTIONS};
-use crate::pg::Sql;
+use crate::migrate::filter::moved;
+use crate::pg::{QualifiedName, Sql};
 use crate::source::Error;
 use crate::source::catalog::{
-    self, ChangedCollation, ReplicaTrigger, SessionRoom, Surroundings, Table, TableKind,
+    self, ChangedCollation, ReplicaTrigger, SessionRoom, Surroundings, Table, TableKind, Unwritable,
+    UserMapping,
 };
 
 pub(super) async fn check(report: &mut Report, sides: &Sides<'_>, tables: &[Table], input: &PreflightInput) {
@@ -39,6 +43,10 @@ pub(super) async fn check(report: &mut Report, sides: &Sides<'_>, tables: &[Tabl
         }
         Err(error) => report.push(Finding::unanswered("source-surroundings", Side::Source, error)),
     }
+    report.add("target-c-functions", Side::Target, untrusted_functions(sides, input).await);
+    report.add("source-search-path", Side::Source, search_path::functions(sides).await);
+    report.add("target-row-security", Side::Target, forced(sides, tables, input).await);
+    report.add("target-tables", Side::Target, unwritable(sides, input).await);
     if let Some(found) = of_target {
         report.add("target-surroundings", Side::Target, found.map(|found| target(&found)));
     }
@@ -90,6 +98,97 @@ fn connections(id: &'static str, side: Side, room: SessionRoom, needed: u64, sid
     let more = hints::parameter(facts.provider, "max_connections", &value, true);
     // Sessions come and go: later there may be room.
     Finding::warning(id, side.as_str(), cause).hint(format!("fewer --jobs, or:\n{more}"))
+}
+
+/// Only a superuser makes functions in languages that may do anything, unless the target's administrator trusts one.
+async fn untrusted_functions(sides: &Sides<'_>, input: &PreflightInput) -> Result<Option<Finding>, Error> {
+    let user = &sides.target_facts.user;
+    if user.superuser {
+        return Ok(None);
+    }
+    let trusted = match input.target_database_exists {
+        true => catalog::trusted_languages(sides.target).await?,
+        false => Vec::new(),
+    };
+    let mut found = catalog::untrusted_functions(sides.source).await?;
+    found.retain(|function| !trusted.contains(&function.language));
+    if found.is_empty() {
+        return Ok(None);
+    }
+    let names: Vec<String> =
+        found.iter().map(|function| format!("{} ({})", function.name, function.language)).collect();
+    let cause = format!(
+        "role {} may not make them on the target: in languages that only superusers may use, and in no extension: {}",
+        user.name,
+        listed(&names)
+    );
+    let hint =
+        "have them in an extension that the target offers, or drop them on the source with what uses them";
+    Ok(Some(Finding::fail("target-c-functions", counted(found.len(), "function"), cause).hint(hint)))
+}
+
+/// Whoever makes a table on the target owns it; where its row-level security is forced, that is not enough to fill it.
+async fn forced(
+    sides: &Sides<'_>,
+    tables: &[Table],
+    input: &PreflightInput,
+) -> Result<Option<Finding>, Error> {
+    let user = &sides.target_facts.user;
+    if user.bypass_rls {
+        return Ok(None);
+    }
+    let moved = moved(tables, &input.tables, &sides.source_facts.database);
+    let mut found = catalog::forced_row_security(sides.source).await?;
+    let own: HashSet<_> =
+        moved.iter().filter(|table| table.extension.is_none()).map(|table| &table.name).collect();
+    found.retain(|name| own.contains(name));
+    if found.is_empty() {
+        return Ok(None);
+    }
+    let bypass = hints::command(Sql::new("ALTER ROLE ").ident(&user.name).text(" BYPASSRLS"));
+    let no_force = |name: &QualifiedName| {
+        hints::command(Sql::new("ALTER TABLE ").name(name).text(" NO FORCE ROW LEVEL SECURITY"))
+    };
+    let each: Vec<String> = found.iter().map(no_force).collect();
+    let cause = format!(
+        "FORCE ROW LEVEL SECURITY keeps it from writing to what it makes on the target: {}",
+        listed(&found)
+    );
+    let hint = format!(
+        "on the target, as a superuser: {bypass}\nor on the source, until the cutover:\n{}",
+        each.join("\n")
+    );
+    Ok(Some(Finding::fail("target-row-security", format!("role {}", user.name), cause).hint(hint)))
+}
+
+/// Of a migration that has begun: somebody may have changed its tables there.
+async fn unwritable(sides: &Sides<'_>, input: &PreflightInput) -> Result<Option<Finding>, Error> {
+    if !input.resuming {
+        return Ok(None);
+    }
+    let user = &sides.target_facts.user.name;
+    let found = catalog::unwritable_tables(sides.target, &input.migration).await?;
+    if found.is_empty() {
+        return Ok(None);
+    }
+    let mend = |table: &Unwritable| {
+        let member =
+            table.owner.as_ref().map(|owner| Sql::new("GRANT ").ident(owner).text(" TO ").ident(user));
+        let unforce = Sql::new("ALTER TABLE ").name(&table.name).text(" NO FORCE ROW LEVEL SECURITY");
+        let grant =
+            Sql::new("GRANT SELECT, INSERT, UPDATE, DELETE ON ").name(&table.name).text(" TO ").ident(user);
+        let grant = (table.refused && table.owner.is_none()).then_some(grant);
+        let statements = [member, table.forced.then_some(unforce), grant];
+        statements.into_iter().flatten().map(hints::command).collect::<Vec<_>>()
+    };
+    let statements: Vec<String> = found.iter().flat_map(mend).collect();
+    let names: Vec<&QualifiedName> = found.iter().map(|table| &table.name).collect();
+    let cause = format!(
+        "may not write all that comes to tables of this migration, by row-level security or for want of a privilege: {}",
+        listed(&names)
+    );
+    let hint = format!("on the target, as the tables' owner or a superuser:\n{}", statements.join("\n"));
+    Ok(Some(Finding::fail("target-tables", format!("role {user}"), cause).hint(hint)))
 }
 
 async fn languages(found: &Surroundings, sides: &Sides<'_>) -> Result<Option<Finding>, Error> {
@@ -231,17 +330,27 @@ fn foreign_servers(found: &Surroundings) -> Option<Finding> {
     }
     let cause = format!(
         "the target must reach them by itself; {} of theirs come without what this role may not read: {}",
-        counted(usize::try_from(found.user_mappings).unwrap_or(usize::MAX), "user mapping"),
+        counted(found.user_mappings.iter().filter(|mapping| mapping.hidden).count(), "user mapping"),
         listed(&found.foreign_servers)
     );
-    let alter = |name: &String| {
-        let sql = Sql::new("ALTER USER MAPPING FOR CURRENT_USER SERVER ").ident(name);
-        hints::command(sql.text(" OPTIONS (SET password '…')"))
+    // What is not shown to this role, the target's mapping lacks altogether.
+    let alter = |mapping: &UserMapping| {
+        let sql = Sql::new("ALTER USER MAPPING FOR ");
+        let sql = match &mapping.role {
+            Some(role) => sql.ident(role),
+            None => sql.text("PUBLIC"),
+        };
+        let sql = sql.text(" SERVER ").ident(&mapping.server);
+        hints::command(sql.text(" OPTIONS (ADD user '…', ADD password '…')"))
     };
-    let commands: Vec<String> = found.foreign_servers.iter().map(alter).collect();
+    let hidden = found.user_mappings.iter().filter(|mapping| mapping.hidden);
+    let commands: Vec<String> = hidden.map(alter).collect();
     let subject = counted(found.foreign_servers.len(), "foreign server");
-    let hint = format!("on the target, once the schema is there:\n{}", commands.join("\n"));
-    Some(Finding::warning("source-foreign-servers", subject, cause).hint(hint))
+    let finding = Finding::warning("source-foreign-servers", subject, cause);
+    if commands.is_empty() {
+        return Some(finding);
+    }
+    Some(finding.hint(format!("on the target, once the schema is there:\n{}", commands.join("\n"))))
 }
 
 fn subscriptions(found: &Surroundings) -> Option<Finding> {

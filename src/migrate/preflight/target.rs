@@ -1,5 +1,7 @@
 //! Findings about the database that data goes to.
 
+use std::collections::BTreeSet;
+
 use super::report::{counted, listed};
 use super::{Finding, PreflightInput, Report, Severity, Sides, hints};
 use crate::error::Side;
@@ -36,6 +38,8 @@ pub(super) async fn check(report: &mut Report, sides: &Sides<'_>, tables: &[Tabl
         );
         report.push(locale(sides));
     }
+    let found = catalog::stranger_with_our_schema(sides.target).await;
+    report.add("target-walferry-schema", Side::Target, found.map(|owner| schema_walferry(owner, sides)));
     let found = catalog::replica_role(sides.target).await;
     report.add(
         "target-replication-role",
@@ -151,6 +155,20 @@ fn schema_public(found: SchemaPrivilege, sides: &Sides<'_>, tables: &[Table]) ->
     }
 }
 
+fn schema_walferry(owner: Option<String>, sides: &Sides<'_>) -> Option<Finding> {
+    let owner = owner?;
+    let user = &sides.target_facts.user.name;
+    let cause = format!("schema walferry belongs to {owner}, who could make this migration believe anything");
+    let (drop, give) =
+        (Sql::new("DROP SCHEMA walferry CASCADE"), Sql::new("ALTER SCHEMA walferry OWNER TO ").ident(user));
+    let hint = format!(
+        "if {owner} is not to be trusted: {}\nif it is {user} under another name: {}",
+        hints::command(drop),
+        hints::command(give)
+    );
+    Some(Finding::fail("target-walferry-schema", format!("role {user}"), cause).hint(hint))
+}
+
 fn locale(sides: &Sides<'_>) -> Finding {
     let id = "target-locale";
     let (source, target) = (&sides.source_facts.locale, &sides.target_facts.locale);
@@ -251,13 +269,21 @@ async fn extensions(sides: &Sides<'_>, input: &PreflightInput) -> Result<Vec<Fin
         let available = available.iter().find(|found| found.name == wanted.name)?;
         version(wanted, installed, available)
     }));
-    let refused: Vec<&str> = wanted
+    let refused: Vec<&Extension> = wanted
         .iter()
         .filter(|wanted| !installed.iter().any(|found| found.name == wanted.name))
         .filter(|wanted| available.iter().any(|found| found.name == wanted.name && !found.trusted))
-        .map(|wanted| wanted.name.as_str())
         .collect();
     findings.extend(untrusted(&refused, &sides.target_facts));
+    let mut dropped = BTreeSet::new();
+    for wanted in &wanted {
+        // One that goes with another is to be made with the rest, and then as the source has it.
+        let there =
+            installed.iter().find(|found| found.name == wanted.name && !dropped.contains(&found.name));
+        if let Some(there) = there {
+            findings.extend(elsewhere(sides, wanted, there, &mut dropped).await?);
+        }
+    }
     findings.extend(excluded(sides, input, &installed).await?);
     Ok(findings)
 }
@@ -281,6 +307,55 @@ async fn excluded(
     let cause = format!("left out, but needed by: {}", listed(&needing));
     let hint = "drop what needs them on the source, or do not leave them out";
     Ok(Some(Finding::fail(id, listed(&absent), cause).hint(hint)))
+}
+
+/// The dump names what an extension has by the source's schema.
+async fn elsewhere(
+    sides: &Sides<'_>,
+    wanted: &Extension,
+    there: &Extension,
+    dropped: &mut BTreeSet<String>,
+) -> Result<Option<Finding>, Error> {
+    if wanted.schema == there.schema {
+        return Ok(None);
+    }
+    let id = "target-extension-schema";
+    let cause =
+        format!("in schema {} on the source, made in schema {} on the target", wanted.schema, there.schema);
+    let needing = catalog::dependents_of(sides.source, std::slice::from_ref(&wanted.name)).await?;
+    if needing.is_empty() {
+        let cause = format!("{cause}; nothing depends on it by name, as far as the source's catalog tells");
+        return Ok(Some(Finding::info(id, &wanted.name, cause)));
+    }
+    let moved = if there.relocatable {
+        let alter =
+            Sql::new("ALTER EXTENSION ").ident(&wanted.name).text(" SET SCHEMA ").ident(&wanted.schema);
+        hints::command(alter)
+    } else {
+        let mut names = catalog::extensions_needing(sides.target, &wanted.name).await?;
+        dropped.extend(names.iter().cloned());
+        names.push(wanted.name.clone());
+        let drop = Sql::new("DROP EXTENSION ").list(&names, ", ", |sql, name| sql.ident(name));
+        format!("{}\n{}", hints::command(drop), create_in_schema(wanted))
+    };
+    let hint = format!("on the target, as its owner:\n{}{moved}", schema_of(wanted, &sides.target_facts));
+    let cause = format!("{cause}, and needed by: {}", listed(&needing));
+    Ok(Some(Finding::fail(id, &wanted.name, cause).hint(hint)))
+}
+
+/// Makes the extension's schema and lets Walferry use it, whoever runs this: lines, or nothing where that is so anyhow.
+fn schema_of(extension: &Extension, target: &ServerFacts) -> String {
+    if ["public", "pg_catalog"].contains(&extension.schema.as_str()) {
+        return String::new();
+    }
+    let schema = hints::command(Sql::new("CREATE SCHEMA IF NOT EXISTS ").ident(&extension.schema));
+    let grant = Sql::new("GRANT USAGE ON SCHEMA ").ident(&extension.schema).text(" TO ");
+    format!("{schema}\n{}\n", hints::command(grant.ident(&target.user.name)))
+}
+
+fn create_in_schema(extension: &Extension) -> String {
+    let create = Sql::new("CREATE EXTENSION ").ident(&extension.name).text(" SCHEMA ");
+    hints::command(create.ident(&extension.schema))
 }
 
 fn version(
@@ -309,13 +384,14 @@ fn version(
 }
 
 /// Aiven lets its users create the extensions that it offers, trusted or not.
-fn untrusted(refused: &[&str], target: &ServerFacts) -> Option<Finding> {
+fn untrusted(refused: &[&Extension], target: &ServerFacts) -> Option<Finding> {
     if refused.is_empty() || target.user.superuser || target.provider == Provider::Aiven {
         return None;
     }
-    let create = |name: &&str| hints::command(Sql::new("CREATE EXTENSION ").ident(name));
+    let names: Vec<&str> = refused.iter().map(|extension| extension.name.as_str()).collect();
+    let create = |extension: &&Extension| schema_of(extension, target) + &create_in_schema(extension);
     let commands: Vec<String> = refused.iter().map(create).collect();
     let cause = format!("role {} may not create them: they are not trusted extensions", target.user.name);
     let hint = format!("as a superuser, beforehand:\n{}", commands.join("\n"));
-    Some(Finding::fail("target-extension-privilege", listed(refused), cause).hint(hint))
+    Some(Finding::fail("target-extension-privilege", listed(&names), cause).hint(hint))
 }

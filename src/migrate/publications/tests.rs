@@ -45,12 +45,13 @@ fn of_an_extension_are_published_the_tables_that_are_wanted_whole() {
 }
 
 #[test]
-fn partitions_go_by_their_root_unless_one_has_no_identity() {
+fn partitions_go_by_their_own_names() {
     use TableKind::{Partitioned, Plain};
     let root = table("p", Partitioned, None, true);
     let (one, two) = (table("p1", Plain, Some("p"), true), table("p2", Plain, Some("p"), true));
-    check(&[root.clone(), one.clone(), two.clone()], &["p"], &[]);
-    check_on(12, &[root.clone(), one.clone(), two], &["p1", "p2"], &[]);
+    for major in [12, 13, 18] {
+        check_on(major, &[root.clone(), one.clone(), two.clone()], &["p1", "p2"], &[]);
+    }
     let keyless = table("p2", Plain, Some("p"), false);
     check(&[root, one, keyless], &["p1"], &["p2"]);
 }

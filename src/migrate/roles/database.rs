@@ -65,6 +65,24 @@ pub async fn carry_database(
     Ok(refused)
 }
 
+/// Gives the database that `target` is in the `search_path` of the one that `source` is in: before its objects, since the
+/// script of an extension may find what it needs by that alone.
+///
+/// # Errors
+/// When a side does not answer. What the target refuses is a warning, with the statement to run.
+pub async fn carry_search_path(source: &Client, target: &Client) -> Result<()> {
+    let on_source = |error: crate::source::Error| error.into_failure(Side::Source);
+    let on_target = |error: crate::source::Error| error.into_failure(Side::Target);
+    let settings = catalog::database_settings(source).await.map_err(on_source)?;
+    let present = catalog::database_settings(target).await.map_err(on_target)?;
+    let wanted = settings.iter().find(|setting| setting.role.is_none() && setting.name == "search_path");
+    let Some(missing) = wanted.filter(|setting| !present.contains(setting)) else { return Ok(()) };
+    let (found, _) = catalog::database_privileges(target).await.map_err(on_target)?;
+    let alter = Sql::new("ALTER DATABASE ").catalog(&found.object.identity);
+    log_refused(&set_all(target, &[(alter, missing)], Within::Session).await?);
+    Ok(())
+}
+
 impl Parties {
     /// What a setting's statement begins with, if it is one to be carried.
     fn alter(&self, database: &Sql, setting: &Setting) -> Option<Sql> {

@@ -7,15 +7,17 @@
 //! | [`make`] | one role: its statement, attributes, settings |
 //! | [`passwords`] | the file with the passwords that had to be made |
 //! | [`ownership`], [`grants`] | [`carry_objects`]: who owns what and who may what, once everything is made |
-//! | [`database`] | [`carry_database`]: owner, grants, settings, connection limit, comment |
+//! | [`database`] | [`carry_database`]: owner, grants, settings, connection limit, comment; [`carry_search_path`] |
 //! | [`statements`], [`settings`] | how statements are run and values are spelt |
 //!
 //! The target's user is no superuser, so each statement may be refused. What is refused is a warning with the statement
 //! to run, never the end: rows can be moved without it. All functions look at both sides and do what is missing: run
 //! again, they do nothing.
 //!
-//! A role that the target has already is left as it is, its password above all, but for memberships that it lacks. All
-//! roles come in one transaction, so one that is there is there with everything.
+//! A role that the target has already is left as it is, its password above all: who becomes a member of the target's
+//! user, or of a role of the server, gets all that it may do, and a name alone does not say that both sides mean the same
+//! by it. So memberships are carried among the roles that Walferry makes, and those that the user names. All roles come in
+//! one transaction, so one that is there is there with everything.
 
 mod database;
 mod grants;
@@ -26,6 +28,7 @@ mod settings;
 mod statements;
 
 use std::collections::{BTreeSet, HashMap};
+use std::fmt;
 use std::path::PathBuf;
 
 use tokio_postgres::Client;
@@ -34,7 +37,7 @@ use crate::error::{Result, Side};
 use crate::pg::Sql;
 use crate::source::catalog::{self, Membership, Role};
 
-pub use database::carry_database;
+pub use database::{carry_database, carry_search_path};
 pub use ownership::carry_objects;
 pub use statements::Refused;
 
@@ -49,6 +52,8 @@ use statements::{Within, execute, log_refused, run};
 pub struct RolesOptions {
     /// Roles to leave out.
     pub ignored: Vec<String>,
+    /// Roles on the target already whose memberships are carried: made before, or named by the user.
+    pub granted: Vec<String>,
     /// The file for passwords that had to be made.
     pub passwords_file: PathBuf,
 }
@@ -64,6 +69,25 @@ pub struct RolesReport {
     pub new_passwords: Vec<String>,
     /// What the target refused.
     pub refused: Vec<Refused>,
+    /// Memberships that were not carried.
+    pub left_out: Vec<LeftOut>,
+}
+
+/// A membership that was not carried.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeftOut {
+    /// Of which role.
+    pub role: String,
+    /// Who would be a member.
+    pub member: String,
+    /// Which of both Walferry did not make, and nobody has named.
+    pub existing: Vec<String>,
+}
+
+impl fmt::Display for LeftOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} in {}", self.member, self.role)
+    }
 }
 
 /// Roles that belong to the server or to whoever runs it: names, and beginnings of names. The superuser that a cluster
@@ -135,8 +159,10 @@ async fn carry(
     let granted = catalog::memberships(source).await.map_err(on_source)?;
     let there = catalog::roles(target).await.map_err(on_target)?;
     let members = catalog::memberships(target).await.map_err(on_target)?;
-    let grants = memberships(wanted, &granted, &there, &members);
+    let ours: BTreeSet<&str> = report.made.iter().chain(&options.granted).map(String::as_str).collect();
+    let (grants, left_out) = memberships(wanted, &granted, (&there, &members), &ours);
     report.refused.extend(execute(target, &grants, Within::Transaction).await?);
+    report.left_out = left_out;
     // Before the roles are there for good, so that no password can be lost.
     maker.passwords.write(&report.new_passwords)?;
     Ok(report)
@@ -154,7 +180,14 @@ impl RolesReport {
         }
         if !self.existing.is_empty() {
             let roles = self.existing.join(", ");
-            tracing::info!(roles, "on the target already: left as they are, but for memberships");
+            tracing::info!(roles, "on the target already: left as they are");
+        }
+        if !self.left_out.is_empty() {
+            let memberships: Vec<String> = self.left_out.iter().map(LeftOut::to_string).collect();
+            tracing::warn!(
+                memberships = memberships.join(", "),
+                "not carried, since the target had a role of that name: see --grant-existing-roles"
+            );
         }
         tracing::info!(made = self.made.len(), existing = self.existing.len(), "roles carried");
     }
@@ -191,8 +224,35 @@ fn on_both(wanted: &[Role], there: &[Role]) -> BTreeSet<String> {
     wanted.iter().map(|role| &role.name).filter(|name| there.contains(name.as_str())).cloned().collect()
 }
 
-/// The statements for memberships that are missing. A predefined role of the server can be granted too.
-fn memberships(wanted: &[Role], granted: &[Membership], there: &[Role], members: &[Membership]) -> Vec<Sql> {
+/// What `check` says before anything is made: the memberships that would be left out.
+///
+/// # Errors
+/// When a side does not answer.
+pub(super) async fn left_out(
+    source: &Client,
+    target: &Client,
+    wanted: &[Role],
+    granted_roles: &[String],
+) -> Result<Vec<LeftOut>, crate::source::Error> {
+    let there = catalog::roles(target).await?;
+    let members = catalog::memberships(target).await?;
+    let granted = catalog::memberships(source).await?;
+    let made = wanted.iter().filter(|role| there.iter().all(|there| there.name != role.name));
+    let ours: BTreeSet<&str> =
+        made.clone().map(|role| role.name.as_str()).chain(granted_roles.iter().map(String::as_str)).collect();
+    // As they are to be.
+    let there: Vec<Role> = there.iter().chain(made).cloned().collect();
+    Ok(memberships(wanted, &granted, (&there, &members), &ours).1)
+}
+
+/// The statements for memberships that the target lacks, and those that are left out since one of both roles is not
+/// `ours`. A predefined role of the server can be granted, too.
+fn memberships(
+    wanted: &[Role],
+    granted: &[Membership],
+    (there, members): (&[Role], &[Membership]),
+    ours: &BTreeSet<&str>,
+) -> (Vec<Sql>, Vec<LeftOut>) {
     let names = on_both(wanted, there);
     let predefined = |name: &str| name.starts_with("pg_") && there.iter().any(|role| role.name == name);
     let known: HashMap<(&str, &str), &Membership> =
@@ -205,13 +265,18 @@ fn memberships(wanted: &[Role], granted: &[Membership], there: &[Role], members:
         };
         (wanted.admin && !found.admin) || options
     };
-    granted
+    let is_ours = |name: &String| ours.contains(name.as_str());
+    let (carried, left_out): (Vec<_>, Vec<_>) = granted
         .iter()
         .filter(|grant| names.contains(&grant.member))
         .filter(|grant| names.contains(&grant.role) || predefined(&grant.role))
         .filter(lacks)
-        .map(membership)
-        .collect()
+        .partition(|grant| is_ours(&grant.member) && is_ours(&grant.role));
+    let left_out = left_out.into_iter().map(|grant| {
+        let existing = [&grant.role, &grant.member].into_iter().filter(|name| !is_ours(name)).cloned();
+        LeftOut { role: grant.role.clone(), member: grant.member.clone(), existing: existing.collect() }
+    });
+    (carried.into_iter().map(membership).collect(), left_out.collect())
 }
 
 fn membership(wanted: &Membership) -> Sql {

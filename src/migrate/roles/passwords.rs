@@ -5,8 +5,8 @@
 //! then gets the same password the next time.
 
 use std::collections::HashMap;
-use std::fs::{self, Metadata, OpenOptions};
-use std::io::{self, ErrorKind, Write};
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -38,10 +38,11 @@ impl PasswordFile {
         let text = match fs::symlink_metadata(path) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(file),
             Err(error) => return Err(file.unusable(&error.to_string()).into()),
-            Ok(metadata) => {
-                private(&metadata).map_err(|reason| file.unusable(reason))?;
-                fs::read_to_string(path).map_err(|error| file.unusable(&error.to_string()))?
-            }
+            // One that is no plain file may be waited for without end when it is opened.
+            Ok(metadata) => private(&metadata)
+                .map_err(io::Error::other)
+                .and_then(|()| text_of(path))
+                .map_err(|error| file.unusable(&error.to_string()))?,
         };
         file.whole = text.is_empty() || text.ends_with('\n');
         for line in text.lines() {
@@ -92,7 +93,7 @@ impl PasswordFile {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => options.open(&self.path)?,
             opened => opened?,
         };
-        private(&file.metadata()?).map_err(io::Error::other)?;
+        ours(&self.path, &file)?;
         file.write_all(text.as_bytes())?;
         file.sync_all()
     }
@@ -105,6 +106,23 @@ impl PasswordFile {
                  GRANT SELECT ON pg_catalog.pg_authid TO it, as a superuser",
             )
     }
+}
+
+fn text_of(path: &Path) -> io::Result<String> {
+    let mut file = OpenOptions::new().read(true).open(path)?;
+    ours(path, &file)?;
+    let mut text = String::new();
+    file.read_to_string(&mut text)?;
+    Ok(text)
+}
+
+/// Whether what was opened is ours, and the path leads to it by itself: not by a link that somebody put there meanwhile.
+fn ours(path: &Path, file: &File) -> io::Result<()> {
+    let (opened, there) = (file.metadata()?, fs::symlink_metadata(path)?);
+    if (opened.dev(), opened.ino()) != (there.dev(), there.ino()) {
+        return Err(io::Error::other("somebody put another file in its place"));
+    }
+    private(&opened).map_err(io::Error::other)
 }
 
 /// Of nobody else, and nobody else's to read.
@@ -166,6 +184,10 @@ mod tests {
         let link = directory.path().join("link");
         std::os::unix::fs::symlink(&path, &link).unwrap();
         assert!(refused(&link).contains("not a plain file"));
+        // A link that was put there after the look.
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        assert!(text_of(&path).is_ok());
+        assert!(text_of(&link).unwrap_err().to_string().contains("another file in its place"));
         assert!(refused(directory.path()).contains("not a plain file"));
         let nowhere = directory.path().join("no/such/directory");
         let mut file = PasswordFile::read(&nowhere).unwrap();

@@ -5,7 +5,7 @@ use tokio_postgres::Client;
 use crate::error::{Result, Side};
 use crate::limits::{REFUSALS_LOGGED_MAX, STATEMENTS_PER_QUERY};
 use crate::pg::Sql;
-use crate::source::{Error, state_is_transient};
+use crate::source::Error;
 
 /// A statement that the target refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,7 +67,7 @@ pub(super) async fn attempt(target: &Client, sql: &Sql, within: Within) -> Resul
     };
     let Err(error) = target.batch_execute(text.as_str()).await else { return Ok(None) };
     let error = Error::new("a statement about roles", error);
-    if error.state().is_none_or(state_is_transient) {
+    if error.state().is_none() || error.is_transient() {
         return Err(error.into_failure(Side::Target));
     }
     if within == Within::Transaction {

@@ -40,10 +40,12 @@ fn memberships_that_are_missing() {
         admin,
         options: options.map(|(inherit, set)| MembershipOptions { inherit, set }),
     };
+    let ours = BTreeSet::from(["a", "b c", "pg_monitor", "root", "not there"]);
     let check = |wanted: Membership, found: &[Membership], expected: &[&str]| {
         let there = [role("a"), role("b c"), role("pg_monitor"), Role { superuser: true, ..role("root") }];
         let wanted_roles = [role("a"), role("b c"), role("root"), role("not there")];
-        let statements = memberships(&wanted_roles, &[wanted], &there, found);
+        let (statements, left_out) = memberships(&wanted_roles, &[wanted], (&there, found), &ours);
+        assert_eq!(left_out, []);
         let statements: Vec<&str> = statements.iter().map(Sql::as_str).collect();
         assert_eq!(statements, expected);
     };
@@ -67,4 +69,24 @@ fn memberships_that_are_missing() {
     check(of("root", "a", false, None), &[], &[]);
     check(of("a", "root", false, None), &[], &[]);
     check(of("a", "not there", false, None), &[], &[]);
+}
+
+#[test]
+fn memberships_of_roles_that_were_there_are_left_out() {
+    let check = |granted: &str, member: &str, ours: &[&str], existing: &[&str]| {
+        let roles = [role("app"), role("team"), role("avnadmin"), role("pg_execute_server_program")];
+        let grant =
+            Membership { role: granted.to_owned(), member: member.to_owned(), admin: false, options: None };
+        let ours = ours.iter().copied().collect();
+        let (statements, left_out) = memberships(&roles, &[grant], (&roles, &[]), &ours);
+        let found: Vec<&str> = left_out.iter().flat_map(|it| &it.existing).map(String::as_str).collect();
+        assert_eq!((statements.is_empty(), found.as_slice()), (!existing.is_empty(), existing));
+    };
+    check("team", "app", &["team", "app"], &[]);
+    check("avnadmin", "app", &["app"], &["avnadmin"]);
+    check("team", "app", &["app"], &["team"]);
+    check("team", "app", &["team"], &["app"]);
+    check("team", "avnadmin", &["app"], &["team", "avnadmin"]);
+    check("pg_execute_server_program", "app", &["app"], &["pg_execute_server_program"]);
+    check("pg_execute_server_program", "app", &["app", "pg_execute_server_program"], &[]);
 }

@@ -22,8 +22,7 @@ impl Attempt<'_> {
         if self.migration.contents.keyless != Keyless::Full {
             return Ok(tables);
         }
-        let without = |table: &&Table| table.is_leaf() && table.is_followed() && !table.has_identity();
-        let changed: Vec<ChangedIdentity> = tables.iter().filter(without).map(changed).collect();
+        let changed: Vec<ChangedIdentity> = tables.iter().filter(changeable).map(changed).collect();
         if changed.is_empty() {
             return Ok(tables);
         }
@@ -41,8 +40,8 @@ impl Attempt<'_> {
 
     /// Says so where REPLICA IDENTITY FULL is asked for when the tables are published and copied already.
     pub(in crate::migrate) fn tell_of_keyless(&self, tables: &[Table]) {
-        let without = |table: &&Table| table.is_leaf() && table.is_followed() && !table.has_identity();
-        let names: Vec<String> = tables.iter().filter(without).map(|table| table.name.to_string()).collect();
+        let names: Vec<String> =
+            tables.iter().filter(changeable).map(|table| table.name.to_string()).collect();
         if self.migration.contents.keyless == Keyless::Full && !names.is_empty() {
             tracing::warn!(
                 tables = names.join(", "),
@@ -82,6 +81,10 @@ pub async fn put_back(source: &Client, changed: &[ChangedIdentity]) -> Result<Ve
 /// The statement that puts back what the table had.
 pub fn before(name: &QualifiedName, changed: &ChangedIdentity) -> Sql {
     identity(name, if changed.was_nothing { "NOTHING" } else { "DEFAULT" })
+}
+
+fn changeable(table: &&Table) -> bool {
+    table.is_leaf() && table.is_followed() && !table.has_identity() && table.takes_full
 }
 
 fn changed(table: &Table) -> ChangedIdentity {

@@ -2,9 +2,10 @@
 //!
 //! | what | at the start | at cutover |
 //! |---|---|---|
-//! | tables without replica identity | copied with the others; inserts and truncates are followed | emptied and copied again |
-//! | unlogged tables | copied with the others | emptied and copied again |
+//! | tables without replica identity | copied with the others; inserts and truncates are followed | replaced by a new copy |
+//! | unlogged tables | copied with the others | replaced by a new copy |
 //! | tables of extensions, their users' rows | copied; followed where that is possible | these rows removed and copied again, where not followed |
+//! | those of extensions that act by their rows | nothing | copied as the last of all (`acting`) |
 //! | large objects | copied | compared, and what differs copied |
 //! | materialised views | filled, where the source's are | the same, anew |
 //!
@@ -12,12 +13,14 @@
 //! the target sees it as it was or as it is, and a stream that begins afterwards brings what comes after the copy. Each
 //! step can be repeated, and a run that is killed between two leaves nothing to mend.
 //!
-//! A stream that runs meanwhile knows nothing of that. It brings nothing as long as the source is at rest; should it
-//! bring something all the same, it may come twice, or have come before the table was emptied. So then the tables are
-//! recorded as `copying` beforehand and until the end is well: whoever begins a stream without that copies them afresh.
+//! A stream that runs meanwhile knows nothing of that. It brings nothing of a table that is locked on the source from before
+//! the copy's snapshot on; else what it brings may come twice, or have come before the table was emptied. So the tables are
+//! recorded as `copying` beforehand, until the end is well or it is known that they were locked all the time: whoever
+//! begins a stream without that copies them afresh.
 //!
 //! Not here: sequences, and who sees to it that the source is at rest.
 
+mod acting;
 mod identities;
 mod large_objects;
 pub mod views;
@@ -26,11 +29,12 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use tokio::time::Instant;
+use tokio_postgres::Client;
 
 use crate::apply::Tables;
 use crate::apply::store::{RelationRow, RelationState};
 use crate::config::{Contents, Keyless};
-use crate::error::{Result, Side};
+use crate::error::{Result, Side, Transient};
 use crate::pg::{QualifiedName, SourceLsn};
 use crate::source;
 use crate::source::catalog::{self, ExtensionTable, Table, TableKind};
@@ -40,14 +44,22 @@ pub use views::Which;
 
 use super::attempt::Attempt;
 use super::copy::Copy;
-use super::drift::is;
 use super::late::announced;
 use super::objects::statements_until;
-use super::{publications, snapshot, source_failed};
+use super::pairing::Listed;
+use super::{foreign_keys, publications, snapshot, source_failed};
 use large_objects::LargeObjects;
 
-/// The tables without those of extensions that are left to the target.
+/// The tables without those of extensions that are left to the target, and without those whose rows we may not all see: of
+/// these, a part would be worse than nothing.
 pub fn with_extensions(tables: Vec<Table>, contents: &Contents) -> Vec<Table> {
+    let mut tables = with_wanted_extensions(tables, contents);
+    tables.retain(|table| !table.is_hidden());
+    tables
+}
+
+/// The tables without those of extensions that are left to the target.
+pub fn with_wanted_extensions(tables: Vec<Table>, contents: &Contents) -> Vec<Table> {
     let taken =
         |of: &ExtensionTable| contents.extension_tables && !contents.excluded_extensions.contains(&of.name);
     tables.into_iter().filter(|table| table.extension.as_ref().is_none_or(taken)).collect()
@@ -55,14 +67,14 @@ pub fn with_extensions(tables: Vec<Table>, contents: &Contents) -> Vec<Table> {
 
 impl Attempt<'_> {
     /// Brings everything up to date that the stream does not. The stream runs on, and has brought all that the source wrote.
-    /// When nothing came of it afterwards either, [`crate::apply::store::Store::keep_copied_again`] says so; else the attempt has to end, and the
-    /// next one copies the tables in question afresh. Whoever gives it up at the `deadline` leaves no long statement to
+    /// When nothing came of it afterwards either, the record of `done` says so; else the attempt has to end, and the next
+    /// one copies the tables in question afresh. Whoever gives it up at the `deadline` leaves no long statement to
     /// the target.
     ///
     /// # Errors
     /// When a side does not answer, or something cannot be read or written: what was done stays done.
-    pub(super) async fn bring_up_to_date(&self, deadline: Instant) -> Result<()> {
-        let Again { tables, mut rows, streamed } = self.copied_again().await?;
+    pub(super) async fn bring_up_to_date(&self, again: Again, deadline: Instant) -> Result<()> {
+        let Again { tables, mut rows, streamed } = again;
         // Where nothing of it is in the stream, the position means nothing, and no slot has to wait for others. A slot that
         // cannot be made leaves nothing to copy afresh.
         let slot = if streamed.is_empty() { None } else { Some(self.snapshot().await?) };
@@ -82,12 +94,29 @@ impl Attempt<'_> {
             self.replace(&snapshot.id, wal, tables, rows, deadline).await?;
             self.carry_large_objects(&snapshot.id).await?;
         }
-        // A session of its own: one that is given up in the middle of a statement leaves it to the server.
+        views::refresh(&self.source, &self.target_until(deadline).await?, Which::All).await
+    }
+
+    /// Validates foreign keys that the target could not hold against its rows so far: those of tables whose rows were not
+    /// what the source had. Gives what is to be said of those that do not hold.
+    ///
+    /// # Errors
+    /// When a side does not answer.
+    pub(super) async fn validate_again(&self, deadline: Instant) -> Result<Vec<String>> {
+        let keys = foreign_keys::unvalidated(&self.source, &self.target).await?;
+        if keys.is_empty() {
+            return Ok(Vec::new());
+        }
+        foreign_keys::validate(&self.target_until(deadline).await?, &keys).await
+    }
+
+    /// A session of its own: one that is given up in the middle of a statement leaves it to the server.
+    async fn target_until(&self, deadline: Instant) -> Result<Client> {
         let target = self.migration.sides.target_client().await?;
         let bound = target.batch_execute(statements_until(deadline).as_str()).await;
         bound
             .map_err(|error| source::Error::new("a bound on statements", error).into_failure(Side::Target))?;
-        views::refresh(&self.source, &target, Which::All).await
+        Ok(target)
     }
 
     async fn replace(
@@ -98,11 +127,28 @@ impl Attempt<'_> {
         rows: Vec<RelationRow>,
         deadline: Instant,
     ) -> Result<()> {
-        Copy { again: Some(deadline), ..self.copy(snapshot, at, true).await? }.run(tables, rows).await
+        let copy = Copy { replaces: true, deadline: Some(deadline), ..self.copy(snapshot, at, true).await? };
+        match copy.run(tables, rows).await?.first() {
+            None => Ok(()),
+            Some(table) => {
+                let cause = format!("table {table} was rewritten or redefined while it was copied again");
+                Err(Transient::new(Side::Source, cause).into())
+            }
+        }
     }
 
-    /// The large objects, as the exported `snapshot` shows them.
-    pub(super) async fn carry_large_objects(&self, snapshot: &str) -> Result<()> {
+    /// Whether large objects of the source are others than those that were carried: written, made or dropped since. The
+    /// target's are the same afterwards.
+    ///
+    /// # Errors
+    /// When a side does not answer.
+    pub(super) async fn large_objects_differ(&self) -> Result<bool> {
+        let snapshot = snapshot::export(&self.migration.sides.source).await?;
+        self.carry_large_objects(&snapshot.id).await
+    }
+
+    /// The large objects, as the exported `snapshot` shows them. Says whether there was anything to do.
+    pub(super) async fn carry_large_objects(&self, snapshot: &str) -> Result<bool> {
         let large_objects = LargeObjects {
             source: self.migration.sides.source.clone(),
             target: self.migration.sides.target.clone(),
@@ -115,7 +161,11 @@ impl Attempt<'_> {
         large_objects.carry(&self.source, &self.target).await
     }
 
-    async fn copied_again(&self) -> Result<Again> {
+    /// What [`Self::bring_up_to_date`] copies again.
+    ///
+    /// # Errors
+    /// When a side does not answer.
+    pub(super) async fn copied_again(&self) -> Result<Again> {
         let all = self.source_tables().await?;
         let mut again = Again::default();
         let [identified, inserts_only] = &self.row.publications[..] else { return Ok(again) };
@@ -125,13 +175,14 @@ impl Attempt<'_> {
         let rows = self.store().relations().await?;
         let (source, target) = (Arc::clone(&self.source), Arc::clone(&self.target));
         let mut known = Tables::new(source, target, &self.row.name, rows.clone()).await?;
+        let of_source = Listed::new(&all);
         for mut row in rows.into_iter().filter(|row| row.state != RelationState::Waiting) {
             // One that is not in the stream may have been made anew under its name.
-            let by_name = || all.iter().find(|table| table.name == row.name);
-            let found = all.iter().find(|table| is(&row, table)).or_else(by_name);
+            let found = of_source.of(&row).or_else(|| of_source.named(&row.name));
             let Some(table) = found.filter(|table| table.kind == TableKind::Plain) else { continue };
             let streamed = inserts_only.contains(&table.name);
-            if identified.contains(&table.name) || streamed && ignored {
+            // A publication of the table above names what is not in the stream, too.
+            if table.is_followed() && identified.contains(&table.name) || streamed && ignored {
                 continue;
             }
             row.name = known.prepared(&announced(table)).await?;
@@ -148,11 +199,12 @@ impl Attempt<'_> {
 }
 
 /// Tables to copy again.
-#[derive(Default)]
-struct Again {
-    tables: Vec<Table>,
+#[derive(Debug, Default)]
+pub struct Again {
+    /// As the target names them.
+    pub tables: Vec<Table>,
     /// What is recorded of each.
     rows: Vec<RelationRow>,
     /// Those of which something is in the stream, by their names on the target.
-    streamed: HashSet<QualifiedName>,
+    pub streamed: HashSet<QualifiedName>,
 }

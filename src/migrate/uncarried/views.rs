@@ -1,7 +1,8 @@
 //! Materialised views: their rows are computed by the target.
 //!
 //! One that is not filled on the source stays as it is. What one reads of another is known from the catalog, as far as
-//! no function hides it; what is hidden shows as a failure while the other is empty, and is tried again after it.
+//! no function hides it; what is hidden shows as a failure while the other is empty, and is tried again after it. One that
+//! cannot be filled whatever the order is named and left as it is: it holds up nothing else.
 
 use std::collections::HashSet;
 
@@ -24,7 +25,7 @@ pub enum Which {
 /// Fills those that are filled on the source, each after those that it reads.
 ///
 /// # Errors
-/// When a side does not answer, or one cannot be filled whatever the order.
+/// When a side does not answer, or the time is up.
 pub async fn refresh(source: &Client, target: &Client, which: Which) -> Result<()> {
     let wanted = filled(source).await?;
     if wanted.is_empty() {
@@ -34,23 +35,37 @@ pub async fn refresh(source: &Client, target: &Client, which: Which) -> Result<(
     left.retain(|name| wanted.contains(name));
     while !left.is_empty() {
         let mut refused = Vec::new();
-        let mut refusal = None;
         for name in &left {
             let refresh = Sql::new("REFRESH MATERIALIZED VIEW ").name(name);
             match target.batch_execute(refresh.as_str()).await {
                 Ok(()) => tracing::debug!(view = %name, "refreshed"),
-                Err(error) => {
-                    refusal = Some(refused_by(name, error));
-                    refused.push(name.clone());
-                }
+                // One that is given up says nothing about the view.
+                Err(error) if error.code() == Some(&SqlState::QUERY_CANCELED) => return Err(failed(error)),
+                Err(error) => match failed(error) {
+                    Failure::Definite(refusal) => refused.push((name.clone(), refusal)),
+                    failure @ Failure::Transient(_) => return Err(failure),
+                },
             }
         }
-        if let Some(failure) = refusal.filter(|_| refused.len() == left.len()) {
-            return Err(failure);
+        if refused.len() == left.len() {
+            refused.iter().for_each(|(name, refusal)| tell(name, refusal));
+            break;
         }
-        left = refused;
+        left = refused.into_iter().map(|(name, _)| name).collect();
     }
     Ok(())
+}
+
+/// A view is filled with its owner's privileges.
+fn tell(view: &QualifiedName, refusal: &Definite) {
+    let refresh = Sql::new("REFRESH MATERIALIZED VIEW ").name(view);
+    tracing::warn!(
+        %view,
+        cause = refusal.cause,
+        detail = refusal.detail,
+        then = %refresh,
+        "a materialised view cannot be filled on the target: it stays as it is; mend the cause (or GRANT its owner what it reads)"
+    );
 }
 
 async fn filled(source: &Client) -> Result<HashSet<QualifiedName>> {
@@ -82,18 +97,8 @@ fn name(row: &tokio_postgres::Row) -> QualifiedName {
     QualifiedName::new(row.get::<_, String>(0), row.get::<_, String>(1))
 }
 
-/// A view is filled with its owner's privileges.
-fn refused_by(view: &QualifiedName, error: tokio_postgres::Error) -> Failure {
-    let privilege = error.code().is_some_and(|code| *code == SqlState::INSUFFICIENT_PRIVILEGE);
-    match failure("a materialised view's rows", Side::Target, error) {
-        Failure::Definite(definite) if privilege => {
-            Definite::new(format!("materialised view {view} cannot be filled"))
-                .detail(definite.to_string())
-                .hint("GRANT its owner on the target what it reads, then run the same command again")
-                .into()
-        }
-        failure => failure,
-    }
+fn failed(error: tokio_postgres::Error) -> Failure {
+    failure("a materialised view's rows", Side::Target, error)
 }
 
 fn failure(question: &'static str, side: Side, error: tokio_postgres::Error) -> Failure {

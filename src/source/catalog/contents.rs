@@ -90,6 +90,20 @@ pub async fn databases(client: &Client) -> Result<Vec<String>, Error> {
     ask::rows(client, "the databases", &sql, &[]).await?.iter().map(|row| row.get("name")).collect()
 }
 
+/// Who owns the schema `walferry`, where that is neither the current user nor a superuser: all that a migration remembers
+/// would be in his hands.
+///
+/// # Errors
+/// When the server does not answer.
+pub async fn stranger_with_our_schema(client: &Client) -> Result<Option<String>, Error> {
+    let sql = Sql::new(
+        "SELECT r.rolname::text AS owner FROM pg_namespace n JOIN pg_roles r ON r.oid = n.nspowner \
+         WHERE n.nspname = 'walferry' AND NOT r.rolsuper AND r.rolname <> current_user",
+    );
+    let rows = ask::rows(client, "the owner of schema walferry", &sql, &[]).await?;
+    rows.first().map(|row| row.get("owner")).transpose()
+}
+
 /// What the current user may do with the schema `name`.
 ///
 /// # Errors

@@ -16,6 +16,8 @@ pub struct Extension {
     pub version: String,
     /// The schema of its objects.
     pub schema: String,
+    /// Whether they can be moved into another one.
+    pub relocatable: bool,
 }
 
 /// A table that an extension has for its users' rows, beside its own: what `pg_extension_config_dump` names.
@@ -26,6 +28,18 @@ pub struct ExtensionTable {
     /// Which rows are its users': `WHERE …`, or empty for all.
     pub condition: String,
 }
+
+impl ExtensionTable {
+    /// Whether something beside the application does what its rows say, as soon as they are there: before the cutover the
+    /// target is no place for them.
+    pub fn acts(&self) -> bool {
+        ACTING.contains(&self.name.as_str())
+    }
+}
+
+/// Extensions whose background workers, or an agent beside the server, run what their tables hold: jobs, and the making and
+/// dropping of partitions.
+const ACTING: [&str; 3] = ["pg_cron", "pg_partman", "pgagent"];
 
 /// An extension that could be created.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,18 +54,24 @@ pub struct AvailableExtension {
     pub trusted: bool,
 }
 
-/// The extensions of the current database, by name.
+/// The extensions of the current database; one that needs another comes after it.
 ///
 /// # Errors
 /// When the server does not answer.
 pub async fn extensions(client: &Client) -> Result<Vec<Extension>, Error> {
     let sql = Sql::new(
-        "SELECT e.extname::text AS name, e.extversion AS version, n.nspname::text AS schema \
-         FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace ORDER BY 1",
+        "SELECT e.extname::text AS name, e.extversion AS version, n.nspname::text AS schema, \
+         e.extrelocatable AS relocatable \
+         FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace ORDER BY e.oid",
     );
     let rows = ask::rows(client, "the extensions", &sql, &[]).await?;
     let extension = |row: &ask::Answer| {
-        Ok(Extension { name: row.get("name")?, version: row.get("version")?, schema: row.get("schema")? })
+        Ok(Extension {
+            name: row.get("name")?,
+            version: row.get("version")?,
+            schema: row.get("schema")?,
+            relocatable: row.get("relocatable")?,
+        })
     };
     rows.iter().map(extension).collect()
 }
@@ -90,6 +110,22 @@ pub async fn dependents_of(client: &Client, extensions: &[String]) -> Result<Vec
     );
     let rows = ask::rows(client, "what depends on extensions", &sql, &[&extensions]).await?;
     rows.iter().map(|row| row.get("what")).collect()
+}
+
+/// The extensions that need this one, and those that need them; the last made comes first.
+///
+/// # Errors
+/// When the server does not answer.
+pub async fn extensions_needing(client: &Client, extension: &str) -> Result<Vec<String>, Error> {
+    let sql = Sql::new(
+        "WITH RECURSIVE needing AS (SELECT oid FROM pg_extension WHERE extname = $1::text \
+         UNION SELECT d.objid FROM pg_depend d JOIN needing n ON n.oid = d.refobjid \
+         WHERE d.classid = 'pg_extension'::regclass AND d.refclassid = 'pg_extension'::regclass) \
+         SELECT extname::text AS name FROM pg_extension JOIN needing USING (oid) WHERE extname <> $1::text \
+         ORDER BY oid DESC",
+    );
+    let rows = ask::rows(client, "the extensions that need another", &sql, &[&extension]).await?;
+    rows.iter().map(|row| row.get("name")).collect()
 }
 
 /// The extensions that this server has files for, by name.

@@ -18,19 +18,51 @@ pub struct ReadOnlyDefault {
     pub owner: String,
     /// Whether that owner is a superuser, whose privileges nobody is given lightly.
     pub owner_superuser: bool,
-    /// Roles that have another setting of their own, which wins over the database's.
-    pub exempt: Vec<String>,
+    /// The current user.
+    pub me: String,
+    /// Roles that have another setting of their own, which wins over the database's, each with its database where the
+    /// setting is for that one alone.
+    pub exempt: Vec<(String, Option<String>)>,
 }
 
 /// Somebody's session in the current database: neither Walferry's own nor a walsender.
+///
+/// Process, user and application name are shown to everybody; the rest to members of its role and of `pg_read_all_stats`
+/// alone (10 to 18).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OtherSession {
     /// Its process.
     pub pid: i32,
     /// Its user.
     pub user: String,
+    /// Whether that is a superuser.
+    pub superuser: bool,
+    /// What it calls itself; may be empty.
+    pub application_name: String,
+    /// `backend_type`: `client backend`, or what a background worker calls itself; `None` where it is hidden.
+    pub backend_type: Option<String>,
+    /// Whether it is in a transaction; not, where that is hidden.
+    pub in_transaction: bool,
     /// Whether the current user may end it.
     pub mine_to_end: bool,
+}
+
+impl OtherSession {
+    /// Columns of it, of `pg_stat_activity a` and `pg_roles r`; but not whether it may be ended.
+    const COLUMNS: &str = "a.pid, a.usename::text AS \"user\", coalesce(r.rolsuper, false) AS superuser, \
+         coalesce(a.application_name, '') AS application_name, a.backend_type, a.xact_start IS NOT NULL AS in_transaction";
+
+    fn of(row: &ask::Answer, mine_to_end: bool) -> Result<Self, Error> {
+        Ok(Self {
+            pid: row.get("pid")?,
+            user: row.get("user")?,
+            superuser: row.get("superuser")?,
+            application_name: row.get("application_name")?,
+            backend_type: row.get("backend_type")?,
+            in_transaction: row.get("in_transaction")?,
+            mine_to_end,
+        })
+    }
 }
 
 /// What the current database has for `default_transaction_read_only`.
@@ -45,19 +77,39 @@ pub async fn read_only_default(client: &Client) -> Result<ReadOnlyDefault, Error
          (SELECT oid FROM pg_database WHERE datname = current_database()) AND s.setrole = 0) \
          SELECT (SELECT value FROM own) AS setting, coalesce((SELECT value::bool FROM own), false) AS \"on\", \
          pg_has_role(d.datdba, 'USAGE') AS mine, o.rolname::text AS owner, o.rolsuper AS owner_superuser, \
-         ARRAY(SELECT DISTINCT r.rolname::text FROM setting s JOIN pg_roles r ON r.oid = s.setrole \
-         WHERE s.setdatabase IN (0, d.oid) AND NOT s.value::bool ORDER BY 1) AS exempt \
+         current_user::text AS me, d.datname::text AS database, ARRAY(SELECT r.rolname::text \
+         FROM setting s JOIN pg_roles r ON r.oid = s.setrole WHERE s.setdatabase = 0 AND NOT s.value::bool ORDER BY 1) \
+         AS exempt, ARRAY(SELECT r.rolname::text FROM setting s JOIN pg_roles r ON r.oid = s.setrole \
+         WHERE s.setdatabase = d.oid AND NOT s.value::bool ORDER BY 1) AS exempt_here \
          FROM pg_database d JOIN pg_roles o ON o.oid = d.datdba WHERE d.datname = current_database()",
     );
     let row = ask::row(client, "the database's settings", &sql, &[]).await?;
+    let (everywhere, here): (Vec<String>, Vec<String>) = (row.get("exempt")?, row.get("exempt_here")?);
+    let database: String = row.get("database")?;
+    let here = here.into_iter().map(|role| (role, Some(database.clone())));
     Ok(ReadOnlyDefault {
         setting: row.get("setting")?,
         on: row.get("on")?,
         mine: row.get("mine")?,
         owner: row.get("owner")?,
         owner_superuser: row.get("owner_superuser")?,
-        exempt: row.get("exempt")?,
+        me: row.get("me")?,
+        exempt: everywhere.into_iter().map(|role| (role, None)).chain(here).collect(),
     })
+}
+
+/// The databases whose own setting makes new sessions read only, by name.
+///
+/// # Errors
+/// When the server does not answer.
+pub async fn read_only_databases(client: &Client) -> Result<Vec<String>, Error> {
+    let sql = Sql::new(
+        "SELECT d.datname::text AS name FROM pg_database d JOIN pg_db_role_setting s ON s.setdatabase = d.oid \
+         AND s.setrole = 0, unnest(s.setconfig) c WHERE c LIKE 'default\\_transaction\\_read\\_only=%' \
+         AND split_part(c, '=', 2)::bool ORDER BY 1",
+    );
+    let rows = ask::rows(client, "the databases that are read only", &sql, &[]).await?;
+    rows.iter().map(|row| row.get("name")).collect()
 }
 
 /// Sets it for sessions that begin from now on, or with `None` takes the setting away.
@@ -77,12 +129,23 @@ pub async fn set_read_only_default(
 }
 
 /// The statement that does that.
-pub fn read_only_statement(dbname: &str, setting: Option<&str>) -> Sql {
+fn read_only_statement(dbname: &str, setting: Option<&str>) -> Sql {
     let alter = Sql::new("ALTER DATABASE ").ident(dbname);
     match setting {
         Some(setting) => alter.text(" SET default_transaction_read_only = ").literal(setting),
         None => alter.text(" RESET default_transaction_read_only"),
     }
+}
+
+/// The same for whoever pastes it.
+pub fn read_only_by_hand(dbname: &str, setting: Option<&str>) -> Sql {
+    by_hand([read_only_statement(dbname, setting)])
+}
+
+/// Statements for whoever pastes them, all at once or line by line, into a session that a fence has made read only, too.
+pub fn by_hand(statements: impl IntoIterator<Item = Sql>) -> Sql {
+    let sql = Sql::new("BEGIN READ WRITE; ");
+    statements.into_iter().fold(sql, |sql, statement| sql.sql(&statement).text("; ")).text("COMMIT;")
 }
 
 /// The server's clock, as text to compare with when sessions began.
@@ -104,8 +167,8 @@ pub async fn other_sessions(
     since: Option<&str>,
     until: &str,
 ) -> Result<Vec<OtherSession>, Error> {
-    let sql = Sql::new(
-        "SELECT a.pid, a.usename::text AS \"user\", coalesce((pg_has_role(a.usesysid, 'USAGE') \
+    let sql = Sql::new("SELECT ").text(OtherSession::COLUMNS).text(
+        ", coalesce((pg_has_role(a.usesysid, 'USAGE') \
          OR pg_has_role('pg_signal_backend', 'USAGE')) AND (me.rolsuper OR NOT r.rolsuper), false) AS mine \
          FROM pg_stat_activity a LEFT JOIN pg_roles r ON r.oid = a.usesysid \
          JOIN pg_roles me ON me.rolname = current_user \
@@ -116,10 +179,53 @@ pub async fn other_sessions(
          AND NOT (a.usename = current_user AND a.application_name LIKE 'walferry%') ORDER BY a.pid",
     );
     let rows = ask::rows(client, "the other sessions", &sql, &[&since, &until]).await?;
-    let session = |row: &ask::Answer| {
-        Ok(OtherSession { pid: row.get("pid")?, user: row.get("user")?, mine_to_end: row.get("mine")? })
-    };
-    rows.iter().map(session).collect()
+    rows.iter().map(|row| OtherSession::of(row, row.get("mine")?)).collect()
+}
+
+/// Subscriptions of the current database that are enabled. Their workers write whatever the database's
+/// `default_transaction_read_only` says, and begin anew when they are ended (measured on 14 to 17).
+///
+/// # Errors
+/// When the server does not answer.
+pub async fn enabled_subscriptions(client: &Client) -> Result<Vec<String>, Error> {
+    let sql = Sql::new(
+        "SELECT s.subname::text AS name FROM pg_subscription s JOIN pg_database d ON d.oid = s.subdbid \
+         WHERE d.datname = current_database() AND s.subenabled ORDER BY 1",
+    );
+    let rows = ask::rows(client, "the subscriptions", &sql, &[]).await?;
+    rows.iter().map(|row| row.get("name")).collect()
+}
+
+/// Processes of sessions that are about to begin in the current database, and may have read their settings. Nothing else
+/// tells of them before they have begun.
+///
+/// # Errors
+/// When the server does not answer.
+pub async fn beginning_sessions(client: &Client) -> Result<Vec<i32>, Error> {
+    // InitPostgres: the lock on the database is taken before the settings are read, and given up when the session is to be
+    // seen in pg_stat_activity.
+    let sql = Sql::new(
+        "SELECT DISTINCT pid FROM pg_locks WHERE locktype = 'object' AND classid = 'pg_database'::regclass \
+         AND objid = (SELECT oid FROM pg_database WHERE datname = current_database()) \
+         AND mode = 'RowExclusiveLock' AND granted AND pid <> pg_backend_pid()",
+    );
+    let rows = ask::rows(client, "the sessions that are about to begin", &sql, &[]).await?;
+    rows.iter().map(|row| row.get("pid")).collect()
+}
+
+/// Sessions that wait for a table that this session has locked, or for somebody who waits for it.
+///
+/// # Errors
+/// When the server does not answer.
+pub async fn waiting_for_me(client: &Client) -> Result<Vec<OtherSession>, Error> {
+    // Autovacuum has no user.
+    let sql = Sql::new("SELECT ").text(OtherSession::COLUMNS).text(
+        " FROM pg_stat_activity a LEFT JOIN pg_roles r ON r.oid = a.usesysid WHERE a.usename IS NOT NULL \
+         AND a.pid IN (SELECT pid FROM pg_locks WHERE NOT granted AND locktype = 'relation') \
+         AND pg_backend_pid() = ANY (pg_blocking_pids(a.pid)) ORDER BY a.pid",
+    );
+    let rows = ask::rows(client, "who waits for locked tables", &sql, &[]).await?;
+    rows.iter().map(|row| OtherSession::of(row, false)).collect()
 }
 
 /// Roles with sessions in the current database that the current user may not end, and might with a membership: not
@@ -135,6 +241,28 @@ pub async fn roles_out_of_reach(client: &Client) -> Result<Vec<String>, Error> {
          AND a.pid NOT IN (SELECT pid FROM pg_stat_replication) ORDER BY 1",
     );
     let rows = ask::rows(client, "whose sessions there are", &sql, &[]).await?;
+    rows.iter().map(|row| row.get("name")).collect()
+}
+
+/// The statement with which somebody else ends sessions, with its semicolon.
+pub fn end_by_hand(pids: &[i32]) -> Sql {
+    let pids = pids.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    Sql::new("SELECT pg_terminate_backend(pid) FROM unnest(")
+        .literal(&format!("{{{pids}}}"))
+        .text("::int[]) pid;")
+}
+
+/// Superusers with sessions in the current database of which the current user is not shown what they are.
+///
+/// # Errors
+/// When the server does not answer.
+pub async fn hidden_superusers(client: &Client) -> Result<Vec<String>, Error> {
+    let sql = Sql::new(
+        "SELECT DISTINCT r.rolname::text AS name FROM pg_stat_activity a JOIN pg_roles r ON r.oid = a.usesysid \
+         WHERE a.datname = current_database() AND r.rolsuper AND a.backend_type IS NULL \
+         AND a.pid NOT IN (SELECT pid FROM pg_stat_replication) ORDER BY 1",
+    );
+    let rows = ask::rows(client, "whose sessions are hidden", &sql, &[]).await?;
     rows.iter().map(|row| row.get("name")).collect()
 }
 
@@ -161,7 +289,8 @@ pub async fn end_own_sessions(client: &Client, application_name: &str) -> Result
 }
 
 /// Writes a mark into the WAL, has it flushed, and gives its position: whatever committed before this call did so before
-/// it, and whatever commits after this call does so beyond it.
+/// it, and whatever commits after this call does so beyond it. The transaction changes nothing, and comes in the stream all the
+/// same: before 14 as one without changes, as any does.
 ///
 /// # Errors
 /// When the server does not answer.

@@ -11,12 +11,14 @@ mod activity;
 mod contents;
 mod databases;
 mod definitions;
+mod expressions;
 mod extensions;
 mod fence;
 mod operators;
 mod privileges;
 mod references;
 mod roles;
+mod schema_objects;
 mod sequences;
 mod server;
 mod slots;
@@ -29,35 +31,42 @@ pub use activity::{
 };
 pub use contents::{
     OtherContents, ReplicaRole, SchemaPrivilege, databases, other_contents, publishes_for_others,
-    replica_role, schema_privilege,
+    replica_role, schema_privilege, stranger_with_our_schema,
 };
 pub use databases::{Database, all_databases, bytes_of_databases, holds_anything};
 pub use definitions::{DefinedColumn, Definition, definition, table_name, type_names, type_text};
+pub use expressions::{Expression, expressions, not_found};
 pub use extensions::{
     AvailableExtension, Extension, ExtensionTable, available_extensions, dependents_of, extensions,
+    extensions_needing,
 };
 pub use fence::{
-    OtherSession, ReadOnlyDefault, end_own_sessions, end_sessions, mark_wal, moment, other_sessions,
-    read_only_default, read_only_statement, roles_out_of_reach, set_read_only_default,
+    OtherSession, ReadOnlyDefault, beginning_sessions, by_hand, enabled_subscriptions, end_by_hand,
+    end_own_sessions, end_sessions, hidden_superusers, mark_wal, moment, other_sessions, read_only_by_hand,
+    read_only_databases, read_only_default, roles_out_of_reach, set_read_only_default, waiting_for_me,
 };
 pub use privileges::{
     DatabaseProperties, DefaultPrivilege, Object, ObjectKind, Owned, Privilege, database_privileges,
     database_properties, default_privileges, owners, privileges,
 };
-pub use references::{Reference, references};
+pub use references::{Reference, foreign_keys, references, references_to};
 pub use roles::{
     Membership, MembershipOptions, Role, Setting, current_user, database_settings, memberships,
     password_hashes, role_settings, roles,
 };
+pub use schema_objects::{SchemaObject, SchemaObjectKey, SchemaObjectKind, schema_objects, schema_version};
 pub use sequences::{Sequence, SequenceOwner, SequenceValue, SequenceValues, sequence_values, sequences};
 pub use server::{
     DatabaseLocale, Provider, ServerFacts, UserFacts, clock, server_facts, server_version, system_id,
 };
 pub use slots::{ReplicationRoom, SlotInfo, current_wal, replication_room, slot, slots, wal_senders_used};
 pub use surroundings::{
-    ChangedCollation, ReplicaTrigger, SessionRoom, Surroundings, language_names, session_room, surroundings,
+    ChangedCollation, LockRoom, ReplicaTrigger, SessionRoom, Surroundings, UntrustedFunction, Unwritable,
+    UserMapping, forced_row_security, language_names, lock_room, session_room, surroundings,
+    trusted_languages, untrusted_functions, unwritable_tables,
 };
 pub use tables::{
-    Generated, Identity, Persistence, Table, TableColumn, TableKind, index_bytes, table_names, tables,
+    Generated, Identity, Persistence, Table, TableColumn, TableKind, TableNow, index_bytes, table_names,
+    table_now, tables, tables_by_id, tables_unsized,
 };
 pub use target::{KeyColumn, TargetColumn, TargetTable, index_columns, target_table, target_tables};

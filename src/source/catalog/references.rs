@@ -1,5 +1,7 @@
 //! Foreign keys.
 
+use std::collections::HashSet;
+
 use tokio_postgres::Client;
 
 use crate::pg::{Oid, QualifiedName, Sql};
@@ -40,4 +42,40 @@ pub async fn references(client: &Client) -> Result<Vec<Reference>, Error> {
         })
     };
     rows.iter().map(reference).collect()
+}
+
+/// Which tables have foreign keys that refer to these, each pair once: the one that has it, and the one that it refers
+/// to. Those of a table to itself are left out.
+///
+/// # Errors
+/// When the server does not answer.
+pub async fn references_to(
+    client: &Client,
+    tables: &[QualifiedName],
+) -> Result<Vec<(QualifiedName, QualifiedName)>, Error> {
+    let sql = Sql::new(
+        "SELECT DISTINCT n.nspname::text AS schema, c.relname::text AS name, w.schema AS to_schema, w.name AS to_name \
+         FROM unnest($1::text[], $2::text[]) AS w (schema, name) JOIN pg_namespace rn ON rn.nspname = w.schema \
+         JOIN pg_class r ON r.relnamespace = rn.oid AND r.relname = w.name \
+         JOIN pg_constraint k ON k.confrelid = r.oid AND k.contype = 'f' AND k.conrelid <> r.oid \
+         JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace",
+    );
+    let (schemas, names): (Vec<&str>, Vec<&str>) =
+        tables.iter().map(|table| (table.schema.as_str(), table.name.as_str())).unzip();
+    let rows = ask::rows(client, "who refers to the tables", &sql, &[&schemas, &names]).await?;
+    let pair = |row: &ask::Answer| {
+        let to = QualifiedName::new(row.get::<String>("to_schema")?, row.get::<String>("to_name")?);
+        Ok((row.name()?, to))
+    };
+    rows.iter().map(pair).collect()
+}
+
+/// `pg_constraint.oid` of every foreign key of the current database.
+///
+/// # Errors
+/// When the server does not answer.
+pub async fn foreign_keys(client: &Client) -> Result<HashSet<Oid>, Error> {
+    let sql = Sql::new("SELECT k.oid FROM pg_constraint k WHERE k.contype = 'f'");
+    let rows = ask::rows(client, "which foreign keys there are", &sql, &[]).await?;
+    rows.iter().map(|row| row.get("oid").map(Oid::new)).collect()
 }

@@ -43,6 +43,8 @@ pub struct ServerFacts {
     pub idle_replication_slot_timeout: Option<Duration>,
     /// `synchronous_standby_names`; `None` where it cannot be read.
     pub synchronous_standby_names: Option<String>,
+    /// `synchronized_standby_slots`; `None` where the server knows none (before 17).
+    pub synchronized_standby_slots: Option<String>,
     /// Who runs the server, as far as roles and settings show.
     pub provider: Provider,
     /// The current database's name.
@@ -171,6 +173,7 @@ pub async fn server_facts(client: &Client) -> Result<ServerFacts, Error> {
         lock_timeout: settings.duration("lock_timeout")?,
         idle_replication_slot_timeout: settings.duration("idle_replication_slot_timeout")?,
         synchronous_standby_names: settings.text("synchronous_standby_names").map(str::to_owned),
+        synchronized_standby_slots: settings.text("synchronized_standby_slots").map(str::to_owned),
         provider,
         database,
         database_bytes,
@@ -279,7 +282,8 @@ impl Settings {
         let sql = Sql::new(
             "SELECT name, setting, unit FROM pg_settings WHERE name IN ('wal_level', 'max_replication_slots', \
              'max_wal_senders', 'max_slot_wal_keep_size', 'wal_sender_timeout', 'max_worker_processes', \
-             'max_connections', 'lock_timeout', 'default_transaction_read_only', 'idle_replication_slot_timeout', 'synchronous_standby_names')",
+             'max_connections', 'lock_timeout', 'default_transaction_read_only', 'idle_replication_slot_timeout', \
+             'synchronous_standby_names', 'synchronized_standby_slots')",
         );
         let rows = ask::rows(client, SETTINGS, &sql, &[]).await?;
         let entries = rows.iter().map(|row| Ok((row.get("name")?, (row.get("setting")?, row.get("unit")?))));

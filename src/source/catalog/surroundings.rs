@@ -18,7 +18,7 @@ pub struct Surroundings {
     /// Foreign servers.
     pub foreign_servers: Vec<String>,
     /// User mappings of them.
-    pub user_mappings: u64,
+    pub user_mappings: Vec<UserMapping>,
     /// Tablespaces other than the default one that hold something of the database.
     pub tablespaces: Vec<String>,
     /// Security labels.
@@ -46,6 +46,17 @@ pub struct ReplicaTrigger {
     pub always: bool,
 }
 
+/// Whose sessions reach a foreign server by it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UserMapping {
+    /// The role; none: PUBLIC.
+    pub role: Option<String>,
+    /// The server.
+    pub server: String,
+    /// Its options are not there, or not shown to the current user: then pg_dump leaves them out.
+    pub hidden: bool,
+}
+
 /// A collation whose version is another than the one that indexes were made with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ChangedCollation {
@@ -68,6 +79,22 @@ pub struct SessionRoom {
     pub role_used: u64,
 }
 
+/// How many locks on tables the server's sessions can hold together, without what is left of other shared memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LockRoom {
+    /// `max_locks_per_transaction`.
+    pub per_session: u64,
+    /// Sessions of all kinds, background processes and prepared transactions included.
+    pub sessions: u64,
+}
+
+impl LockRoom {
+    /// So many.
+    pub const fn locks(self) -> u64 {
+        self.per_session.saturating_mul(self.sessions)
+    }
+}
+
 /// What stands around the current database's tables.
 ///
 /// # Errors
@@ -87,10 +114,9 @@ pub async fn surroundings(client: &Client) -> Result<Surroundings, Error> {
             _ => found.publications_of_all.push(name),
         }
     }
-    let sql = Sql::new("SELECT (SELECT count(*) FROM pg_user_mappings WHERE umid >= 16384) AS mappings, ")
-        .text("(SELECT count(*) FROM pg_seclabel) AS labels");
-    let row = ask::row(client, QUESTION, &sql, &[]).await?;
-    (found.user_mappings, found.security_labels) = (row.count("mappings")?, row.count("labels")?);
+    found.user_mappings = user_mappings(client).await?;
+    let sql = Sql::new("SELECT count(*) AS labels FROM pg_seclabel");
+    found.security_labels = ask::row(client, QUESTION, &sql, &[]).await?.count("labels")?;
     found.changed_collations = changed_collations(client, dialect).await?;
     Ok(found)
 }
@@ -117,6 +143,23 @@ pub async fn session_room(client: &Client) -> Result<SessionRoom, Error> {
     })
 }
 
+/// How many locks there may be.
+///
+/// # Errors
+/// When the server does not answer.
+pub async fn lock_room(client: &Client) -> Result<LockRoom, Error> {
+    let dialect = Dialect::of(client).await?;
+    // One more is the launcher of autovacuum.
+    let sql = Sql::new("SELECT (sum(setting::int8) FILTER (WHERE name = 'max_locks_per_transaction'))::int8 AS each, ")
+        .text("1 + (sum(setting::int8) FILTER (WHERE name <> 'max_locks_per_transaction'))::int8 AS sessions ")
+        .text("FROM pg_settings WHERE name IN ('max_locks_per_transaction', 'max_connections', 'max_worker_processes', ")
+        .text("'max_prepared_transactions', ")
+        .text(dialect.other_session_settings())
+        .text(")");
+    let row = ask::row(client, "the room for locks", &sql, &[]).await?;
+    Ok(LockRoom { per_session: row.count("each")?, sessions: row.count("sessions")? })
+}
+
 /// The procedural languages that the current database has.
 ///
 /// # Errors
@@ -126,7 +169,111 @@ pub async fn language_names(client: &Client) -> Result<Vec<String>, Error> {
     ask::rows(client, "the languages", &sql, &[]).await?.iter().map(|row| row.get("name")).collect()
 }
 
+/// The languages of the current database that every role may use.
+///
+/// # Errors
+/// When the server does not answer.
+pub async fn trusted_languages(client: &Client) -> Result<Vec<String>, Error> {
+    let sql = Sql::new("SELECT lanname::text AS name FROM pg_language WHERE lanpltrusted");
+    ask::rows(client, "the languages", &sql, &[]).await?.iter().map(|row| row.get("name")).collect()
+}
+
+/// A function that only a superuser may make.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UntrustedFunction {
+    /// With its parameters.
+    pub name: String,
+    /// What it is written in: `c`, `internal`, `plperlu`.
+    pub language: String,
+}
+
+/// Functions in languages that are not trusted and that belong to no extension. Aggregates are none: each of them has
+/// `internal` for its language, and whoever may use its functions may make it.
+///
+/// # Errors
+/// When the server does not answer.
+pub async fn untrusted_functions(client: &Client) -> Result<Vec<UntrustedFunction>, Error> {
+    let sql = Sql::new(
+        "SELECT p.oid::regprocedure::text AS name, l.lanname::text AS language \
+         FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang \
+         JOIN pg_namespace n ON n.oid = p.pronamespace WHERE NOT l.lanpltrusted AND p.oid >= 16384 \
+         AND n.nspname NOT IN ('pg_catalog', 'walferry', 'aiven_extras') AND NOT EXISTS (SELECT FROM pg_depend d \
+         WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype IN ('e', 'i')) \
+         AND NOT EXISTS (SELECT FROM pg_aggregate a WHERE a.aggfnoid = p.oid) ORDER BY 1",
+    );
+    let function =
+        |row: &ask::Answer| Ok(UntrustedFunction { name: row.get("name")?, language: row.get("language")? });
+    ask::rows(client, "the functions", &sql, &[]).await?.iter().map(function).collect()
+}
+
+/// Tables whose row-level security holds for their owner, too, and so for whoever makes them on the target.
+///
+/// # Errors
+/// When the server does not answer.
+pub async fn forced_row_security(client: &Client) -> Result<Vec<QualifiedName>, Error> {
+    let sql = Sql::new(
+        "SELECT n.nspname::text AS schema, c.relname::text AS name FROM pg_class c \
+         JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relrowsecurity AND c.relforcerowsecurity ORDER BY 1, 2",
+    );
+    ask::rows(client, "row-level security", &sql, &[]).await?.iter().map(ask::Answer::name).collect()
+}
+
+/// A table of a migration on its target, to which the current user may not write all that comes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unwritable {
+    /// The table.
+    pub name: QualifiedName,
+    /// Its owner, whose privileges the current user lacks.
+    pub owner: Option<String>,
+    /// Row-level security holds for its owner, too.
+    pub forced: bool,
+    /// The current user lacks a privilege.
+    pub refused: bool,
+}
+
+/// Those of a migration that has begun; none on a target that knows of no migration.
+///
+/// # Errors
+/// When the server does not answer.
+pub async fn unwritable_tables(target: &Client, migration: &str) -> Result<Vec<Unwritable>, Error> {
+    let question = "the target's tables";
+    let known = Sql::new("SELECT to_regclass('walferry.relation') IS NOT NULL AS known");
+    if !ask::row(target, question, &known, &[]).await?.get("known")? {
+        return Ok(Vec::new());
+    }
+    let sql = Sql::new(
+        "WITH found AS (SELECT r.schema_name, r.table_name, row_security_active(c.oid) AS secured, \
+         CASE WHEN NOT pg_has_role(c.relowner, 'USAGE') THEN pg_get_userbyid(c.relowner)::text END AS owner, \
+         c.relrowsecurity AND c.relforcerowsecurity AS forced, NOT (has_table_privilege(c.oid, 'SELECT') AND has_table_privilege(c.oid, 'INSERT') \
+         AND has_table_privilege(c.oid, 'UPDATE') AND has_table_privilege(c.oid, 'DELETE')) AS refused \
+         FROM walferry.relation r JOIN pg_namespace n ON n.nspname = r.schema_name \
+         JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = r.table_name \
+         WHERE r.migration = $1 AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass \
+         AND d.objid = c.oid AND d.deptype = 'e')) \
+         SELECT schema_name AS schema, table_name AS name, owner, secured AND forced AS forced, refused \
+         FROM found WHERE secured OR refused \
+         ORDER BY 1, 2",
+    );
+    let rows = ask::rows(target, question, &sql, &[&migration]).await?;
+    let found = |row: &ask::Answer| {
+        let (owner, forced, refused) = (row.get("owner")?, row.get("forced")?, row.get("refused")?);
+        Ok(Unwritable { name: row.name()?, owner, forced, refused })
+    };
+    rows.iter().map(found).collect()
+}
+
 const QUESTION: &str = "what is around the tables";
+
+async fn user_mappings(client: &Client) -> Result<Vec<UserMapping>, Error> {
+    let sql = Sql::new(
+        "SELECT CASE WHEN umuser <> 0 THEN usename::text END AS role, srvname::text AS server, \
+         umoptions IS NULL AS hidden FROM pg_user_mappings WHERE umid >= 16384 ORDER BY 2, 1",
+    );
+    let mapping = |row: &ask::Answer| {
+        Ok(UserMapping { role: row.get("role")?, server: row.get("server")?, hidden: row.get("hidden")? })
+    };
+    ask::rows(client, QUESTION, &sql, &[]).await?.iter().map(mapping).collect()
+}
 
 async fn replica_triggers(client: &Client) -> Result<Vec<ReplicaTrigger>, Error> {
     let sql = Sql::new(

@@ -22,6 +22,10 @@ pub struct Table {
     pub partition_of: Option<QualifiedName>,
     /// The tables that it inherits from directly, partitioning aside.
     pub inherits: Vec<QualifiedName>,
+    /// What it inherits from directly, or is a partition of: `pg_class.oid`, in order.
+    pub parents: Vec<Oid>,
+    /// A partition's bounds as SQL: `FOR VALUES …`, `DEFAULT`.
+    pub bounds: Option<String>,
     /// Whether others inherit from it, partitioning aside: then `ONLY` makes a difference.
     pub inherited: bool,
     /// Whether its changes are in the WAL.
@@ -31,9 +35,17 @@ pub struct Table {
     /// The columns that identify a row of an UPDATE or DELETE, in the index's order. Empty: nothing does, and a
     /// publication of updates would make the server reject them. A DEFERRABLE primary key counts as nothing; with
     /// FULL it is every column but generated ones.
+    ///
+    /// Nothing, too, where the identity has a generated column, which is not published: 18 rejects the UPDATE, and so it
+    /// does with FULL as soon as the table has one; older servers send what is left of the key, which may mean several
+    /// rows or none.
     pub identity_columns: Vec<String>,
     /// Has a primary key, but a DEFERRABLE one.
     pub deferrable_primary_key: bool,
+    /// Nothing identifies its rows since its identity has a generated column.
+    pub generated_identity: bool,
+    /// Whether REPLICA IDENTITY FULL would give it an identity, for the time being: what it has now can be put back.
+    pub takes_full: bool,
     /// An index that `REPLICA IDENTITY USING INDEX` would take; the primary key first.
     pub identity_index: Option<String>,
     /// Columns in order, without dropped ones.
@@ -96,6 +108,8 @@ pub struct TableColumn {
     pub generated: Generated,
     /// GENERATED … AS IDENTITY.
     pub identity: Identity,
+    /// `xmin` of its row in `pg_attribute`: another one after ALTER COLUMN.
+    pub version: u32,
 }
 
 /// Where a table's rows are.
@@ -127,6 +141,28 @@ pub enum Generated {
     Virtual,
 }
 
+impl Generated {
+    /// `pg_attribute.attgenerated`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::No => "",
+            Self::Stored => "s",
+            Self::Virtual => "v",
+        }
+    }
+}
+
+impl Identity {
+    /// `pg_attribute.attidentity`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::No => "",
+            Self::Always => "a",
+            Self::ByDefault => "d",
+        }
+    }
+}
+
 /// Whether a column is an identity column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Identity {
@@ -149,9 +185,16 @@ impl Table {
         !self.identity_columns.is_empty()
     }
 
+    /// Whether it is an extension's, and the current user does not see all of its rows.
+    pub fn is_hidden(&self) -> bool {
+        self.extension.is_some() && (!self.readable || self.rls_applies)
+    }
+
     /// Whether its changes are followed: they are in the WAL, and of an extension's table we want and may publish all.
     pub fn is_followed(&self) -> bool {
-        let whole = |of: &ExtensionTable| of.condition.is_empty() && self.owned_by_me && self.has_identity();
+        let whole = |of: &ExtensionTable| {
+            of.condition.is_empty() && !of.acts() && self.owned_by_me && self.has_identity()
+        };
         self.persistence == Persistence::Permanent && self.extension.as_ref().is_none_or(whole)
     }
 }
@@ -161,20 +204,33 @@ impl Table {
 /// # Errors
 /// When the server does not answer.
 pub async fn tables(client: &Client) -> Result<Vec<Table>, Error> {
+    let sizes = "coalesce(pg_relation_size(c.oid), 0) / current_setting('block_size')::int8 AS pages, \
+                 coalesce(pg_table_size(c.oid), 0) AS bytes, ";
+    tables_with(client, sizes).await
+}
+
+/// The same without their sizes, which are 0: who asks for a size waits for whoever has locked the table.
+///
+/// # Errors
+/// When the server does not answer.
+pub async fn tables_unsized(client: &Client) -> Result<Vec<Table>, Error> {
+    tables_with(client, "0::int8 AS pages, 0::int8 AS bytes, ").await
+}
+
+async fn tables_with(client: &Client, sizes: &'static str) -> Result<Vec<Table>, Error> {
     let dialect = Dialect::of(client).await?;
     let sql = Sql::new(
         "SELECT c.oid, n.nspname::text AS schema, c.relname::text AS name, c.relkind::text AS kind, \
          c.relpersistence::text AS persistence, c.relreplident::text AS replica_identity, c.relispartition, \
-         c.relfilenode AS filenode, c.relnatts AS attributes, \
+         c.relfilenode AS filenode, c.relnatts AS attributes, pg_get_expr(c.relpartbound, c.oid) AS bounds, \
          c.relrowsecurity, row_security_active(c.oid) AS rls_applies, \
          pg_get_userbyid(c.relowner)::text AS owner, pg_has_role(c.relowner, 'USAGE') AS owned_by_me, \
          coalesce(has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT'), false) AS readable, \
-         coalesce(pg_relation_size(c.oid), 0) / current_setting('block_size')::int8 AS pages, \
-         coalesce(pg_table_size(c.oid), 0) AS bytes, \
          EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = c.oid AND g.tgenabled <> 'D' AND ",
     )
     .text(FIRES_ON_CHANGES)
     .text(") AS has_triggers, ")
+    .text(sizes)
     .text(dialect.row_estimate())
     .text(" AS row_estimate FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE ")
     .text(Scope::User.filter())
@@ -192,7 +248,7 @@ pub async fn tables(client: &Client) -> Result<Vec<Table>, Error> {
     for row in &rows {
         let oid: u32 = row.get("oid")?;
         let columns = columns.remove(&oid).unwrap_or_default();
-        let table = table(row, columns, indexes.remove(&oid).unwrap_or_default())?;
+        let table = table(row, dialect, columns, indexes.remove(&oid).unwrap_or_default())?;
         tables.push(Table { extension: extensions.remove(&oid), ..table });
     }
     let with_children: HashSet<u32> = parents.values().flatten().copied().collect();
@@ -200,6 +256,7 @@ pub async fn tables(client: &Client) -> Result<Vec<Table>, Error> {
     for (table, row) in tables.iter_mut().zip(&rows) {
         let partition: bool = row.get("relispartition")?;
         let above = parents.get(&table.oid.get()).map(Vec::as_slice).unwrap_or_default();
+        table.parents = above.iter().copied().map(Oid::new).collect();
         if partition {
             table.partition_of = names.get(&root(&parents, table.oid.get())).cloned();
         } else {
@@ -222,28 +279,51 @@ pub async fn table_names(client: &Client) -> Result<Vec<QualifiedName>, Error> {
     ask::rows(client, "the tables' names", &sql, &[]).await?.iter().map(ask::Answer::name).collect()
 }
 
-fn table(row: &ask::Answer, columns: Vec<TableColumn>, indexes: Vec<Index>) -> Result<Table, Error> {
+/// Every user table of the current database, by its identifier. Waits for no lock on a table, unlike [`tables`], which
+/// asks for sizes.
+///
+/// # Errors
+/// When the server does not answer.
+pub async fn tables_by_id(client: &Client) -> Result<HashMap<Oid, QualifiedName>, Error> {
+    let sql = Sql::new("SELECT c.oid, n.nspname::text AS schema, c.relname::text AS name FROM pg_class c ")
+        .text("JOIN pg_namespace n ON n.oid = c.relnamespace WHERE ")
+        .text(Scope::User.filter());
+    let rows = ask::rows(client, "the tables' names", &sql, &[]).await?;
+    rows.iter().map(|row| Ok((Oid::new(row.get("oid")?), row.name()?))).collect()
+}
+
+fn table(
+    row: &ask::Answer,
+    dialect: Dialect,
+    columns: Vec<TableColumn>,
+    indexes: Vec<Index>,
+) -> Result<Table, Error> {
     let replica_identity = ReplicaIdentity::from_byte(row.byte("replica_identity")?)
         .ok_or_else(|| row.unexpected("replica_identity"))?;
+    let identifies = |index: &Index| index.identifies() && index.is_sent(&columns);
     let chosen = match replica_identity {
-        ReplicaIdentity::Default => indexes.iter().find(|index| index.primary && index.identifies()),
-        ReplicaIdentity::Index => indexes.iter().find(|index| index.replica_identity && index.identifies()),
+        ReplicaIdentity::Default => indexes.iter().find(|index| index.primary && identifies(index)),
+        ReplicaIdentity::Index => indexes.iter().find(|index| index.replica_identity && identifies(index)),
         ReplicaIdentity::Nothing | ReplicaIdentity::Full => None,
     };
+    let has_generated = columns.iter().any(|column| column.generated != Generated::No);
     let identity_columns = match replica_identity {
+        ReplicaIdentity::Full if has_generated && dialect.rejects_generated_identity() => Vec::new(),
         ReplicaIdentity::Full => {
             let sent = columns.iter().filter(|column| column.generated == Generated::No);
             sent.map(|column| column.name.clone()).collect()
         }
         _ => chosen.map(|index| index.column_names(&columns)).unwrap_or_default(),
     };
-    let candidate = |index: &&Index| index.identifies() && index.not_null(&columns);
+    let candidate = |index: &&Index| identifies(index) && index.not_null(&columns);
     Ok(Table {
         oid: Oid::new(row.get("oid")?),
         name: row.name()?,
         kind: kind(row)?,
         partition_of: None,
         inherits: Vec::new(),
+        parents: Vec::new(),
+        bounds: row.get("bounds")?,
         inherited: false,
         persistence: match row.byte("persistence")? {
             b'p' => Persistence::Permanent,
@@ -251,9 +331,20 @@ fn table(row: &ask::Answer, columns: Vec<TableColumn>, indexes: Vec<Index>) -> R
             _ => return Err(row.unexpected("persistence")),
         },
         replica_identity,
-        identity_columns,
         deferrable_primary_key: indexes.iter().any(|index| index.primary && !index.immediate),
+        generated_identity: match replica_identity {
+            ReplicaIdentity::Full => identity_columns.is_empty(),
+            ReplicaIdentity::Default => indexes.iter().any(|index| index.primary && !index.is_sent(&columns)),
+            ReplicaIdentity::Index => {
+                indexes.iter().any(|index| index.replica_identity && !index.is_sent(&columns))
+            }
+            ReplicaIdentity::Nothing => false,
+        },
+        takes_full: !(has_generated && dialect.rejects_generated_identity()
+            || replica_identity == ReplicaIdentity::Index
+                && indexes.iter().any(|index| index.replica_identity)),
         identity_index: indexes.iter().find(candidate).map(|index| index.name.clone()),
+        identity_columns,
         filenode: row.get("filenode")?,
         attributes: row.get("attributes")?,
         pages: row.count("pages")?,
@@ -312,7 +403,6 @@ impl<'a> Scope<'a> {
     }
 }
 
-/// The columns of every table in `scope`, by the table's oid.
 #[cfg(test)]
 impl Table {
     /// An ordinary table of one page in `public`, without columns, for tests to begin with.
@@ -323,11 +413,15 @@ impl Table {
             kind: TableKind::Plain,
             partition_of: None,
             inherits: Vec::new(),
+            parents: Vec::new(),
+            bounds: None,
             inherited: false,
             persistence: Persistence::Permanent,
             replica_identity: ReplicaIdentity::Default,
             identity_columns: Vec::new(),
             deferrable_primary_key: false,
+            generated_identity: false,
+            takes_full: true,
             identity_index: None,
             columns: Vec::new(),
             filenode: 0,
@@ -346,6 +440,64 @@ impl Table {
     }
 }
 
+#[cfg(test)]
+impl TableColumn {
+    /// A column that may be NULL, of a builtin type without modifier, for tests to begin with.
+    pub fn example(number: i16, name: &str, type_oid: u32) -> Self {
+        Self {
+            number,
+            name: name.to_owned(),
+            type_oid: Oid::new(type_oid),
+            type_schema: "pg_catalog".to_owned(),
+            type_name: "t".to_owned(),
+            type_modifier: -1,
+            not_null: false,
+            has_default: false,
+            base: None,
+            type_own_name: "t".to_owned(),
+            in_arrays: true,
+            is_array: false,
+            generated: Generated::No,
+            identity: Identity::No,
+            version: 1,
+        }
+    }
+}
+
+/// A table as it is now, as far as rows that were read of it depend on that.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TableNow {
+    /// Schema and name.
+    pub name: QualifiedName,
+    /// Its file.
+    pub filenode: u32,
+    /// Number, name, type and its modifier of each column, without dropped ones.
+    pub columns: Vec<(i16, String, Oid, i32)>,
+}
+
+/// The table with this identifier as it is now, if there still is one.
+///
+/// # Errors
+/// When the server does not answer.
+pub async fn table_now(client: &Client, oid: Oid) -> Result<Option<TableNow>, Error> {
+    let sql = Sql::new(
+        "SELECT n.nspname::text AS schema, c.relname::text AS name, c.relfilenode AS filenode, a.attnum, \
+         a.attname::text AS column, a.atttypid, a.atttypmod FROM pg_class c \
+         JOIN pg_namespace n ON n.oid = c.relnamespace LEFT JOIN pg_attribute a ON a.attrelid = c.oid \
+         AND a.attnum > 0 AND NOT a.attisdropped WHERE c.oid = $1::oid ORDER BY a.attnum",
+    );
+    let rows = ask::rows(client, "a table as it is now", &sql, &[&oid.get()]).await?;
+    let Some(first) = rows.first() else { return Ok(None) };
+    let (name, filenode) = (first.name()?, first.get("filenode")?);
+    let mut columns = Vec::with_capacity(rows.len());
+    for row in &rows {
+        let Some(number) = row.get::<Option<i16>>("attnum")? else { continue };
+        columns.push((number, row.get("column")?, Oid::new(row.get("atttypid")?), row.get("atttypmod")?));
+    }
+    Ok(Some(TableNow { name, filenode, columns }))
+}
+
+/// The columns of every table in `scope`, by the table's oid.
 pub(super) async fn columns(
     client: &Client,
     dialect: Dialect,
@@ -357,6 +509,7 @@ pub(super) async fn columns(
         "SELECT a.attrelid, a.attnum, a.attname::text AS name, a.atttypid, format_type(a.atttypid, -1) AS type_name, \
          tn.nspname::text AS type_schema, a.atttypmod, a.attnotnull, a.atthasdef, t.typname::text AS own_name, \
          b.schema AS base_schema, b.name AS base_name, b.modifier AS base_modifier, a.attidentity::text AS identity, \
+         a.xmin::text AS version, \
          t.typarray <> 0 AND t.typdelim = ',' AS in_arrays, t.typtype = 'b' AND t.typelem <> 0 AND t.typlen = -1 \
          AND t.typarray = 0 AS is_array, ",
     )
@@ -406,6 +559,7 @@ fn column(row: &ask::Answer) -> Result<TableColumn, Error> {
         is_array: row.get("is_array")?,
         generated: generated(row)?,
         identity: identity(row)?,
+        version: row.parse("version")?,
     })
 }
 
@@ -452,6 +606,14 @@ impl Index {
     /// Whether it is an index over plain columns of every row.
     pub(super) fn covers_all(&self) -> bool {
         !self.partial && !self.keys.is_empty() && self.keys.iter().all(|&key| key > 0)
+    }
+
+    /// Whether the values of all of its columns are published: generated ones are not.
+    fn is_sent(&self, columns: &[TableColumn]) -> bool {
+        let generated = |key: &i16| {
+            columns.iter().any(|column| column.number == *key && column.generated != Generated::No)
+        };
+        !self.keys.iter().any(generated)
     }
 
     pub(super) fn not_null(&self, columns: &[TableColumn]) -> bool {

@@ -116,7 +116,7 @@ async fn read(client: &Client, scope: Scope<'_>) -> Result<Vec<TargetTable>, Err
          AND k.conrelid <> c.oid) AS referenced, (SELECT x.condition FROM pg_extension e, \
          unnest(e.extconfig, e.extcondition) x(oid, condition) WHERE x.oid = c.oid) AS condition, \
          coalesce(has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'INSERT') \
-         AND has_table_privilege(c.oid, 'DELETE'), false) AS writable FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE ",
+         AND has_table_privilege(c.oid, 'DELETE') AND NOT row_security_active(c.oid), false) AS writable FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE ",
     )
     .text(scope.filter())
     .text(" ORDER BY 2, 3");

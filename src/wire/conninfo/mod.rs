@@ -1,7 +1,8 @@
 //! Where and how to connect: a libpq URI or keyword/value string with the environment's defaults filled in.
 //!
 //! Everything is understood as libpq understands it (manual: "Database Connection Control Functions"), so that a string
-//! that works for `psql` works here. Beyond libpq: `connect_timeout` has a default, and TCP keepalives do.
+//! that works for `psql` works here. Beyond libpq: `connect_timeout`, `tcp_user_timeout` and TCP keepalives have
+//! defaults that notice a dead peer within a minute.
 //!
 //! Not here: reading files (password file, certificates; both depend on the moment of connecting) and resolving names.
 //! A password never shows in `Debug`, `Display` or an error.
@@ -47,6 +48,8 @@ pub struct ConnInfo {
     pub(super) tls: TlsOptions,
     pub(super) channel_binding: ChannelBinding,
     pub(super) target_session_attrs: TargetSessionAttrs,
+    /// Sessions may write though the server's settings, or the database's, would make them read only.
+    pub(super) writable: bool,
 }
 
 /// One server to try.
@@ -187,6 +190,9 @@ words! {
     }
 }
 
+/// What lets a session write where a default keeps it from that.
+pub(super) const WRITABLE: (&str, &str) = ("default_transaction_read_only", "off");
+
 impl ConnInfo {
     /// Parses a libpq URI or keyword/value string, with defaults from `environment`.
     ///
@@ -211,6 +217,7 @@ impl ConnInfo {
             channel_binding: ChannelBinding::from_options(&options)?.unwrap_or(ChannelBinding::Prefer),
             target_session_attrs: TargetSessionAttrs::from_options(&options)?
                 .unwrap_or(TargetSessionAttrs::Any),
+            writable: false,
         })
     }
 
@@ -230,6 +237,13 @@ impl ConnInfo {
         Self { dbname: dbname.to_owned(), ..self.clone() }
     }
 
+    /// The same, for sessions that may write though `default_transaction_read_only` is set for the server, the database or
+    /// the role. So `target_session_attrs=read-write` finds a primary that is fenced by that, too, but no standby.
+    #[must_use]
+    pub fn writable(self) -> Self {
+        Self { writable: true, ..self }
+    }
+
     /// The servers to try, in this order.
     pub fn hosts(&self) -> &[Host] {
         &self.hosts
@@ -246,6 +260,25 @@ impl ConnInfo {
             let path = self.passfile.as_deref()?;
             passfile::look_up(path, &host.passfile_name(), host.port, &self.dbname, &self.user).map(Secret)
         })
+    }
+
+    /// A keyword string with what libpq knows no environment variable for: how it notices a dead peer.
+    pub fn libpq_keepalives(&self) -> String {
+        let SocketOptions {
+            keepalives,
+            keepalives_idle,
+            keepalives_interval,
+            keepalives_count,
+            user_timeout,
+        } = &self.socket;
+        format!(
+            "keepalives={} keepalives_idle={} keepalives_interval={} keepalives_count={keepalives_count} \
+             tcp_user_timeout={}",
+            u8::from(*keepalives),
+            keepalives_idle.as_secs(),
+            keepalives_interval.as_secs(),
+            user_timeout.map_or(0, |timeout| timeout.as_millis()),
+        )
     }
 
     /// Environment variables that make libpq's programs connect as this does, so that `pg_dump` and its kin need no
@@ -281,8 +314,10 @@ impl ConnInfo {
         if let Some(client) = self.tls.client.as_ref().filter(|client| client.named) {
             variables.extend([("PGSSLCERT", path(&client.cert)), ("PGSSLKEY", path(&client.key))]);
         }
-        if let Some(options) = &self.options {
-            variables.push(("PGOPTIONS", options.clone()));
+        let writable = self.writable.then(|| format!("-c {}={}", WRITABLE.0, WRITABLE.1));
+        let options: Vec<String> = self.options.iter().cloned().chain(writable).collect();
+        if !options.is_empty() {
+            variables.push(("PGOPTIONS", options.join(" ")));
         }
         variables
     }
@@ -424,13 +459,17 @@ fn seconds(options: &Options, name: &'static str) -> Result<Option<Duration>, Co
 
 fn socket_options(options: &Options) -> Result<SocketOptions, ConnInfoError> {
     let count = integer(options, "keepalives_count")?.and_then(|value| u32::try_from(value).ok());
-    let user_timeout = integer(options, "tcp_user_timeout")?.and_then(|value| u64::try_from(value).ok());
+    let user_timeout = match integer(options, "tcp_user_timeout")? {
+        None => Some(limits::USER_TIMEOUT),
+        // As with libpq, zero and less mean the system's default.
+        Some(value) => u64::try_from(value).ok().filter(|&value| value > 0).map(Duration::from_millis),
+    };
     Ok(SocketOptions {
         keepalives: integer(options, "keepalives")? != Some(0),
         keepalives_idle: seconds(options, "keepalives_idle")?.unwrap_or(limits::KEEPALIVES_IDLE),
         keepalives_interval: seconds(options, "keepalives_interval")?.unwrap_or(limits::KEEPALIVES_INTERVAL),
         keepalives_count: count.filter(|&count| count > 0).unwrap_or(limits::KEEPALIVES_COUNT),
-        user_timeout: user_timeout.filter(|&value| value > 0).map(Duration::from_millis),
+        user_timeout,
     })
 }
 

@@ -121,6 +121,13 @@ fn the_environment_fills_in() {
     let conninfo = parse("", &variables).expect("valid");
     assert_eq!(summary(&conninfo), "envhost:7 envdb envuser envpw -c x=y");
     assert_eq!((conninfo.sslmode(), conninfo.connect_timeout), (SslMode::Require, Duration::from_secs(3)));
+    let options = |conninfo: &ConnInfo| {
+        let variables = conninfo.libpq_environment();
+        variables.into_iter().find(|(name, _)| *name == "PGOPTIONS").map(|(_, value)| value)
+    };
+    assert_eq!(options(&conninfo).as_deref(), Some("-c x=y"));
+    let writable = Some("-c x=y -c default_transaction_read_only=off");
+    assert_eq!(options(&conninfo.writable()).as_deref(), writable);
     let conninfo = parse("postgresql://u:p@h:1/d?sslmode=disable", &variables).expect("valid");
     assert_eq!(summary(&conninfo), "h:1 d u p -c x=y");
     assert_eq!(conninfo.sslmode(), SslMode::Disable);
@@ -134,6 +141,14 @@ fn defaults_and_units() {
     let conninfo = parse("host=h tcp_user_timeout=1500 keepalives=0 user=u", &[]).expect("valid");
     assert_eq!(conninfo.socket.user_timeout, Some(Duration::from_millis(1500)));
     assert!(!conninfo.socket.keepalives);
+    assert_eq!(
+        conninfo.libpq_keepalives(),
+        "keepalives=0 keepalives_idle=10 keepalives_interval=5 keepalives_count=6 tcp_user_timeout=1500"
+    );
+    let silent = parse("host=h user=u", &[]).expect("valid");
+    assert_eq!(silent.socket.user_timeout, Some(crate::limits::USER_TIMEOUT));
+    let systems = parse("host=h user=u tcp_user_timeout=0", &[]).expect("valid");
+    assert_eq!(systems.socket.user_timeout, None);
     assert_eq!(
         (conninfo.sslmode(), conninfo.connect_timeout),
         (SslMode::Prefer, crate::limits::CONNECT_TIMEOUT)

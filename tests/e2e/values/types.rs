@@ -186,7 +186,9 @@ async fn subjects(pair: &Pair, owner: &Client) -> Vec<Subject> {
         subjects.push(Subject::new(name, name, true, values));
     }
     for (extension, schema, types) in EXTENSIONS {
-        let available = format!("SELECT count(*) FROM pg_available_extensions WHERE name = '{extension}'");
+        let available = format!(
+            "SELECT count(*) FROM pg_available_extension_versions WHERE name = '{extension}' AND trusted"
+        );
         if pair.source_value(&available).await == "0" {
             eprintln!("skipped: this server has no extension {extension}");
             continue;

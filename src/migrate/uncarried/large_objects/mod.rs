@@ -78,13 +78,13 @@ struct There {
 }
 
 impl LargeObjects {
-    /// Makes the target's the same as the source's, but for those that the target has of its own.
+    /// Makes the target's the same as the source's, but for those that the target has of its own. Says whether any was not.
     ///
     /// # Errors
     /// When a side does not answer; when one may not be read, or is in the way.
-    pub async fn carry(&self, source: &Client, target: &Client) -> Result<()> {
+    pub async fn carry(&self, source: &Client, target: &Client) -> Result<bool> {
         if !self.any(source, target).await? {
-            return Ok(());
+            return Ok(false);
         }
         let next = Arc::new(Mutex::new(Some(0)));
         let mut work = JoinSet::new();
@@ -104,7 +104,7 @@ impl LargeObjects {
                 "owns, or may use, large objects of the source; the target has no such role, or gives it nothing of ours"
             );
         }
-        Ok(())
+        Ok(copied + changed + dropped > 0)
     }
 
     async fn any(&self, source: &Client, target: &Client) -> Result<bool> {
@@ -272,10 +272,7 @@ fn failure(side: Side, error: tokio_postgres::Error) -> Failure {
     if side == Side::Source && error.state() == Some("42501") {
         return Definite::new("a large object of the source may not be read")
             .detail(error.to_string())
-            .hint(
-                "on the source: GRANT the role that owns it TO the migrating role, or GRANT SELECT ON LARGE OBJECT …; \
-                 `walferry check` names the roles",
-            )
+            .hint("`walferry check` prints the statement that lets us; run it on the source")
             .into();
     }
     error.into_failure(side)

@@ -1,0 +1,99 @@
+//! Tables that the stream lacks, wholly or in part, kept from being written to from the carry to `done`.
+//!
+//! The stream says nothing of who writes to them. So one session locks them on the source in SHARE mode before they are
+//! read: nobody writes to them from then on, and whoever wants to waits for the lock, which everybody may see. Somebody
+//! who waits at the end writes after the fence, and the cutover is given up.
+//!
+//! As long as the locks are held, the stream brings nothing of these tables while they are replaced on the target. So when
+//! a cutover is given up then, what was replaced fits the stream that runs on, and so does what was not.
+
+use std::collections::HashSet;
+
+use tokio::time::timeout;
+use tokio_postgres::Client;
+
+use crate::error::{Failure, Result};
+use crate::limits::FENCE_LOCK_TIMEOUT;
+use crate::migrate::source_failed;
+use crate::migrate::uncarried::Again;
+use crate::pg::{QualifiedName, Sql};
+use crate::source::{self, catalog};
+use crate::wire::ConnInfo;
+
+use super::fence::connect_as;
+use super::sessions::{named, some};
+use super::written;
+
+/// The `application_name` of the session that holds them.
+pub(super) const HOLDING: &str = "walferry hold";
+
+/// The locks, held until this is dropped.
+#[derive(Debug)]
+pub(super) struct Held {
+    client: Client,
+    /// Of the tables that are locked those of which something is in the stream.
+    streamed: HashSet<QualifiedName>,
+    /// Those that this role may not lock.
+    open: Vec<String>,
+}
+
+impl Held {
+    /// Locks the tables.
+    ///
+    /// # Errors
+    /// When somebody writes to one of them and does not end, or the source does not answer.
+    pub(super) async fn lock(source: &ConnInfo, again: &Again) -> Result<Self> {
+        let client = connect_as(source, HOLDING).await?;
+        client.batch_execute("BEGIN").await.map_err(failed)?;
+        let (mut streamed, mut open) = (again.streamed.clone(), Vec::new());
+        for table in &again.tables {
+            let lock = Sql::new("SAVEPOINT one; LOCK TABLE ONLY ").name(&table.name).text(" IN SHARE MODE");
+            let Err(error) = client.batch_execute(lock.as_str()).await else { continue };
+            match error.code().map(tokio_postgres::error::SqlState::code) {
+                Some("42501") => {
+                    client.batch_execute("ROLLBACK TO SAVEPOINT one").await.map_err(failed)?;
+                    streamed.remove(&table.name);
+                    open.push(table.name.to_string());
+                }
+                Some("55P03") => {
+                    let name = &table.name;
+                    return Err(written(&format!("open transactions write to table {name}, or change it")));
+                }
+                _ => return Err(failed(error)),
+            }
+        }
+        Ok(Self { client, streamed, open })
+    }
+
+    /// What cannot be proven of those that are not locked, for whoever wants to know.
+    pub(super) fn warning(&self) -> Option<String> {
+        let names = || some(&self.open);
+        (!self.open.is_empty()).then(|| {
+            format!("tables that could not be locked, so that nobody knows who writes to them after the fence: {}", names())
+        })
+    }
+
+    /// Refuses to go on where somebody waits for one of the tables, or where they are not held any more.
+    ///
+    /// # Errors
+    /// Who it is.
+    pub(super) async fn refuse_waiting(&self) -> Result<()> {
+        let waiting = catalog::waiting_for_me(&self.client).await.map_err(source_failed)?;
+        if waiting.is_empty() {
+            return Ok(());
+        }
+        let who = some(&named(&waiting));
+        Err(written(&format!("sessions that wait to write to tables which are copied at cutover: {who}")))
+    }
+
+    /// Lets writers go on. Gives the tables of which the stream has brought nothing since they were locked; none where it is
+    /// not known whether the locks were held up to now.
+    pub(super) async fn release(self) -> Vec<QualifiedName> {
+        let released = timeout(FENCE_LOCK_TIMEOUT, self.client.batch_execute("COMMIT")).await;
+        if matches!(released, Ok(Ok(()))) { self.streamed.into_iter().collect() } else { Vec::new() }
+    }
+}
+
+fn failed(error: tokio_postgres::Error) -> Failure {
+    source_failed(source::Error::new("locks on tables that are copied at cutover", error))
+}

@@ -1,0 +1,105 @@
+//! Expressions that a table's rows go through, and whether their functions find what they name wherever they are called.
+
+use tokio_postgres::Client;
+
+use crate::limits::EXPRESSION_TRIAL_MILLISECONDS_MAX;
+use crate::pg::{QualifiedName, Sql};
+use crate::source::{Error, ask};
+
+/// An expression of an index, a CHECK constraint or a generated column that calls functions of users or extensions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Expression {
+    /// What has it, in the server's words: `index public.by_name`.
+    pub of: String,
+    /// Its table.
+    pub table: QualifiedName,
+    /// As the server spells it, names with their schemas.
+    text: String,
+    /// The functions that it calls and that take the session's `search_path`, as `ALTER FUNCTION` names them.
+    pub functions: Vec<String>,
+    /// Their schemas, and its table's.
+    pub schemas: Vec<String>,
+}
+
+/// The expressions of the current database whose functions take the `search_path` of whoever calls them.
+///
+/// # Errors
+/// When the server does not answer.
+pub async fn expressions(client: &Client) -> Result<Vec<Expression>, Error> {
+    // From the functions on, of which there are few: from thousands of tables on, it took the square of their number.
+    let sql = Sql::new(
+        "WITH called AS ( \
+         SELECT d.classid, d.objid, p.oid, s.nspname FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang \
+         JOIN pg_namespace s ON s.oid = p.pronamespace \
+         JOIN pg_depend d ON d.refclassid = 'pg_proc'::regclass AND d.refobjid = p.oid \
+         WHERE l.lanname NOT IN ('c', 'internal') \
+         AND d.classid IN ('pg_class'::regclass, 'pg_constraint'::regclass, 'pg_attrdef'::regclass) \
+         AND NOT EXISTS (SELECT FROM unnest(p.proconfig) setting WHERE setting LIKE 'search\\_path=%')), found AS ( \
+         SELECT 'pg_class'::regclass::oid AS classid, i.indexrelid AS objid, 0 AS part, i.indrelid AS relid, \
+           concat_ws(', ', pg_get_expr(i.indexprs, i.indrelid), pg_get_expr(i.indpred, i.indrelid)) AS text \
+         FROM pg_index i WHERE i.indexrelid IN (SELECT objid FROM called WHERE classid = 'pg_class'::regclass) \
+         AND (i.indexprs IS NOT NULL OR i.indpred IS NOT NULL) \
+         UNION ALL SELECT 'pg_constraint'::regclass, oid, 0, conrelid, pg_get_expr(conbin, conrelid) \
+         FROM pg_constraint WHERE oid IN (SELECT objid FROM called WHERE classid = 'pg_constraint'::regclass) \
+         AND contype = 'c' AND conrelid <> 0 \
+         UNION ALL SELECT 'pg_attrdef'::regclass, d.oid, 0, d.adrelid, pg_get_expr(d.adbin, d.adrelid) \
+         FROM pg_attrdef d JOIN pg_attribute a ON a.attrelid = d.adrelid AND a.attnum = d.adnum \
+         WHERE d.oid IN (SELECT objid FROM called WHERE classid = 'pg_attrdef'::regclass) \
+         AND to_jsonb(a) ->> 'attgenerated' <> '') \
+         SELECT pg_describe_object(f.classid, f.objid, f.part) AS what, n.nspname::text AS schema, c.relname::text AS name, \
+         f.text, array_agg(DISTINCT p.oid::regprocedure::text) AS functions, \
+         array_agg(DISTINCT p.nspname::text) || n.nspname::text AS schemas \
+         FROM found f JOIN pg_class c ON c.oid = f.relid JOIN pg_namespace n ON n.oid = c.relnamespace \
+         JOIN called p ON p.classid = f.classid AND p.objid = f.objid \
+         WHERE n.nspname NOT IN ('pg_catalog', 'information_schema', 'walferry') \
+         GROUP BY 1, 2, 3, 4 ORDER BY 2, 3, 1",
+    );
+    let expression = |row: &ask::Answer| {
+        Ok(Expression {
+            of: row.get("what")?,
+            table: row.name()?,
+            text: row.get("text")?,
+            functions: row.get("functions")?,
+            schemas: row.get("schemas")?,
+        })
+    };
+    ask::rows(client, QUESTION, &sql, &[]).await?.iter().map(expression).collect()
+}
+
+/// Tries an expression with this `search_path`: on a row, where the table has one. Gives what is not found, in the server's
+/// words; what else may go wrong is not asked here.
+///
+/// # Errors
+/// When the server does not answer.
+pub async fn not_found(
+    client: &Client,
+    expression: &Expression,
+    search_path: &[String],
+) -> Result<Option<String>, Error> {
+    // Several statements at once are one transaction, which ends with them whatever comes.
+    let path = Sql::new("SET TRANSACTION READ ONLY; SET LOCAL search_path = ");
+    let path = match search_path {
+        [] => path.literal(""),
+        schemas => path.list(schemas, ", ", |sql, schema| sql.ident(schema)),
+    };
+    let sql = path
+        .text("; SET LOCAL statement_timeout = ")
+        .number(EXPRESSION_TRIAL_MILLISECONDS_MAX)
+        .text("; SELECT ")
+        .catalog(&expression.text)
+        .text(" FROM ONLY ")
+        .name(&expression.table)
+        .text(" LIMIT 1");
+    let Err(error) = client.batch_execute(sql.as_str()).await else { return Ok(None) };
+    let error = Error::new(QUESTION, error);
+    match error {
+        // An object that is not there, or not under this name.
+        Error::Refused { state, message, .. } => Ok(NOT_FOUND.contains(&state.as_str()).then_some(message)),
+        error => Err(error),
+    }
+}
+
+const QUESTION: &str = "the expressions of tables";
+
+/// `invalid_schema_name`, `undefined_table`, `undefined_column`, `undefined_function`, `undefined_object`.
+const NOT_FOUND: [&str; 5] = ["3F000", "42P01", "42703", "42883", "42704"];

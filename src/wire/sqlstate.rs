@@ -1,0 +1,203 @@
+//! What a server's SQLSTATE means for a migration: whether it may pass, in which words, and what is to be done.
+//!
+//! Pure, and the only place where codes are sorted. A code that is not here is definite: somebody has to look. Manual:
+//! "PostgreSQL Error Codes".
+//!
+//! A few codes stand for two things. Their messages may be translated, names of settings in a hint are not.
+
+use super::server_error::ServerError;
+use crate::error::Side;
+
+/// How a server's error is to be taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Verdict {
+    /// Tried again, it may succeed.
+    pub(super) transient: bool,
+    /// Short, lower case.
+    pub(super) cause: &'static str,
+    /// What to do; may be empty, and then the server's own hint is shown.
+    pub(super) hint: &'static str,
+}
+
+/// Judges `error`, which came from `side`.
+pub(super) fn judge(error: &ServerError, side: Side) -> Verdict {
+    match error.sqlstate() {
+        "0A000" => definite("the server does not support this", ""),
+        "25006" => read_only(side),
+        "25P03" => transient(
+            "the server ended a session that was idle in a transaction",
+            "look who set idle_in_transaction_session_timeout; it goes on by itself",
+        ),
+        "25P04" => transient(
+            "the server ended a long transaction",
+            "look who set transaction_timeout; it goes on by itself",
+        ),
+        "3D000" => definite("database does not exist", ""),
+        "40001" => transient("a transaction got into another one's way", ""),
+        "40P01" => transient("a deadlock with another session", ""),
+        "42501" => definite("privilege missing", ""),
+        "53100" => transient("the server's disk is full", "make room there: it goes on by itself"),
+        "53200" if is_about_locks(error) => definite(
+            "the server has no room for more locks",
+            "raise max_locks_per_transaction there and restart it, then run the same command again",
+        ),
+        "53200" => transient(
+            "the server is out of memory",
+            "free memory there, or give it more: it goes on by itself",
+        ),
+        "53300" => transient("too many connections", "free some, or raise max_connections"),
+        "53400" => transient("a limit of the server's configuration is reached", ""),
+        "55000" => definite("something on the server is not in the state that this needs", ""),
+        "55006" => {
+            transient("somebody uses what is to be changed", "end that session, or wait: it is tried again")
+        }
+        "55P03" => {
+            transient("a lock was not to be had in time", "end who holds it, or wait: it is tried again")
+        }
+        "57014" => transient(
+            "somebody cancelled the statement",
+            "it is tried again; if this comes again and again, look who uses pg_cancel_backend there",
+        ),
+        "57P01" => transient("somebody ended the session, or the server is shutting down", ""),
+        "57P02" => {
+            transient("the server crashed", "it goes on when the server is there again; its log says why")
+        }
+        "57P03" => transient("server does not accept connections now", ""),
+        "57P04" => definite("the database was dropped", "give one that is there, or start afresh"),
+        "57P05" => transient("the server ended an idle session", "look who set idle_session_timeout"),
+        "58030" => transient(
+            "the server cannot read or write its disk",
+            "look at its log and its disk: it goes on by itself once that is mended",
+        ),
+        "XX000" if is_a_race(error) => transient("somebody changed the same object at the same time", ""),
+        "XX001" | "XX002" => definite(
+            "the server found damaged data",
+            "its log says where: mend that (REINDEX, or a backup), then run the same command again",
+        ),
+        _ if error.class() == "08" => transient("the server lost the connection", ""),
+        _ if error.class() == "53" => transient("the server lacks resources", ""),
+        _ => definite("server reported an error", ""),
+    }
+}
+
+/// Whether the state of the server, of our session or of somebody else's brings about such errors, whatever the rows are.
+pub(super) fn is_of_the_server(error: &ServerError) -> bool {
+    const CLASSES: [&str; 7] = ["08", "25", "28", "40", "53", "57", "58"];
+    // What else is internal an extension may say of a row.
+    const CODES: [&str; 4] = ["55006", "55P03", "XX001", "XX002"];
+    CLASSES.contains(&error.class()) || CODES.contains(&error.sqlstate()) || is_a_race(error)
+}
+
+const fn transient(cause: &'static str, hint: &'static str) -> Verdict {
+    Verdict { transient: true, cause, hint }
+}
+
+const fn definite(cause: &'static str, hint: &'static str) -> Verdict {
+    Verdict { transient: false, cause, hint }
+}
+
+const fn read_only(side: Side) -> Verdict {
+    match side {
+        Side::Target => transient(
+            "the target takes no writes: it is read only",
+            "a managed service does that while its disk is nearly full: make room, or enlarge it; else look who set \
+             default_transaction_read_only; it goes on by itself",
+        ),
+        Side::Source => transient(
+            "the source takes no writes: it is read only, or a standby",
+            "nothing of the migration's can be made there now; it goes on by itself",
+        ),
+    }
+}
+
+/// `out of shared memory`, with a hint that names the setting; `out of memory` has none.
+fn is_about_locks(error: &ServerError) -> bool {
+    let hint = error.hint().unwrap_or_default();
+    hint.contains("_locks_per_transaction") || error.message() == Some("out of shared memory")
+}
+
+/// Internal errors, which are never translated, that only tell of somebody who was faster.
+fn is_a_race(error: &ServerError) -> bool {
+    error.message().is_some_and(|message| message.starts_with("tuple concurrently "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_code_has_its_verdict() {
+        const MAY_PASS: bool = true;
+        const STAYS: bool = false;
+        for (code, expected, cause) in [
+            ("08000", MAY_PASS, "the server lost the connection"),
+            ("08006", MAY_PASS, "the server lost the connection"),
+            ("08P01", MAY_PASS, "the server lost the connection"),
+            ("0A000", STAYS, "the server does not support this"),
+            ("23505", STAYS, "server reported an error"),
+            ("25006", MAY_PASS, "the target takes no writes: it is read only"),
+            ("25P02", STAYS, "server reported an error"),
+            ("25P03", MAY_PASS, "the server ended a session that was idle in a transaction"),
+            ("25P04", MAY_PASS, "the server ended a long transaction"),
+            ("28000", STAYS, "server reported an error"),
+            ("28P01", STAYS, "server reported an error"),
+            ("3D000", STAYS, "database does not exist"),
+            ("40001", MAY_PASS, "a transaction got into another one's way"),
+            ("40002", STAYS, "server reported an error"),
+            ("40P01", MAY_PASS, "a deadlock with another session"),
+            ("42501", STAYS, "privilege missing"),
+            ("42P01", STAYS, "server reported an error"),
+            ("53000", MAY_PASS, "the server lacks resources"),
+            ("53100", MAY_PASS, "the server's disk is full"),
+            ("53200", MAY_PASS, "the server is out of memory"),
+            ("53300", MAY_PASS, "too many connections"),
+            ("53400", MAY_PASS, "a limit of the server's configuration is reached"),
+            ("55000", STAYS, "something on the server is not in the state that this needs"),
+            ("55006", MAY_PASS, "somebody uses what is to be changed"),
+            ("55P03", MAY_PASS, "a lock was not to be had in time"),
+            ("57014", MAY_PASS, "somebody cancelled the statement"),
+            ("57P01", MAY_PASS, "somebody ended the session, or the server is shutting down"),
+            ("57P02", MAY_PASS, "the server crashed"),
+            ("57P03", MAY_PASS, "server does not accept connections now"),
+            ("57P04", STAYS, "the database was dropped"),
+            ("57P05", MAY_PASS, "the server ended an idle session"),
+            ("58030", MAY_PASS, "the server cannot read or write its disk"),
+            ("58P01", STAYS, "server reported an error"),
+            ("XX000", STAYS, "server reported an error"),
+            ("XX001", STAYS, "the server found damaged data"),
+            ("XX002", STAYS, "the server found damaged data"),
+            ("", STAYS, "server reported an error"),
+        ] {
+            let verdict = judge(&ServerError::of(code, "", None), Side::Target);
+            assert_eq!((verdict.transient, verdict.cause), (expected, cause), "{code}");
+            let of_the_server = is_of_the_server(&ServerError::of(code, "", None));
+            assert!(of_the_server || !expected, "{code} may pass, and would count as a conflict");
+        }
+    }
+
+    #[test]
+    fn codes_that_stand_for_two_things() {
+        let cause = |code, message, hint| judge(&ServerError::of(code, message, hint), Side::Source).cause;
+        let locks = "You might need to increase max_locks_per_transaction.";
+        assert_eq!(
+            cause("53200", "out of shared memory", Some(locks)),
+            "the server has no room for more locks"
+        );
+        let german = "Sie müssen möglicherweise »max_locks_per_transaction« erhöhen.";
+        assert_eq!(
+            cause("53200", "Shared Memory aufgebraucht", Some(german)),
+            "the server has no room for more locks"
+        );
+        let predicates = "You might need to increase \"max_pred_locks_per_transaction\".";
+        assert_eq!(
+            cause("53200", "out of shared memory", Some(predicates)),
+            "the server has no room for more locks"
+        );
+        assert_eq!(cause("53200", "out of memory", None), "the server is out of memory");
+        assert_eq!(
+            cause("XX000", "tuple concurrently updated", None),
+            "somebody changed the same object at the same time"
+        );
+        assert_eq!(cause("25006", "", None), "the source takes no writes: it is read only, or a standby");
+    }
+}
