@@ -78,9 +78,25 @@ def house():
             fault(f"{name}: must have [lints] workspace = true")
         if name.endswith(".rs") and re.search(r"allow\([^)]*unsafe_code", read(name)):
             fault(f"{name}: unsafe code is forbidden")
+    security()
     for name in (".ci/run",):
         if not os.access(ROOT / name, os.X_OK):
             fault(f"{name}: not executable")
+
+
+def security():
+    """Each attack that docs/security.md says is defended has a test of that name."""
+    tests = set()
+    for name in tracked():
+        if name.endswith(".rs"):
+            tests |= set(re.findall(r"^ *(?:async )?fn (\w+)\(", read(name), re.M))
+    rows = re.findall(r"^\| [^|]+ \| [^|]+ \| ([^|]+) \|$", read("docs/security.md"), re.M)
+    named = [test for row in rows for test in re.findall(r"`([^`]+)`", row)]
+    if not named:
+        fault("docs/security.md: no test found")
+    for test in named:
+        if test not in tests:
+            fault(f"docs/security.md: there is no test {test}")
 
 
 def metrics():

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
+use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 use walferry::demo::{
@@ -35,6 +36,10 @@ async fn a_server_starts_stops_dies_and_comes_back() {
     assert!(plain.contains("no pg_hba.conf entry"), "{plain}");
     let wrong = psql(&server.uri("app", "wrong", "postgres")).await.1;
     assert!(wrong.contains("password authentication failed"), "{wrong}");
+
+    // The socket lets the superuser in without a password, so nobody else may come to it.
+    let mode = std::fs::metadata(server.socket_dir()).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o700);
 
     server.sql("postgres", "INSERT INTO t VALUES (1)").await.unwrap();
     server.kill9().await.unwrap();
