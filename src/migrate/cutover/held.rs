@@ -4,6 +4,10 @@
 //! read: nobody writes to them from then on, and whoever wants to waits for the lock, which everybody may see. Somebody
 //! who waits at the end writes after the fence, and the cutover is given up.
 //!
+//! A role that may read a table alone may not lock it: an extension's, or one that `aiven_extras` published. Of such a table
+//! the rows and who wrote them are summed up before they are read, and again at the end, when nobody may be writing to it.
+//! That proves what the stream proves of the others: nothing came after the fence, up to that moment.
+//!
 //! As long as the locks are held, the stream brings nothing of these tables while they are replaced on the target. So when
 //! a cutover is given up then, what was replaced fits the stream that runs on, and so does what was not.
 
@@ -16,7 +20,7 @@ use crate::error::{Failure, Result};
 use crate::limits::FENCE_LOCK_TIMEOUT;
 use crate::migrate::source_failed;
 use crate::migrate::uncarried::Again;
-use crate::pg::{QualifiedName, Sql};
+use crate::pg::{Oid, QualifiedName, Sql};
 use crate::source::{self, catalog};
 use crate::wire::ConnInfo;
 
@@ -34,7 +38,16 @@ pub(super) struct Held {
     /// Of the tables that are locked those of which something is in the stream.
     streamed: HashSet<QualifiedName>,
     /// Those that this role may not lock.
-    open: Vec<String>,
+    open: Vec<Open>,
+}
+
+/// A table that is not locked.
+#[derive(Debug)]
+struct Open {
+    oid: Oid,
+    name: QualifiedName,
+    /// Its rows before they were read.
+    rows: String,
 }
 
 impl Held {
@@ -53,7 +66,8 @@ impl Held {
                 Some("42501") => {
                     client.batch_execute("ROLLBACK TO SAVEPOINT one").await.map_err(failed)?;
                     streamed.remove(&table.name);
-                    open.push(table.name.to_string());
+                    let rows = rows(&client, &table.name).await?;
+                    open.push(Open { oid: table.oid, name: table.name.clone(), rows });
                 }
                 Some("55P03") => {
                     let name = &table.name;
@@ -65,25 +79,30 @@ impl Held {
         Ok(Self { client, streamed, open })
     }
 
-    /// What cannot be proven of those that are not locked, for whoever wants to know.
-    pub(super) fn warning(&self) -> Option<String> {
-        let names = || some(&self.open);
-        (!self.open.is_empty()).then(|| {
-            format!("tables that could not be locked, so that nobody knows who writes to them after the fence: {}", names())
-        })
-    }
-
-    /// Refuses to go on where somebody waits for one of the tables, or where they are not held any more.
+    /// Refuses to go on where somebody waits for one of the tables, has written to one that is not locked, or where they are
+    /// not held any more.
     ///
     /// # Errors
-    /// Who it is.
-    pub(super) async fn refuse_waiting(&self) -> Result<()> {
+    /// Who it is, or which table.
+    pub(super) async fn refuse_written(&self) -> Result<()> {
         let waiting = catalog::waiting_for_me(&self.client).await.map_err(source_failed)?;
-        if waiting.is_empty() {
-            return Ok(());
+        if !waiting.is_empty() {
+            let who = some(&named(&waiting));
+            return Err(written(&format!(
+                "sessions that wait to write to tables which are copied at cutover: {who}"
+            )));
         }
-        let who = some(&named(&waiting));
-        Err(written(&format!("sessions that wait to write to tables which are copied at cutover: {who}")))
+        for Open { oid, name, rows: before } in &self.open {
+            let writing = catalog::writing_to(&self.client, *oid).await.map_err(source_failed)?;
+            if !writing.is_empty() {
+                let who = some(&named(&writing));
+                return Err(written(&format!("sessions that write to table {name}: {who}")));
+            }
+            if rows(&self.client, name).await? != *before {
+                return Err(written(&format!("rows of table {name} are others than when they were copied")));
+            }
+        }
+        Ok(())
     }
 
     /// Lets writers go on. Gives the tables of which the stream has brought nothing since they were locked; none where it is
@@ -92,6 +111,18 @@ impl Held {
         let released = timeout(FENCE_LOCK_TIMEOUT, self.client.batch_execute("COMMIT")).await;
         if matches!(released, Ok(Ok(()))) { self.streamed.into_iter().collect() } else { Vec::new() }
     }
+}
+
+/// The rows of a table, summed up, with the transaction that wrote each: one that is written again as it was is another.
+async fn rows(client: &Client, table: &QualifiedName) -> Result<String> {
+    let sql = Sql::new(
+        "SELECT count(*) || ' ' || coalesce(sum(('x' || substr(md5(r.xmin::text || ' ' || (r.*)::text), 1, 16))::bit(64)::bigint), 0) \
+         FROM ONLY ",
+    )
+    .name(table)
+    .text(" AS r");
+    let row = client.query_one(sql.as_str(), &[]).await.map_err(failed)?;
+    row.try_get(0).map_err(failed)
 }
 
 fn failed(error: tokio_postgres::Error) -> Failure {

@@ -2,7 +2,7 @@
 
 use tokio_postgres::{Client, SimpleQueryMessage};
 
-use crate::pg::{SourceLsn, Sql};
+use crate::pg::{Oid, SourceLsn, Sql};
 use crate::source::{Error, ask};
 
 /// The database's `default_transaction_read_only`.
@@ -225,6 +225,23 @@ pub async fn waiting_for_me(client: &Client) -> Result<Vec<OtherSession>, Error>
          AND pg_backend_pid() = ANY (pg_blocking_pids(a.pid)) ORDER BY a.pid",
     );
     let rows = ask::rows(client, "who waits for locked tables", &sql, &[]).await?;
+    rows.iter().map(|row| OtherSession::of(row, false)).collect()
+}
+
+/// Who holds a lock that writers to the table take.
+///
+/// # Errors
+/// When the server does not answer.
+pub async fn writing_to(client: &Client, table: Oid) -> Result<Vec<OtherSession>, Error> {
+    let sql = Sql::new("SELECT ")
+        .text(OtherSession::COLUMNS)
+        .text(
+            " FROM pg_stat_activity a LEFT JOIN pg_roles r ON r.oid = a.usesysid WHERE a.usename IS NOT NULL \
+             AND a.pid IN (SELECT pid FROM pg_locks WHERE granted AND locktype = 'relation' \
+             AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) AND mode IN \
+             ('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock') AND relation = $1) AND a.pid <> pg_backend_pid() ORDER BY a.pid",
+        );
+    let rows = ask::rows(client, "who writes to a table", &sql, &[&table.get()]).await?;
     rows.iter().map(|row| OtherSession::of(row, false)).collect()
 }
 

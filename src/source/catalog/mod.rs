@@ -44,6 +44,7 @@ pub use fence::{
     OtherSession, ReadOnlyDefault, beginning_sessions, by_hand, enabled_subscriptions, end_by_hand,
     end_own_sessions, end_sessions, hidden_superusers, mark_wal, moment, other_sessions, read_only_by_hand,
     read_only_databases, read_only_default, roles_out_of_reach, set_read_only_default, waiting_for_me,
+    writing_to,
 };
 pub use privileges::{
     DatabaseProperties, DefaultPrivilege, Object, ObjectKind, Owned, Privilege, database_privileges,

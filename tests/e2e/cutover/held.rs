@@ -1,5 +1,6 @@
 //! What the stream lacks: nobody writes to it unseen, and a cutover that fails leaves it as it was.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::time::sleep;
@@ -62,6 +63,49 @@ async fn writers_of_what_the_stream_lacks() {
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.code() == Some(5) && stderr.contains("sessions that wait to write"), "{stderr}");
     drop(waiter);
+    pair.assert_cuts_over(engine).await;
+}
+
+/// A table that the migration's role may read and not lock: whoever writes to it is seen, at rest it comes over.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writers_of_what_may_not_be_locked() {
+    let shop = Shop::start().await;
+    let pair = &shop.pair;
+    pair.source(
+        "CREATE ROLE stranger; CREATE UNLOGGED TABLE counted (r int PRIMARY KEY, b int);
+         INSERT INTO counted VALUES (1, 1); ALTER TABLE counted OWNER TO stranger;
+         GRANT SELECT ON counted TO app_owner",
+    )
+    .await;
+    let mut engine = pair.migrate().start();
+    engine.wait_phase("syncing").await;
+    let writer = pair.cluster.source.client(DATABASE).await.unwrap();
+    for statement in ["UPDATE public.counted SET b = b + 1", "UPDATE public.counted SET b = b"] {
+        let stop = AtomicBool::new(false);
+        let writes = async {
+            while !stop.load(Ordering::Relaxed) {
+                writer.batch_execute(statement).await.unwrap();
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let why = "somebody writes to the source after the fence";
+        let refused = async {
+            let answer = shop.refused("given_up", &["--fence", "none"], why).await;
+            assert!(answer["error"].to_string().contains("table public.counted"), "{answer:#}");
+            stop.store(true, Ordering::Relaxed);
+        };
+        tokio::join!(writes, refused);
+        engine.wait_until("it goes on", |detail| detail["phase"] == "syncing").await;
+    }
+    // A transaction that has not written yet, and may at any time.
+    writer.batch_execute("BEGIN; LOCK TABLE public.counted IN ROW EXCLUSIVE MODE").await.unwrap();
+    let answer = shop.refused("given_up", &["--fence", "none"], "somebody writes to the source").await;
+    assert!(
+        answer["error"].to_string().contains("sessions that write to table public.counted"),
+        "{answer:#}"
+    );
+    drop(writer);
+    engine.wait_until("it goes on", |detail| detail["phase"] == "syncing").await;
     pair.assert_cuts_over(engine).await;
 }
 
