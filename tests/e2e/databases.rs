@@ -1,5 +1,6 @@
 //! Whole databases that others made, moved while somebody writes.
 
+use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -7,7 +8,9 @@ use tokio::io::AsyncWriteExt;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
-use walferry::demo::{APP_OWNER, WriterOptions, Writers, load_shop};
+use walferry::demo::{
+    APP_OWNER, PgBinaries, TriggerControl, WriterOptions, Writers, compare_servers, load_shop,
+};
 
 use super::harness::{DATABASE, Pair, data};
 
@@ -143,7 +146,7 @@ async fn chinook() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn shop_with_the_functions_of_aiven_extras() {
-    let pair = Pair::with(|options| options.triggers = walferry::demo::TriggerControl::AivenExtras).await;
+    let pair = Pair::with(|options| options.triggers = TriggerControl::AivenExtras).await;
     let source = &pair.cluster.source;
     load_shop(source, DATABASE).await.unwrap();
     let writers = Writers::start(source, DATABASE, WriterOptions::default()).await.unwrap();
@@ -160,4 +163,45 @@ async fn shop_with_the_functions_of_aiven_extras() {
     let status = pair.command("status").arguments(&["--json"]).run().await;
     status.assert(0, &["\"phase\": \"stopped\"", "replication slot walferry_default_"]);
     pair.assert_removes().await;
+}
+
+/// The target offers the extension, which its administrator alone may make: only what needs it is refused.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_extension_aiven_extras_that_may_not_be_made() {
+    let files = tempfile::tempdir().unwrap();
+    let extensions = files.path().join("extension");
+    std::fs::create_dir(&extensions).unwrap();
+    let control = "default_version = '1.0'\nrelocatable = false\nschema = aiven_extras\n";
+    std::fs::write(extensions.join("aiven_extras.control"), control).unwrap();
+    let script = include_str!("../../src/demo/sample/aiven_extras.sql").replace("CREATE SCHEMA", "-- ");
+    std::fs::write(extensions.join("aiven_extras--1.0.sql"), script).unwrap();
+    std::fs::set_permissions(files.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let eighteen = PgBinaries::find(Some(18)).await.unwrap();
+    let path = format!("{}:$system", files.path().display());
+    let pair = Pair::of(eighteen.clone(), eighteen, |options| {
+        options.databases = ["plain", "bound", DATABASE].map(str::to_owned).to_vec();
+        options.target_databases = false;
+        options.triggers = TriggerControl::None;
+        options.target_options = options.target_options.clone().setting("extension_control_path", &path);
+    })
+    .await;
+    let source = &pair.cluster.source;
+    let tables = "SET ROLE app_owner; CREATE TABLE t (a int PRIMARY KEY); INSERT INTO t VALUES (1)";
+    source.sql("plain", tables).await.unwrap();
+    source.sql("bound", tables).await.unwrap();
+    source.sql("bound", "SET ROLE app_owner; CREATE TABLE u (a int REFERENCES t)").await.unwrap();
+
+    let ended = pair.migrate().arguments(&["--database", "plain", "--until", "synced"]).run().await;
+    ended.assert(0, &["the extension aiven_extras is not made", "streaming"]);
+    let comparison = compare_servers(source, &pair.cluster.target, "plain").await.unwrap();
+    assert!(comparison.equal(), "{comparison}");
+
+    let other = pair.migrate().arguments(&["--name", "other", "--database", "bound", "--until", "synced"]);
+    let ended = other.run().await;
+    ended.assert(3, &["the extension aiven_extras is not made", "CREATE EXTENSION aiven_extras CASCADE;"]);
+    // Its administrator obeys.
+    pair.cluster.target.sql("bound", "CREATE EXTENSION aiven_extras CASCADE").await.unwrap();
+    other.run().await.assert(0, &["streaming"]);
+    let comparison = compare_servers(source, &pair.cluster.target, "bound").await.unwrap();
+    assert!(comparison.equal(), "{comparison}");
 }
