@@ -1,5 +1,6 @@
 //! Peers that hang, statements that somebody cancels, a target that takes no writes, locks on the source's tables.
 
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -146,6 +147,35 @@ async fn a_lock_on_the_source_keeps_nobody_from_being_heard() {
     holder.batch_execute("ROLLBACK").await.unwrap();
 }
 
+/// A cutover looks at the source's tables itself: it says what it waits for, in time, and hears of signals.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lock_on_the_source_keeps_no_cutover_from_being_answered() {
+    let pair = one_table().await;
+    let mut engine = pair.migrate().start();
+    engine.wait_phase("syncing").await;
+    let holder = pair.cluster.source.client(DATABASE).await.unwrap();
+    holder.batch_execute("BEGIN; LOCK TABLE t IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    let began = Instant::now();
+    let ended = pair.command("cutover").arguments(&["--timeout", "2s"]).run().await;
+    ended.assert(5, &["it took longer than 2 s", "it waited for the source's tables"]);
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(8), "the cutover was answered after {took:?}");
+    // A second one is under way when the signal comes.
+    let mut cutover = pair.command("cutover").process();
+    let cutover = cutover.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let taken = "SELECT FROM walferry.request WHERE answered_at IS NULL AND answer IS NOT NULL";
+    wait_for("it is taken", PATIENCE, async || !pair.target(taken).await.is_empty()).await;
+    let began = Instant::now();
+    engine.signal("TERM");
+    engine.wait_exit(0, PATIENCE).await;
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(5), "the signal was heard after {took:?}");
+    let ended = cutover.wait_with_output().await.unwrap();
+    let told = String::from_utf8_lossy(&ended.stderr);
+    assert!(told.contains("the engine was told to stop"), "{told}");
+    holder.batch_execute("ROLLBACK").await.unwrap();
+}
+
 /// Who starts a second engine hears at once why it does nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_second_engine_names_the_first() {
@@ -153,12 +183,20 @@ async fn a_second_engine_names_the_first() {
     let mut engine = pair.migrate().start();
     engine.wait_phase("syncing").await;
     let mut second = pair.migrate().start();
-    let began = Instant::now();
-    let named = async || second.log().contains("another engine runs this migration, or was just killed");
-    wait_for("the first is named", PATIENCE, named).await;
-    let took = began.elapsed();
-    eprintln!("named after {took:?}");
-    assert!(took < Duration::from_secs(10), "named after {took:?}");
+    const NAMED: &str = "another engine runs this migration, or was just killed";
+    wait_for("the first is named", PATIENCE, async || second.log().contains(NAMED)).await;
+    // Both clocks are this machine's.
+    let log = second.log();
+    let line = log.lines().find(|line| line.contains(NAMED)).unwrap();
+    let at = line.split_whitespace().next().unwrap();
+    let took = pair
+        .target_value(&format!(
+            "SELECT round(extract(epoch FROM timestamptz '{at}' - max(backend_start)) * 1000)
+             FROM pg_stat_activity WHERE application_name = 'walferry apply'"
+        ))
+        .await;
+    eprintln!("named {took} ms after it connected");
+    assert!((1000..2000).contains(&took.parse::<i64>().unwrap()), "named after {took} ms: {line}");
     assert!(second.log().contains("server process"), "{}", second.log());
     second.assert_lives("it waits whether the first ends");
     engine.terminate(0).await;

@@ -47,7 +47,7 @@ use crate::status::{DatabaseStatus, TableState};
 use super::attempt::Attempt;
 use super::pairing::Recorded;
 use super::uncarried::Again;
-use super::{Phase, fenced, source_failed};
+use super::{Phase, fenced, source_failed, told};
 
 pub use ask::cutover;
 pub(super) use fence::lower;
@@ -134,20 +134,19 @@ impl Cutover {
 
 impl Attempt<'_> {
     /// Does what commands have asked for. True: a cutover is proven, and the stream is to be ended.
+    ///
+    /// A signal is heard at any time but while a cutover is given up. Whatever the target was being asked then is left as a
+    /// kill would leave it.
     pub(super) async fn serve_requests(&mut self, synced: bool) -> Result<bool> {
-        while let Some(request) = self.store().next_request().await? {
-            let begun = CutoverStatus::default();
-            let (wanted, refusal) = match wanted(&request) {
-                Ok(wanted) => (wanted, None),
-                Err(refusal) => (Wanted::default(), Some(refusal)),
+        let mut stop = self.migration.stop.clone();
+        loop {
+            let begun = tokio::select! {
+                begun = self.begin_cutover() => begun?,
+                () = told(&mut stop) => return Ok(false),
             };
-            let cutover = Cutover::new(request.id, wanted, begun);
-            if !self.store().take(request.id, &cutover.answer()).await? {
-                continue;
-            }
-            tracing::info!(request = request.id, fence = ?cutover.wanted.fence, "asked to cut over");
+            let Some((cutover, refusal)) = begun else { return Ok(false) };
+            tracing::info!(request = cutover.id, fence = ?cutover.wanted.fence, "asked to cut over");
             self.cutover = Some(cutover);
-            self.under_way().seen = self.be_seen().await?;
             let done = match refusal {
                 Some(refusal) => Err(refusal.into()),
                 None => self.cut_over(synced).await,
@@ -162,7 +161,21 @@ impl Attempt<'_> {
                 self.migration.show(self.phase);
             }
         }
-        Ok(false)
+    }
+
+    /// Takes the next request, if there is one; with why it is refused at once.
+    async fn begin_cutover(&self) -> Result<Option<(Cutover, Option<Definite>)>> {
+        while let Some(request) = self.store().next_request().await? {
+            let (wanted, refusal) = match wanted(&request) {
+                Ok(wanted) => (wanted, None),
+                Err(refusal) => (Wanted::default(), Some(refusal)),
+            };
+            let cutover = Cutover::new(request.id, wanted, CutoverStatus::default());
+            if self.store().take(request.id, &cutover.answer()).await? {
+                return Ok(Some((cutover, refusal)));
+            }
+        }
+        Ok(None)
     }
 
     async fn be_seen(&self) -> Result<Option<Client>> {
@@ -171,8 +184,16 @@ impl Attempt<'_> {
         Ok(Some(client))
     }
 
-    /// All steps, in time, unless somebody changes their mind.
+    /// All steps, in time, unless somebody changes their mind. They have a session of their own on the source: one that still
+    /// waits for a lock when they are given up would keep whoever comes next from asking.
     async fn cut_over(&mut self, synced: bool) -> Result<()> {
+        let source = Arc::clone(&self.source);
+        let done = self.steps_in_time(synced).await;
+        self.source = source;
+        done
+    }
+
+    async fn steps_in_time(&mut self, synced: bool) -> Result<()> {
         let target = Arc::clone(&self.target);
         let store = Store::new(&target, &self.migration.sides.name);
         let mut stop = self.migration.stop.clone();
@@ -196,6 +217,8 @@ impl Attempt<'_> {
 
     async fn steps(&mut self, synced: bool) -> Result<()> {
         let mut began = Instant::now();
+        self.under_way().seen = self.be_seen().await?;
+        self.source = Arc::new(self.migration.sides.source_client().await?);
         let client = self.refuse_cutover(synced).await?;
         self.stepped(Step::Check, &mut began).await?;
         self.fence(&client).await?;
@@ -286,6 +309,8 @@ impl Attempt<'_> {
 
     /// Refuses tables that the target does not have as they are.
     async fn refuse_uncopied(&mut self) -> Result<()> {
+        self.under_way().waits_for =
+            "the source's tables: somebody may have locked one (pg_locks)".to_owned();
         let tables = self.look_at_source_tables(true).await?;
         let relations = self.store().relations().await?;
         let copied = |row: &&RelationRow| row.state == RelationState::Copied;
@@ -389,7 +414,6 @@ impl Attempt<'_> {
         let mut again = self.copied_again().await?;
         self.under_way().waits_for = "locks on tables that are copied at cutover".to_owned();
         let held = Held::lock(&self.migration.sides.source, &again).await?;
-        let warning = held.warning();
         self.under_way().held = Some(held);
         self.under_way().acting = again.take_acting();
         // Then the stream has all of them that somebody wrote before.
@@ -399,7 +423,7 @@ impl Attempt<'_> {
         self.under_way().waits_for = "what replication does not carry".to_owned();
         let deadline = self.under_way().deadline();
         let carried = self.carry_rest(client, again, deadline).await?;
-        self.under_way().status.warnings.extend(warning.into_iter().chain(carried.warnings));
+        self.under_way().status.warnings.extend(carried.warnings);
         Ok(carried.sequences)
     }
 
@@ -456,10 +480,10 @@ impl Attempt<'_> {
         }
     }
 
-    /// Whether somebody waits to write to what the stream lacks.
+    /// Whether somebody writes, or waits to write, to what the stream lacks.
     async fn refuse_held(&self) -> Result<()> {
         match self.cutover.as_ref().and_then(|cutover| cutover.held.as_ref()) {
-            Some(held) => held.refuse_waiting().await,
+            Some(held) => held.refuse_written().await,
             None => Ok(()),
         }
     }
