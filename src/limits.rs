@@ -452,6 +452,10 @@ pub const PARTITIONS_RETRY: Duration = Duration::from_secs(60);
 /// reads for longer is let go on; it is tried again after [`PARTITIONS_RETRY`].
 pub const PARTITION_LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long a look waits until all before it is applied, so that partitions can be dropped: a stream that is further behind is
+/// for the next look, half a minute later.
+pub const PARTITION_DROP_WAIT: Duration = Duration::from_secs(10);
+
 /// A writer's pause before it connects again to a source that restarts.
 pub const DEMO_RECONNECT_DELAY: Duration = Duration::from_millis(100);
 

@@ -70,10 +70,10 @@ impl Attempt<'_> {
         if gone.is_empty() {
             return Ok(());
         }
-        let dropped = self.dropped_at_cutover().await?;
+        let dropped = self.dropped_too().await?;
         for table in gone {
             if dropped.contains(table) {
-                tracing::info!(%table, "dropped on the source: the target drops it at the cutover, too");
+                tracing::info!(%table, "dropped on the source: the target drops it, too, when all before that is applied");
             } else {
                 tracing::warn!(%table, "dropped on the source: the target keeps it");
             }

@@ -448,6 +448,7 @@ impl<'a> Attempt<'a> {
             }
             if outcome.is_ok() {
                 beside.look_at_schema().await;
+                outcome = beside.drop_partitions().await;
             }
             let Attempt { told, misfits, again, schema_version, .. } = beside;
             Ok(Looked { told, misfits, schema_version, again, outcome })

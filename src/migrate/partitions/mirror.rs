@@ -1,15 +1,22 @@
-//! Partitions that were attached elsewhere, detached or dropped since, at the cutover.
+//! Partitions that were attached elsewhere, detached or dropped since.
 //!
-//! Then all is applied, so that whatever the source's rows fit the target's do, too. A table that is followed is attached
-//! where the source has it, and detached where the source has done that: it is kept, and its rows are as on the source.
-//! One that the source has dropped is kept as it is, and named; with `--ddl follow` it is dropped.
+//! At the cutover all is applied, so that whatever the source's rows fit the target's do, too. A table that is followed is
+//! attached where the source has it, and detached where the source has done that: it is kept, and its rows are as on the
+//! source. One that the source has dropped is kept as it is, and named; with `--ddl follow` it is dropped. The catalog does
+//! not tell where in the WAL that was, but that it was before it was read: so it is dropped as soon as all is applied that
+//! was written by then, while the stream goes on.
 
 use std::collections::HashSet;
 
+use tokio::time::timeout;
+
 use crate::config::Ddl;
 use crate::error::{Definite, Result, Side};
+use crate::limits::{PARTITION_DROP_WAIT, PARTITION_LOCK_TIMEOUT};
 use crate::migrate::attempt::Attempt;
+use crate::migrate::source_failed;
 use crate::pg::{QualifiedName, Sql};
+use crate::source::catalog;
 
 use super::hierarchy::Hierarchy;
 use super::make::{Refused, Wanted, detach, existing};
@@ -38,14 +45,66 @@ impl Attempt<'_> {
                 }
             }
         }
-        self.settle_detached(&names, &of_source, &of_target, true).await
+        let mut warnings = self.settle_detached(&names, &of_source, &of_target, true).await?;
+        if self.migration.ddl == Ddl::Follow {
+            let on_source = existing(&self.source, Side::Source, &names).await?;
+            let gone = names.iter().filter(|name| !on_source.contains(*name) && !on_target.contains(*name));
+            warnings.extend(
+                gone.map(|name| format!("table {name} was dropped on the source, and on the target")),
+            );
+        }
+        Ok(warnings)
     }
 
-    /// The tables that go from the target at the cutover if the source does not have them then.
+    /// With `--ddl follow`, drops partitions that the source has dropped, once nothing of theirs can come any more. One that
+    /// cannot be dropped now is tried again.
+    ///
+    /// # Errors
+    /// When a side does not answer.
+    pub(in crate::migrate) async fn drop_partitions(&mut self) -> Result<()> {
+        if self.migration.ddl != Ddl::Follow {
+            return Ok(());
+        }
+        let (names, of_source, of_target) = self.hierarchies().await?;
+        let left = left(&names, &of_source, &of_target);
+        let on_source = existing(&self.source, Side::Source, &left).await?;
+        let dropped: Vec<QualifiedName> = left.into_iter().filter(|name| !on_source.contains(name)).collect();
+        if dropped.is_empty() {
+            return Ok(());
+        }
+        let mark = catalog::mark_wal(&self.source).await.map_err(source_failed)?;
+        let mut status = self.migration.status.subscribe();
+        let dbname = &self.row.dbname;
+        let applied = status.wait_for(|now| {
+            now.database(dbname).and_then(|database| database.applied).is_some_and(|applied| applied >= mark)
+        });
+        if timeout(PARTITION_DROP_WAIT, applied).await.is_err() {
+            return Ok(());
+        }
+        let target = self.migration.sides.target_client().await?;
+        let lock = i64::try_from(PARTITION_LOCK_TIMEOUT.as_millis()).unwrap_or(i64::MAX);
+        for name in dropped {
+            let drop = Sql::new("DROP TABLE ").name(&name);
+            let sql = Sql::new("SET lock_timeout = ").number(lock).text("; ").sql(&drop);
+            match target.batch_execute(sql.as_str()).await {
+                Ok(()) => tracing::info!(table = %name, "dropped, as on the source"),
+                Err(error) => {
+                    let detail = error.as_db_error().map_or_else(|| error.to_string(), ToString::to_string);
+                    let cause = format!("{name}: {detail}");
+                    if self.misfits.insert(cause) {
+                        tracing::warn!(table = %name, detail, statement = %drop, "cannot be dropped on the target yet, as on the source");
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The tables that go from the target, too, when the source drops them.
     ///
     /// # Errors
     /// When the target does not answer.
-    pub(in crate::migrate) async fn dropped_at_cutover(&self) -> Result<HashSet<QualifiedName>> {
+    pub(in crate::migrate) async fn dropped_too(&self) -> Result<HashSet<QualifiedName>> {
         match self.migration.ddl {
             Ddl::Follow => Ok(Hierarchy::read(&self.target, Side::Target).await?.into_names()),
             Ddl::Stop => Ok(HashSet::new()),
@@ -79,9 +138,7 @@ impl Attempt<'_> {
         at_the_end: bool,
     ) -> Result<Vec<String>> {
         let mut warnings = Vec::new();
-        let left =
-            names.iter().filter(|name| of_source.parent(name).is_none() && of_target.parent(name).is_some());
-        let left: Vec<QualifiedName> = left.cloned().collect();
+        let left = left(names, of_source, of_target);
         let on_source = existing(&self.source, Side::Source, &left).await?;
         for name in left {
             let Some(parent) = of_target.parent(&name) else { continue };
@@ -113,4 +170,10 @@ impl Attempt<'_> {
         }
         Ok(warnings)
     }
+}
+
+/// Those that are partitions on the target alone.
+fn left(names: &[QualifiedName], of_source: &Hierarchy, of_target: &Hierarchy) -> Vec<QualifiedName> {
+    let left = |name: &&QualifiedName| of_source.parent(name).is_none() && of_target.parent(name).is_some();
+    names.iter().filter(left).cloned().collect()
 }
