@@ -13,11 +13,13 @@ use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use crate::config::{Config, Environment, LogFormat, Output, RawConfig, Secret};
+use crate::config::{Config, Environment, ListenAccess, LogFormat, Output, RawConfig, Secret};
 use crate::demo::{self, ShowOptions, Stage};
 use crate::error::{Definite, Exit, Failure};
 use crate::migrate::{self, Cluster, DoneStep, Sides, Wanted};
-use crate::status::{self, HttpServer, MetricsRegistry, Observed, Screen, StatusHandle, StatusSnapshot};
+use crate::status::{
+    self, Access, HttpServer, MetricsRegistry, Observed, Screen, StatusHandle, StatusSnapshot,
+};
 
 pub use arguments::{Cli, Command, Early};
 
@@ -240,7 +242,10 @@ async fn observed(
     let server = match config.listen {
         None => None,
         Some(address) => {
-            let server = HttpServer::bind(address).await?;
+            let ListenAccess { token_file, tls } = &config.listen_access;
+            let tls = tls.as_ref().map(|(certificate, key)| (certificate.as_path(), key.as_path()));
+            let access = Access::read(token_file.as_deref(), tls)?;
+            let server = HttpServer::bind(address).await?.with_access(access);
             tracing::info!(address = %server.address(), "status over http");
             let lag_bytes_max = config.lag_bytes_max;
             let observed = Observed { status: status.clone(), metrics: metrics.clone(), lag_bytes_max };

@@ -343,13 +343,33 @@ pub const NOTIFICATIONS_MAX: usize = 64;
 /// hour at full resolution, in 48 KiB; beyond that the resolution halves, and stays within 0.1 % of the time spanned.
 pub const LAG_SAMPLES_MAX: usize = 2_048;
 
-/// Connections that the HTTP server serves at once. Its readers are a browser, a Prometheus and a load balancer or
-/// two; more of them wait in the kernel's queue.
-pub const HTTP_CONNECTIONS_MAX: usize = 32;
+/// Connections to the HTTP server at once. Its readers are a browser, a Prometheus and a load balancer or two, and where
+/// more come, those that say nothing go. A quarter of the files that a process may open on most machines.
+pub const HTTP_CONNECTIONS_MAX: usize = 256;
+
+/// Answers at once, but for `/healthz`. Each is held in memory until it is read: 1.5 MB of 10,000 tables.
+pub const HTTP_ANSWERS_MAX: usize = 32;
+
+const _: () = assert!(HTTP_ANSWERS_MAX < HTTP_CONNECTIONS_MAX);
+
+/// For the TLS handshake, and then for all headers of the request. A client that has something to ask does so at once.
+pub const HTTP_HEADERS_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// All headers of a request: more than a browser sends, and the least that hyper can do with.
+pub const HTTP_HEADERS_BYTES_MAX: usize = 8 * 1_024;
 
 /// The whole life of one connection to the HTTP server, which serves one request: longer than any answer takes, and
-/// short enough that connections that send nothing do not keep the others out.
+/// short enough that connections that read nothing do not keep memory.
 pub const HTTP_CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Until the next connection is accepted after one could not be.
+pub const HTTP_ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// The file of a token, or of a key: any key is far smaller, and a device has no end.
+pub const HTTP_SECRET_FILE_BYTES_MAX: u64 = 64 * 1_024;
+
+/// A token of fewer characters could be guessed.
+pub const HTTP_TOKEN_CHARS_MIN: usize = 16;
 
 /// How long answers that are under way when the process ends may still take.
 pub const HTTP_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);

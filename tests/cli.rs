@@ -52,6 +52,12 @@ fn mistakes_end_with_2_and_a_reason() {
     check(&["check", "-c", "migration.hots=a"], &[], 2, "-c: unknown key \"migration.hots\"");
     check(&["migrate", "--log-format", "xml"], &[], 2, "neither text nor json");
     check(&["check"], &[("RUST_LOG", "walferry=loud")], 2, "invalid RUST_LOG");
+    check(&["migrate", "--listen", "0.0.0.0:0"], &[], 2, "can be reached by others");
+    check(&["check", "-c", "listen=[::]:0"], &[], 2, "can be reached by others");
+    check(&["migrate", "--listen-cert", "a"], &[], 2, "--listen-cert and --listen-key go together");
+    let sides = ["migrate", "-s", "host=a", "-t", "host=b", "--listen", "127.0.0.1:0"];
+    let file = [&sides[..], &["--listen-token-file", "/dev/null"]].concat();
+    check(&file, &[], 2, "/dev/null: it is not a plain file");
 }
 
 #[test]

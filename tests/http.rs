@@ -1,7 +1,11 @@
 //! The HTTP server over a real socket.
 
+#[path = "http/access.rs"]
+mod access;
 #[path = "http/avn.rs"]
 mod avn;
+#[path = "http/crowd.rs"]
+mod crowd;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -16,7 +20,7 @@ use tokio::time::timeout;
 use walferry::error::Failure;
 use walferry::pg::QualifiedName;
 use walferry::status::{
-    DatabaseStatus, HttpServer, MetricsRegistry, Observed, PhaseName, StatusHandle, StatusSnapshot,
+    Access, DatabaseStatus, HttpServer, MetricsRegistry, Observed, PhaseName, StatusHandle, StatusSnapshot,
     TableStatus,
 };
 
@@ -27,7 +31,7 @@ struct Running {
     status: StatusHandle,
     metrics: MetricsRegistry,
     stop: oneshot::Sender<()>,
-    server: JoinHandle<std::io::Result<()>>,
+    server: JoinHandle<()>,
 }
 
 struct Answer {
@@ -38,10 +42,14 @@ struct Answer {
 
 impl Running {
     async fn start() -> Self {
+        Self::at("127.0.0.1:0", Access::default()).await
+    }
+
+    async fn at(address: &str, access: Access) -> Self {
         let status = StatusHandle::new(StatusSnapshot::new("default"));
         let metrics = MetricsRegistry::new().expect("fixed names");
-        let address = "127.0.0.1:0".parse().expect("an address");
-        let server = HttpServer::bind(address).await.expect("a free port");
+        let address = address.parse().expect("an address");
+        let server = HttpServer::bind(address).await.expect("a free port").with_access(access);
         let address = server.address();
         let observed =
             Observed { status: status.clone(), metrics: metrics.clone(), lag_bytes_max: LAG_BYTES_MAX };
@@ -53,8 +61,11 @@ impl Running {
     }
 
     async fn ask(&self, method: &str, path: &str) -> Answer {
+        self.send(&format!("{method} {path} HTTP/1.1\r\nHost: {}\r\n\r\n", self.address)).await
+    }
+
+    async fn send(&self, request: &str) -> Answer {
         let mut stream = TcpStream::connect(self.address).await.expect("the server listens");
-        let request = format!("{method} {path} HTTP/1.1\r\nHost: {}\r\n\r\n", self.address);
         stream.write_all(request.as_bytes()).await.expect("sent");
         let mut text = String::new();
         // The server closes after one answer.
@@ -250,22 +261,7 @@ async fn stops_when_told_though_a_connection_is_open() {
     assert_eq!(running.get("/healthz").await.status, 200);
     running.stop.send(()).expect("the server waits for it");
     let stopped = timeout(Duration::from_secs(10), running.server).await.expect("it stops");
-    stopped.expect("no panic").expect("no error");
+    stopped.expect("no panic");
     assert!(TcpStream::connect(running.address).await.is_err(), "the port is free again");
     drop(silent);
-}
-
-#[tokio::test]
-async fn connections_that_send_nothing_do_not_keep_others_out_for_long() {
-    let running = Running::start().await;
-    let mut silent = Vec::new();
-    for _ in 0..walferry::limits::HTTP_CONNECTIONS_MAX + 4 {
-        silent.push(TcpStream::connect(running.address).await.expect("the kernel's queue has room"));
-    }
-    let mut stream = TcpStream::connect(running.address).await.expect("the kernel's queue has room");
-    stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await.expect("sent");
-    let mut text = String::new();
-    let bound = walferry::limits::HTTP_CONNECTION_TIMEOUT + Duration::from_secs(5);
-    timeout(bound, stream.read_to_string(&mut text)).await.expect("its turn comes").expect("text");
-    assert_eq!(Answer::parse(&text).status, 200);
 }

@@ -313,9 +313,22 @@ struct EngineArgs {
     /// Tables copied at the same time, 1 to 32 [default: the number of cores, 2 to 8]
     #[arg(short, long, value_name = "N")]
     jobs: Option<String>,
-    /// Where the status is served over HTTP, without authentication; `none`: nowhere [default: 127.0.0.1:9464]
+    /// Where the status is served over HTTP; `none`: nowhere; one that others can reach wants --listen-token-file or
+    /// --listen-insecure [default: 127.0.0.1:9464]
     #[arg(long, value_name = "IP:PORT")]
     listen: Option<String>,
+    /// The file with the token that HTTP asks for, as `Authorization: Bearer TOKEN`: one line, for our eyes only (mode 0600)
+    #[arg(long, value_name = "FILE")]
+    listen_token_file: Option<String>,
+    /// Let everybody who reaches --listen read the status
+    #[arg(long)]
+    listen_insecure: bool,
+    /// Serve the status over HTTPS, with this certificate (PEM) and those above it
+    #[arg(long, value_name = "FILE")]
+    listen_cert: Option<String>,
+    /// The certificate's key (PEM, not encrypted), for our eyes only
+    #[arg(long, value_name = "FILE")]
+    listen_key: Option<String>,
     /// Up to so many bytes behind (512kB, 16MB), a database counts as synced and ready [default: 16MB]
     #[arg(long, value_name = "BYTES")]
     max_lag: Option<String>,
@@ -508,6 +521,10 @@ impl EngineArgs {
     fn put(&self, raw: &mut RawConfig) {
         raw.jobs.clone_from(&self.jobs);
         raw.listen.clone_from(&self.listen);
+        raw.listen_token_file.clone_from(&self.listen_token_file);
+        raw.listen_insecure = self.listen_insecure;
+        raw.listen_cert.clone_from(&self.listen_cert);
+        raw.listen_key.clone_from(&self.listen_key);
         raw.max_lag.clone_from(&self.max_lag);
     }
 }

@@ -32,7 +32,7 @@ enum Field<'a> {
 type Place = fn(&mut RawConfig) -> Field<'_>;
 
 /// All keys but those that the connection strings are made of.
-const FIELDS: [(&str, Place); 29] = [
+const FIELDS: [(&str, Place); 33] = [
     ("name", |raw| Field::Text(&mut raw.name)),
     ("method", |raw| Field::Text(&mut raw.method)),
     ("migration.method", |raw| Field::Text(&mut raw.method)),
@@ -51,6 +51,10 @@ const FIELDS: [(&str, Place); 29] = [
     ("excluded-extensions", |raw| Field::Names(&mut raw.excluded_extensions)),
     ("jobs", |raw| Field::Text(&mut raw.jobs)),
     ("listen", |raw| Field::Text(&mut raw.listen)),
+    ("listen-token-file", |raw| Field::Text(&mut raw.listen_token_file)),
+    ("listen-insecure", |raw| Field::Switch(&mut raw.listen_insecure)),
+    ("listen-cert", |raw| Field::Text(&mut raw.listen_cert)),
+    ("listen-key", |raw| Field::Text(&mut raw.listen_key)),
     ("max-lag", |raw| Field::Text(&mut raw.max_lag)),
     ("until", |raw| Field::Text(&mut raw.until)),
     ("confirm-delay", |raw| Field::Text(&mut raw.confirm_delay)),

@@ -62,6 +62,14 @@ pub struct RawConfig {
     pub jobs: Option<String>,
     /// `--listen`.
     pub listen: Option<String>,
+    /// `--listen-token-file`.
+    pub listen_token_file: Option<String>,
+    /// `--listen-insecure`.
+    pub listen_insecure: bool,
+    /// `--listen-cert`.
+    pub listen_cert: Option<String>,
+    /// `--listen-key`.
+    pub listen_key: Option<String>,
     /// `--confirm-delay`.
     pub confirm_delay: Option<String>,
     /// `--spill-dir`.
@@ -142,6 +150,8 @@ pub struct Config {
     pub jobs: usize,
     /// Where HTTP listens; `None`: nowhere.
     pub listen: Option<SocketAddr>,
+    /// What it asks of whoever comes.
+    pub listen_access: ListenAccess,
     /// How long a durable position is held back before it is confirmed to the source.
     pub confirm_delay: Duration,
     /// Where transactions in progress are kept.
@@ -184,6 +194,15 @@ pub struct Config {
     pub output: Output,
     /// Whether to do what would otherwise be refused.
     pub force: bool,
+}
+
+/// What HTTP asks of whoever comes.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ListenAccess {
+    /// The file with the token that has to be known; `None`: there is none.
+    pub token_file: Option<PathBuf>,
+    /// The files of the certificate and its key; `None`: connections are not encrypted.
+    pub tls: Option<(PathBuf, PathBuf)>,
 }
 
 /// A migration's name: 1 to 40 of `a-z`, `0-9` and `_`, so that it fits into a replication slot's name.
@@ -323,7 +342,7 @@ impl Config {
             return Err(Definite::usage("invalid --confirm-delay: it is longer than one hour")
                 .detail("the source keeps all its WAL for so long"));
         }
-        let listen = option("--listen", raw.listen.as_deref(), listen)?;
+        let listen = option("--listen", raw.listen.as_deref(), listen)?.unwrap_or(Some(LISTEN_DEFAULT));
         let spill_max = option("--spill-max", raw.spill_max.as_deref(), units::bytes)?;
         let max_lag = option("--max-lag", raw.max_lag.as_deref(), units::bytes)?;
         let total_bytes_max =
@@ -358,7 +377,8 @@ impl Config {
             creates_databases: !raw.no_createdb,
             method: option("--method", raw.method.as_deref(), Method::from_str)?,
             jobs: option("--jobs", raw.jobs.as_deref(), jobs)?.unwrap_or_else(jobs_default),
-            listen: listen.unwrap_or(Some(LISTEN_DEFAULT)),
+            listen,
+            listen_access: listen_access(raw, listen)?,
             confirm_delay,
             spill_dir: raw.spill_dir.as_deref().unwrap_or(SPILL_DIR_DEFAULT).into(),
             spill_bytes_max: spill_max.unwrap_or(SPILL_BYTES_MAX_DEFAULT),
@@ -431,9 +451,15 @@ impl Config {
                     .to_owned(),
             );
         }
-        if let Some(address) = self.listen.filter(|address| !address.ip().is_loopback()) {
-            warnings
-                .push(format!("whoever reaches {address} can read the status: there is no authentication"));
+        if let Some(address) = self.listen.filter(is_remote) {
+            match &self.listen_access {
+                ListenAccess { token_file: None, .. } => warnings
+                    .push(format!("whoever reaches {address} can read the status: there is no authentication")),
+                ListenAccess { tls: None, .. } => warnings.push(format!(
+                    "whoever sees what is sent to {address} can read the token: give --listen-cert and --listen-key"
+                )),
+                ListenAccess { .. } => {}
+            }
         }
         warnings
     }
@@ -551,7 +577,7 @@ impl FromStr for LogFormat {
     }
 }
 
-/// Loopback: the status has no authentication.
+/// Loopback: without a token the status has no authentication.
 const LISTEN_DEFAULT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9464);
 
 fn option<T>(
@@ -620,6 +646,36 @@ fn listen(text: &str) -> Result<Option<SocketAddr>, String> {
         return Ok(None);
     }
     text.parse().map(Some).map_err(|_| format!("{text:?} is neither IP:PORT nor none"))
+}
+
+fn listen_access(raw: &RawConfig, listen: Option<SocketAddr>) -> Result<ListenAccess, Definite> {
+    let token_file = option("--listen-token-file", raw.listen_token_file.as_deref(), file)?;
+    let certificate = option("--listen-cert", raw.listen_cert.as_deref(), file)?;
+    let key = option("--listen-key", raw.listen_key.as_deref(), file)?;
+    let tls = match (certificate, key) {
+        (None, None) => None,
+        (Some(certificate), Some(key)) => Some((certificate, key)),
+        _ => return Err(Definite::usage("--listen-cert and --listen-key go together")),
+    };
+    if raw.listen_insecure && token_file.is_some() {
+        return Err(Definite::usage("--listen-token-file and --listen-insecure exclude each other"));
+    }
+    if let Some(address) = listen.filter(is_remote)
+        && !raw.listen_insecure
+        && token_file.is_none()
+    {
+        return Err(Definite::usage(format!("--listen {address} can be reached by others"))
+            .detail("the status has the names of tables and servers")
+            .hint(
+                "give --listen-token-file with the token that they have to know, or --listen-insecure where everybody may                  read it",
+            ));
+    }
+    Ok(ListenAccess { token_file, tls })
+}
+
+/// Others can reach it.
+fn is_remote(address: &SocketAddr) -> bool {
+    !address.ip().to_canonical().is_loopback()
 }
 
 fn file(text: &str) -> Result<PathBuf, String> {
@@ -715,6 +771,17 @@ mod tests {
             |raw| raw.listen = Some("9464".into()),
             "invalid --listen: \"9464\" is neither IP:PORT nor none",
         );
+        for open in ["0.0.0.0:9464", "[::]:1", "10.1.2.3:80", "[::ffff:10.1.2.3]:80"] {
+            let error = typed(|raw| raw.listen = Some(open.into())).expect_err(open);
+            assert_eq!(error.cause, format!("--listen {open} can be reached by others"));
+            assert!(error.hint.contains("--listen-token-file") && error.hint.contains("--listen-insecure"));
+        }
+        check(
+            |raw| (raw.listen_insecure, raw.listen_token_file) = (true, Some("t".into())),
+            "--listen-token-file and --listen-insecure exclude each other",
+        );
+        check(|raw| raw.listen_key = Some("k".into()), "--listen-cert and --listen-key go together");
+        check(|raw| raw.listen_cert = Some(String::new()), "invalid --listen-cert: it is empty");
         check(
             |raw| raw.confirm_delay = Some("30".into()),
             "invalid --confirm-delay: \"30\" has no unit: write 30s, 30ms, 30m or 30h",
@@ -798,7 +865,17 @@ mod tests {
             &|raw| (raw.fence_command, raw.unfence_command) = (Some("true".into()), Some(command.into())),
             &["the password in a fence command"],
         );
-        check(&|raw| raw.listen = Some("0.0.0.0:9464".into()), &["0.0.0.0:9464"]);
+        let open = |raw: &mut RawConfig, token: bool, tls: bool| {
+            raw.listen = Some("0.0.0.0:9464".into());
+            raw.listen_insecure = !token;
+            raw.listen_token_file = token.then(|| "t".into());
+            raw.listen_cert = tls.then(|| "c".into());
+            raw.listen_key = tls.then(|| "k".into());
+        };
+        check(&|raw| open(raw, false, false), &["0.0.0.0:9464 can read the status"]);
+        check(&|raw| open(raw, false, true), &["no authentication"]);
+        check(&|raw| open(raw, true, false), &["can read the token"]);
+        check(&|raw| open(raw, true, true), &[]);
         check(&|raw| raw.listen = Some("[::1]:9464".into()), &[]);
         check(&|raw| raw.listen = Some("none".into()), &[]);
     }

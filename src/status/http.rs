@@ -9,34 +9,49 @@
 //! | `/readyz` | 200 when every database follows its source within the lag bound, else 503 with the reasons |
 //! | `/v1/project/{project}/service/{service}/migration` | as Aiven's API answers |
 //!
-//! Nothing can be changed from here: every method but GET is refused. There is no authentication, which is why the
-//! address is a loopback one unless somebody asks for another. Connections are few, short and serve one request each,
-//! so that nobody who can reach the port can hold memory or the last connection.
+//! Nothing can be changed from here: every method but GET is refused. Who may ask is in [`access`]. Connections are
+//! short and serve one request each, and who says nothing makes room for who does ([`connections`]), so that nobody who
+//! can reach the port can hold memory or the last connection.
 
+mod access;
+mod connections;
+mod rendered;
+
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
 use axum::Router;
+use axum::body::Bytes;
 use axum::extract::{Request, State};
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
-use axum::response::{Html, IntoResponse, Response};
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use axum::serve::Listener;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
-use tokio::time::{Sleep, sleep, timeout};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
 
 use super::metrics::MetricsRegistry;
 use super::snapshot::{PhaseName, StatusHandle, StatusSnapshot};
 use super::table::plain;
 use super::{json, page, units};
 use crate::error::{Definite, Failure};
-use crate::limits::{HTTP_CONNECTION_TIMEOUT, HTTP_CONNECTIONS_MAX, HTTP_SHUTDOWN_TIMEOUT};
+use crate::limits::{
+    HTTP_ACCEPT_PAUSE, HTTP_CONNECTION_TIMEOUT, HTTP_HEADERS_BYTES_MAX, HTTP_HEADERS_TIMEOUT,
+    HTTP_SHUTDOWN_TIMEOUT,
+};
+use access::Gate;
+pub use access::{Access, Token};
+use connections::{Connections, Seat};
+use rendered::Rendered;
 
 /// What the server shows.
 #[derive(Debug, Clone)]
@@ -54,6 +69,7 @@ pub struct Observed {
 pub struct HttpServer {
     listener: TcpListener,
     address: SocketAddr,
+    access: Access,
 }
 
 impl HttpServer {
@@ -65,7 +81,7 @@ impl HttpServer {
         let taken = async {
             let listener = TcpListener::bind(address).await?;
             let address = listener.local_addr()?;
-            Ok(Self { listener, address })
+            Ok(Self { listener, address, access: Access::default() })
         };
         taken.await.map_err(|error: io::Error| {
             let cause = match error.kind() {
@@ -79,15 +95,11 @@ impl HttpServer {
         })
     }
 
-    /// Takes over a socket that already listens.
-    ///
-    /// # Errors
-    /// When the socket cannot be made non-blocking or has no address.
-    pub fn from_listener(listener: std::net::TcpListener) -> io::Result<Self> {
-        listener.set_nonblocking(true)?;
-        let listener = TcpListener::from_std(listener)?;
-        let address = listener.local_addr()?;
-        Ok(Self { listener, address })
+    /// Asks more of whoever comes.
+    #[must_use]
+    pub fn with_access(mut self, access: Access) -> Self {
+        self.access = access;
+        self
     }
 
     /// The address on which it listens.
@@ -96,31 +108,42 @@ impl HttpServer {
     }
 
     /// Answers until `shutdown` completes, then lets running answers end within a bound.
-    ///
-    /// # Errors
-    /// None at present: a failing accept is tried again.
-    pub async fn serve(
-        self,
-        observed: Observed,
-        shutdown: impl Future<Output = ()> + Send + 'static,
-    ) -> io::Result<()> {
-        let listener = BoundedListener {
-            listener: self.listener,
-            permits: Arc::new(Semaphore::new(HTTP_CONNECTIONS_MAX)),
+    pub async fn serve(self, observed: Observed, shutdown: impl Future<Output = ()> + Send + 'static) {
+        let Self { listener, address, access } = self;
+        let answers = Answers {
+            router: TowerToHyperService::new(router(observed, Gate::new(address, access.token))),
+            tls: access.tls,
         };
-        let (ended, has_ended) = oneshot::channel();
-        let shutdown = async move {
-            shutdown.await;
-            // Nobody waits any more if the server has ended by itself.
-            let _ = ended.send(());
-        };
-        let server = axum::serve(listener, router(observed)).with_graceful_shutdown(shutdown).into_future();
-        tokio::pin!(server);
-        tokio::select! {
-            result = &mut server => return result,
-            _ = has_ended => {}
+        let connections = Connections::default();
+        let mut running = JoinSet::new();
+        tokio::pin!(shutdown);
+        loop {
+            let accepted = tokio::select! {
+                () = &mut shutdown => break,
+                accepted = listener.accept() => accepted,
+                Some(_) = running.join_next() => continue,
+            };
+            let Ok((stream, _)) = accepted else {
+                // The process has no files left, most likely: one less that waits is one that can be opened.
+                connections.free_one();
+                sleep(HTTP_ACCEPT_PAUSE).await;
+                continue;
+            };
+            let (seat, leave) = connections.seat();
+            let answers = answers.clone();
+            running.spawn(async move {
+                // Either way it is over: what it waited for, or why, is of interest to nobody.
+                tokio::select! {
+                    _ = leave => {}
+                    _ = timeout(HTTP_CONNECTION_TIMEOUT, answers.attend(stream, seat)) => {}
+                }
+            });
         }
-        timeout(HTTP_SHUTDOWN_TIMEOUT, server).await.unwrap_or(Ok(()))
+        drop(listener);
+        connections.free_waiting();
+        let ended = async { while running.join_next().await.is_some() {} };
+        // What still runs then is ended as `running` is dropped.
+        let _ = timeout(HTTP_SHUTDOWN_TIMEOUT, ended).await;
     }
 }
 
@@ -151,7 +174,17 @@ pub fn not_ready(snapshot: &StatusSnapshot, lag_bytes_max: u64) -> Vec<String> {
     snapshot.databases.iter().filter_map(named).collect()
 }
 
-fn router(observed: Observed) -> Router {
+/// What is shown, and the last answers.
+#[derive(Debug, Clone)]
+struct Shown {
+    observed: Observed,
+    page: Rendered,
+    status: Rendered,
+    avn: Rendered,
+    metrics: Rendered,
+}
+
+fn router(observed: Observed, gate: Arc<Gate>) -> Router {
     Router::new()
         .route("/", get(show_page))
         .route("/status", get(show_status))
@@ -160,15 +193,23 @@ fn router(observed: Observed) -> Router {
         .route("/readyz", get(show_ready))
         .route("/v1/project/{project}/service/{service}/migration", get(show_avn))
         .fallback(async || (StatusCode::NOT_FOUND, "not found\n"))
-        .layer(middleware::from_fn(only_get))
-        .with_state(observed)
+        .layer(middleware::from_fn_with_state(gate, admit))
+        .with_state(Shown {
+            observed,
+            page: Rendered::default(),
+            status: Rendered::default(),
+            avn: Rendered::default(),
+            metrics: Rendered::default(),
+        })
 }
 
-async fn only_get(request: Request, next: Next) -> Response {
-    let mut response = if request.method() == Method::GET {
-        next.run(request).await
-    } else {
+async fn admit(State(gate): State<Arc<Gate>>, request: Request, next: Next) -> Response {
+    let mut response = if let Some(refusal) = gate.refuses(&request) {
+        refusal
+    } else if request.method() != Method::GET {
         (StatusCode::METHOD_NOT_ALLOWED, [(header::ALLOW, "GET")], "only GET\n").into_response()
+    } else {
+        next.run(request).await
     };
     let headers = response.headers_mut();
     headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -177,30 +218,41 @@ async fn only_get(request: Request, next: Next) -> Response {
     response
 }
 
-async fn show_page(State(observed): State<Observed>) -> Response {
-    let policy = "default-src 'none'; style-src 'unsafe-inline'";
-    let html = page::html(&observed.status.snapshot());
-    ([(header::CONTENT_SECURITY_POLICY, policy)], Html(html)).into_response()
+async fn show_page(State(shown): State<Shown>) -> Response {
+    let status = shown.observed.status;
+    let html = shown.page.get(move || Ok::<_, Infallible>(page::html(&status.snapshot()).into_bytes())).await;
+    let mut response = answer("text/html; charset=utf-8", html);
+    let policy = HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'");
+    response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy);
+    response
 }
 
-async fn show_status(State(observed): State<Observed>) -> Response {
-    axum::Json(json::full(&observed.status.snapshot())).into_response()
+async fn show_status(State(shown): State<Shown>) -> Response {
+    let status = shown.observed.status;
+    let json = shown.status.get(move || serde_json::to_vec(&json::full(&status.snapshot()))).await;
+    answer("application/json", json)
 }
 
-async fn show_avn(State(observed): State<Observed>) -> Response {
-    axum::Json(json::avn(&observed.status.snapshot())).into_response()
+async fn show_avn(State(shown): State<Shown>) -> Response {
+    let status = shown.observed.status;
+    let json = shown.avn.get(move || serde_json::to_vec(&json::avn(&status.snapshot()))).await;
+    answer("application/json", json)
 }
 
-async fn show_metrics(State(observed): State<Observed>) -> Response {
-    match observed.metrics.encode(&observed.status.snapshot()) {
-        Ok(text) => {
-            ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
-        }
+async fn show_metrics(State(shown): State<Shown>) -> Response {
+    let Observed { status, metrics, .. } = shown.observed;
+    let text = shown.metrics.get(move || metrics.encode(&status.snapshot()).map(String::into_bytes)).await;
+    answer("text/plain; version=0.0.4; charset=utf-8", text)
+}
+
+fn answer(content_type: &'static str, made: Result<Bytes, String>) -> Response {
+    match made {
+        Ok(bytes) => ([(header::CONTENT_TYPE, content_type)], bytes).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
     }
 }
 
-async fn show_ready(State(observed): State<Observed>) -> Response {
+async fn show_ready(State(Shown { observed, .. }): State<Shown>) -> Response {
     let reasons = not_ready(&observed.status.snapshot(), observed.lag_bytes_max);
     if reasons.is_empty() {
         return "ready\n".into_response();
@@ -208,70 +260,31 @@ async fn show_ready(State(observed): State<Observed>) -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, format!("not ready\n{}\n", reasons.join("\n"))).into_response()
 }
 
-/// Accepts only so many connections at once, each for a bounded time.
-struct BoundedListener {
-    listener: TcpListener,
-    permits: Arc<Semaphore>,
+/// What each connection is answered with.
+#[derive(Clone)]
+struct Answers {
+    router: TowerToHyperService<Router>,
+    tls: Option<TlsAcceptor>,
 }
 
-struct BoundedStream {
-    stream: TcpStream,
-    deadline: Pin<Box<Sleep>>,
-    _permit: Option<OwnedSemaphorePermit>,
-}
-
-impl Listener for BoundedListener {
-    type Io = BoundedStream;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
-        // The semaphore is never closed, so there is always a permit in the end.
-        let permit = Arc::clone(&self.permits).acquire_owned().await.ok();
-        let (stream, peer) = Listener::accept(&mut self.listener).await;
-        let deadline = Box::pin(sleep(HTTP_CONNECTION_TIMEOUT));
-        (BoundedStream { stream, deadline, _permit: permit }, peer)
-    }
-
-    fn local_addr(&self) -> io::Result<Self::Addr> {
-        self.listener.local_addr()
-    }
-}
-
-impl BoundedStream {
-    fn check_deadline(&mut self, context: &mut Context<'_>) -> io::Result<()> {
-        match self.deadline.as_mut().poll(context) {
-            Poll::Ready(()) => Err(io::ErrorKind::TimedOut.into()),
-            Poll::Pending => Ok(()),
+impl Answers {
+    async fn attend(self, stream: TcpStream, seat: Seat) {
+        let Some(tls) = &self.tls else { return self.answer(stream, seat).await };
+        if let Ok(Ok(stream)) = timeout(HTTP_HEADERS_TIMEOUT, tls.accept(stream)).await {
+            self.answer(stream, seat).await;
         }
     }
-}
 
-impl AsyncRead for BoundedStream {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        self.check_deadline(context)?;
-        Pin::new(&mut self.stream).poll_read(context, buffer)
-    }
-}
-
-impl AsyncWrite for BoundedStream {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        self.check_deadline(context)?;
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+    async fn answer(&self, stream: impl AsyncRead + AsyncWrite + Unpin, seat: Seat) {
+        let answer = service_fn(async |request: Request<_>| {
+            let response = self.router.call(request).await;
+            seat.is_answered();
+            response
+        });
+        let mut http = http1::Builder::new();
+        http.keep_alive(false).timer(TokioTimer::new()).header_read_timeout(HTTP_HEADERS_TIMEOUT);
+        http.max_buf_size(HTTP_HEADERS_BYTES_MAX);
+        // A client that does not speak HTTP, or is gone, is no fault of ours.
+        let _ = http.serve_connection(TokioIo::new(stream), answer).await;
     }
 }

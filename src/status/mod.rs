@@ -14,7 +14,7 @@ mod terminal;
 pub mod units;
 
 pub use crate::config::Method;
-pub use http::{HttpServer, Observed, not_ready};
+pub use http::{Access, HttpServer, Observed, Token, not_ready};
 pub use lag::{Lag, LagClock};
 pub use metrics::{Metrics, MetricsError, MetricsRegistry};
 pub use snapshot::{

@@ -7,6 +7,7 @@ use std::process::{Command, Output};
 
 use walferry::status::{Method, PhaseName};
 
+use super::access::{Files, TOKEN};
 use super::{Running, json};
 
 /// The package, and its version: what it prints is compared word by word.
@@ -18,6 +19,9 @@ struct Avn {
     package: Option<PathBuf>,
     home: tempfile::TempDir,
     url: String,
+    token: &'static str,
+    /// What the server's certificate is trusted by.
+    authority: Option<PathBuf>,
 }
 
 impl Avn {
@@ -26,7 +30,7 @@ impl Avn {
         let home = tempfile::tempdir().expect("a temporary directory");
         let url = format!("http://{}", running.address);
         if Command::new("avn").arg("--version").output().is_ok_and(|output| output.status.success()) {
-            return Some(Self { package: None, home, url });
+            return Some(Self { package: None, home, url, token: "none", authority: None });
         }
         let place = Path::new(env!("CARGO_TARGET_TMPDIR")).join(PACKAGE.replace("==", "-"));
         if !place.exists() {
@@ -40,7 +44,7 @@ impl Avn {
             // Another test program may have been faster.
             let _ = std::fs::rename(unpacked.path(), &place);
         }
-        Some(Self { package: Some(place), home, url })
+        Some(Self { package: Some(place), home, url, token: "none", authority: None })
     }
 
     fn command(&self) -> Command {
@@ -49,7 +53,10 @@ impl Avn {
             command.args(["-m", "aiven.client"]).env("PYTHONPATH", package);
         }
         command.env("HOME", self.home.path()).env("AIVEN_CONFIG_DIR", self.home.path());
-        command.env("AIVEN_WEB_URL", &self.url).env("AIVEN_AUTH_TOKEN", "none");
+        command.env("AIVEN_WEB_URL", &self.url).env("AIVEN_AUTH_TOKEN", self.token);
+        // What the caller's shell says beats it.
+        command.env_remove("REQUESTS_CA_BUNDLE").env_remove("CURL_CA_BUNDLE");
+        command.envs(self.authority.as_ref().map(|path| ("AIVEN_CA_CERT", path)));
         command
     }
 
@@ -122,4 +129,17 @@ async fn avn_prints_the_status() {
         {"dbname": "stock", "error": "", "method": "pg_dump", "status": "done"},
     ]);
     assert_eq!(answer["migration_detail"], expected);
+}
+
+#[tokio::test]
+async fn avn_gives_the_token() {
+    let files = Files::make();
+    let running = Running::at("127.0.0.1:0", files.access(true, true)).await;
+    let Some(mut avn) = Avn::find(&running) else { return };
+    running.status.update_database("shop", |database| database.phase = PhaseName::Syncing);
+    avn.url = format!("https://localhost:{}", running.address.port());
+    avn.authority = Some(files.authority.clone());
+    avn.token = TOKEN;
+    let (printed, _) = avn.status(&[]).await;
+    assert!(printed.contains("syncing"), "{printed}");
 }
