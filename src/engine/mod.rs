@@ -12,7 +12,9 @@
 //!
 //! Not here: when to run again, and what a migration is.
 
+mod lag;
 mod monitor;
+mod progress;
 mod reader;
 pub mod state;
 mod worker;
@@ -39,7 +41,9 @@ use crate::spill::{SpillDir, SpillError};
 use crate::status::{Metrics, StatusHandle};
 use crate::wire::{CopyBothReader, CopyBothWriter};
 
-pub use monitor::{Clocks, Monitor, MonitorInput};
+pub use lag::Lag;
+pub use monitor::{Monitor, MonitorInput};
+pub use progress::{Progress, Reached};
 pub use reader::Ahead;
 pub use state::Finish;
 
@@ -74,8 +78,8 @@ pub struct Run {
     pub status: StatusHandle,
     /// Where things are counted.
     pub metrics: Metrics,
-    /// What the monitor and the run tell each other.
-    pub clocks: Clocks,
+    /// Where they are told to whoever decides by them.
+    pub progress: Progress,
 }
 
 /// How a run ended.
@@ -295,7 +299,7 @@ impl Shell {
     }
 
     fn count(&mut self, batch: &Batch, mut applied: Applied, took: Duration) {
-        let Run { metrics, status, dbname, clocks, .. } = &self.run;
+        let Run { metrics, status, dbname, progress, .. } = &self.run;
         metrics.batch(applied.changes.iter().sum(), took.as_secs_f64());
         if let Some(reason) = applied.ordered {
             metrics.ordered_batch(reason.as_str());
@@ -311,7 +315,7 @@ impl Shell {
         {
             metrics.conflicts(kind.as_str(), count);
         }
-        if let Some(now) = clocks.source_now() {
+        if let Some(now) = progress.source_now() {
             for segment in batch.segments.iter().filter(|segment| segment.end.is_some()) {
                 metrics.commit_latency(now.seconds_since(segment.commit_time));
             }
@@ -335,14 +339,18 @@ impl Shell {
     }
 
     fn show(&mut self) {
-        let Positions { received, applied, durable, confirmed } = self.state.positions();
+        let positions = self.state.positions();
+        let Positions { received, applied, durable, confirmed } = positions;
         self.shown = applied;
-        self.run.clocks.set_oldest_unapplied(self.state.oldest_unapplied());
+        self.run.progress.update(|reached| {
+            reached.positions = Some(positions);
+            reached.last_change = self.state.last_change();
+            reached.oldest_unapplied = self.state.oldest_unapplied();
+        });
         self.run.status.update_database(&self.run.dbname, |database| {
             database.received = Some(received);
             database.applied = Some(applied);
             database.durable = Some(durable);
-            database.last_change = self.state.last_change();
             database.confirmed = Some(confirmed).filter(|confirmed| *confirmed > SourceLsn::ZERO);
             database.spill_bytes = self.run.spill.as_ref().map_or(0, SpillDir::used);
         });

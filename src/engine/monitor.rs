@@ -5,17 +5,19 @@
 
 use std::future::Future;
 
-use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, timeout};
 use tokio_postgres::Client;
 use tracing::Instrument;
 
 use crate::error::{Result, Side, Transient};
 use crate::limits::{MONITOR_INTERVAL, MONITOR_TIMEOUT, SLOT_INTERVAL};
-use crate::pg::{PgTimestamp, SlotName, SourceLsn};
+use crate::pg::{SlotName, SourceLsn};
 use crate::source::{self, catalog};
-use crate::status::{LagClock, SlotStatus, StatusHandle};
+use crate::status::{SlotStatus, StatusHandle};
 use crate::wire::{ConnInfo, control};
+
+use super::lag::LagClock;
+use super::progress::{Progress, local_micros};
 
 /// What the monitor needs.
 #[derive(Debug, Clone)]
@@ -30,47 +32,16 @@ pub struct MonitorInput {
     pub status: StatusHandle,
 }
 
-/// What the monitor and a run tell each other.
-#[derive(Debug, Clone)]
-pub struct Clocks {
-    oldest_unapplied: watch::Sender<Option<PgTimestamp>>,
-    /// Source clock less local clock, in microseconds.
-    offset: watch::Sender<Option<i64>>,
-}
-
 /// The running task; it ends when this is dropped.
 #[derive(Debug)]
 pub struct Monitor {
     task: tokio::task::JoinHandle<()>,
 }
 
-impl Clocks {
-    /// Nothing known yet.
-    pub fn new() -> Self {
-        Self { oldest_unapplied: watch::Sender::new(None), offset: watch::Sender::new(None) }
-    }
-
-    /// What the source's clock says now, as far as is known.
-    pub fn source_now(&self) -> Option<PgTimestamp> {
-        let offset = *self.offset.borrow();
-        offset.map(|offset| PgTimestamp::from_unix_micros(local_micros().saturating_add(offset)))
-    }
-
-    pub(super) fn set_oldest_unapplied(&self, commit_time: Option<PgTimestamp>) {
-        self.oldest_unapplied.send_replace(commit_time);
-    }
-}
-
-impl Default for Clocks {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl Monitor {
     /// Starts watching.
-    pub fn start(input: MonitorInput, clocks: Clocks) -> Self {
-        Self { task: tokio::spawn(watch_source(input, clocks).in_current_span()) }
+    pub fn start(input: MonitorInput, progress: Progress) -> Self {
+        Self { task: tokio::spawn(watch_source(input, progress).in_current_span()) }
     }
 }
 
@@ -80,7 +51,7 @@ impl Drop for Monitor {
     }
 }
 
-async fn watch_source(input: MonitorInput, clocks: Clocks) {
+async fn watch_source(input: MonitorInput, progress: Progress) {
     let began = Instant::now();
     let mut lag = LagClock::new();
     let mut client: Option<Client> = None;
@@ -90,13 +61,13 @@ async fn watch_source(input: MonitorInput, clocks: Clocks) {
     loop {
         tick.tick().await;
         let ask_slot = slot_asked.is_none_or(|asked| asked.elapsed() >= SLOT_INTERVAL);
-        let looking = look(&input, &clocks, client.take(), ask_slot);
+        let looking = look(&input, &progress, client.take(), ask_slot);
         tokio::pin!(looking);
         // A source that does not answer keeps nobody from seeing that.
         let looked = loop {
             tokio::select! {
                 looked = &mut looking => break looked,
-                _ = tick.tick() => show(&input, &clocks, &mut lag, began),
+                _ = tick.tick() => show(&input, &progress, &mut lag, began),
             }
         };
         match looked {
@@ -107,17 +78,18 @@ async fn watch_source(input: MonitorInput, clocks: Clocks) {
             }
             Err(failure) => tracing::debug!(%failure, "cannot watch the source"),
         }
-        show(&input, &clocks, &mut lag, began);
+        show(&input, &progress, &mut lag, began);
     }
 }
 
-fn show(input: &MonitorInput, clocks: &Clocks, lag: &mut LagClock, began: Instant) {
-    let applied = input.status.snapshot().database(&input.dbname).and_then(|database| database.applied);
-    if let Some(applied) = applied {
+fn show(input: &MonitorInput, progress: &Progress, lag: &mut LagClock, began: Instant) {
+    let reached = progress.now();
+    if let Some(applied) = reached.applied() {
         lag.applied(applied);
     }
-    lag.oldest_unapplied(*clocks.oldest_unapplied.borrow());
-    let now = lag.lag(began.elapsed(), clocks.source_now());
+    lag.oldest_unapplied(reached.oldest_unapplied);
+    let now = lag.lag(began.elapsed(), progress.source_now());
+    progress.update(|reached| reached.lag = now);
     input.status.update_database(&input.dbname, |database| {
         database.lag_bytes = now.bytes;
         database.lag_seconds = now.seconds;
@@ -127,7 +99,7 @@ fn show(input: &MonitorInput, clocks: &Clocks, lag: &mut LagClock, began: Instan
 /// Asks the source, and gives the session back where it is still good.
 async fn look(
     input: &MonitorInput,
-    clocks: &Clocks,
+    progress: &Progress,
     client: Option<Client>,
     ask_slot: bool,
 ) -> Result<(Client, SourceLsn)> {
@@ -145,7 +117,7 @@ async fn look(
     let asked = local_micros();
     let source = in_time(catalog::clock(&client)).await?;
     let middle = asked + (local_micros() - asked) / 2;
-    clocks.offset.send_replace(Some(source.unix_micros() - middle));
+    progress.update(|reached| reached.clock_offset = Some(source.unix_micros() - middle));
     let slot = in_time(catalog::slot(&client, input.slot.as_str())).await?;
     input.status.update_database(&input.dbname, |database| {
         database.slot = slot.map(|slot| SlotStatus {
@@ -167,10 +139,6 @@ async fn in_time<T>(asked: impl Future<Output = Result<T, source::Error>>) -> Re
             Err(Transient::new(Side::Source, cause).into())
         }
     }
-}
-
-fn local_micros() -> i64 {
-    jiff::Timestamp::now().as_microsecond()
 }
 
 const _: () = assert!(MONITOR_INTERVAL.as_millis() <= SLOT_INTERVAL.as_millis());

@@ -10,7 +10,7 @@ use tokio_postgres::{Client, Notification};
 use crate::apply::TargetSession;
 use crate::apply::store::{MigrationRow, RelationRow, RelationState, Store, forgotten};
 use crate::config::{Method, Until};
-use crate::engine::{Monitor, MonitorInput};
+use crate::engine::{Monitor, MonitorInput, Progress};
 use crate::error::{Definite, Failure, Result, Side, Transient};
 use crate::limits::CONNECTIONS_BESIDE_JOBS;
 use crate::pg::{EndLsn, QualifiedName, Resume, ServerVersion, SlotName, SourceLsn, SystemId};
@@ -86,6 +86,8 @@ pub(super) struct Attempt<'a> {
     pub(super) schema_version: Option<String>,
     /// What the log has said of definitions that the target lacks.
     pub(super) misfits: HashSet<String>,
+    /// How far the stream is.
+    pub(super) progress: Progress,
     /// Says that somebody asks for something.
     pub(super) requests: mpsc::Receiver<Notification>,
     /// The cutover under way.
@@ -155,6 +157,7 @@ impl Migration {
             misfits: HashSet::new(),
             requests,
             cutover,
+            progress: context.progress.clone(),
         };
         if method == Method::PgDump {
             return attempt.move_once(session).await;
@@ -348,6 +351,19 @@ impl Attempt<'_> {
             database.clear_error();
         });
         self.store().listen().await?;
+        if let Some(stored) = self.store().resume().await? {
+            self.behind_from(stored.end.position());
+        }
+        // The source keeps WAL from the moment that there is a slot.
+        context.monitor.get_or_insert_with(|| {
+            let input = MonitorInput {
+                source: self.migration.sides.source.clone(),
+                dbname: self.row.dbname.clone(),
+                slot: self.row.slot.clone(),
+                status: self.migration.status.clone(),
+            };
+            Monitor::start(input, context.progress.clone())
+        });
         let mut stop = self.migration.stop.clone();
         let archive = tokio::select! {
             prepared = self.prepare() => prepared?,
@@ -357,16 +373,15 @@ impl Attempt<'_> {
         if self.migration.until == Some(Until::Copied) {
             return Ok(Ended::Stopped);
         }
-        context.monitor.get_or_insert_with(|| {
-            let input = MonitorInput {
-                source: self.migration.sides.source.clone(),
-                dbname: self.row.dbname.clone(),
-                slot: self.row.slot.clone(),
-                status: self.migration.status.clone(),
-            };
-            Monitor::start(input, context.clocks.clone())
-        });
         self.follow(session, archive, context).await
+    }
+
+    /// How far behind the target is counts from here until there is a stream.
+    fn behind_from(&self, position: SourceLsn) {
+        self.progress.begin(position);
+        self.migration
+            .status
+            .update_database(&self.row.dbname, |database| _ = database.applied.get_or_insert(position));
     }
 
     /// A failure ends a cutover that is under way, too. Gives the failure that matters more.
@@ -495,6 +510,7 @@ impl Attempt<'_> {
         let end = EndLsn::new(snapshot.consistent_point.get());
         let timeline = Some(snapshot.timeline);
         self.store().begin_progress(&Resume { timeline, ..Resume::at(end) }).await?;
+        self.behind_from(end.position());
         tracing::info!(slot = %self.row.slot, at = %snapshot.consistent_point, "replication slot created");
         Ok(snapshot)
     }

@@ -182,7 +182,7 @@ impl<'a> Attempt<'a> {
             ahead: may_go_ahead.then(|| Ahead { source: Arc::clone(&self.source), copied }),
             status: self.migration.status.clone(),
             metrics: self.metrics.clone(),
-            clocks: context.clocks.clone(),
+            progress: context.progress.clone(),
         };
         let (stop, stopped) = watch::channel(false);
         let engine = engine::run(run, applier, stream, stopped);
@@ -433,6 +433,7 @@ impl<'a> Attempt<'a> {
             walsender: None,
             told: self.told.clone(),
             misfits: self.misfits.clone(),
+            progress: self.progress.clone(),
             schema_version: self.schema_version.clone(),
             requests: tokio::sync::mpsc::channel(1).1,
             cutover: None,
@@ -468,10 +469,6 @@ impl<'a> Attempt<'a> {
 
     /// The stream runs, and what is not applied yet is within the bound.
     fn is_synced(&self) -> bool {
-        let snapshot = self.migration.status.snapshot();
-        let database = snapshot.database(&self.row.dbname);
-        database
-            .and_then(|database| database.lag_bytes)
-            .is_some_and(|lag| lag <= self.migration.lag_bytes_max)
+        self.progress.now().lag.bytes.is_some_and(|lag| lag <= self.migration.lag_bytes_max)
     }
 }

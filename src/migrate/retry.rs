@@ -10,7 +10,7 @@ use rand::Rng;
 use tokio::time::Instant;
 
 use crate::apply::store::Store;
-use crate::engine::{Clocks, Monitor};
+use crate::engine::{Monitor, Progress};
 use crate::error::{Exit, Failure, Result};
 use crate::limits::{RETRY_FOR, RETRY_FOR_AT_START, RETRY_PAUSE_MAX, RETRY_PAUSE_MIN, STEADY_AFTER};
 
@@ -24,8 +24,8 @@ use super::{Migration, Phase};
 pub(super) struct Context {
     /// Watches the source from the moment that there is a slot.
     pub monitor: Option<Monitor>,
-    /// What it and the pipeline tell each other.
-    pub clocks: Clocks,
+    /// How far the pipeline is.
+    pub progress: Progress,
     /// Both sides were reached, so what fails from here on worked before.
     pub established: bool,
     /// The attempt held the migration's lock: how it ends is how the migration ended.
@@ -76,7 +76,7 @@ pub(super) async fn run(migration: &Migration, context: &mut Context) -> Result<
         metrics.error(&failure);
         migration.status.update_database(dbname, |database| database.set_error(&failure));
         let before = applied;
-        applied = migration.status.snapshot().database(dbname).and_then(|database| database.applied);
+        applied = context.progress.now().applied();
         if applied > before || began.elapsed() >= STEADY_AFTER {
             (fruitless_since, pause) = (Instant::now(), RETRY_PAUSE_MIN);
         }

@@ -5,7 +5,6 @@
 
 mod http;
 pub mod json;
-mod lag;
 mod metrics;
 mod page;
 mod snapshot;
@@ -15,7 +14,6 @@ pub mod units;
 
 pub use crate::config::Method;
 pub use http::{Access, HttpServer, Observed, Token, not_ready};
-pub use lag::{Lag, LagClock};
 pub use metrics::{Metrics, MetricsError, MetricsRegistry};
 pub use snapshot::{
     ChangeCounts, DatabaseStatus, PhaseName, ServiceStatus, SlotStatus, StatusHandle, StatusSnapshot,

@@ -52,8 +52,6 @@ pub struct DatabaseStatus {
     pub durable: Option<SourceLsn>,
     /// The greatest position sent to the source as flushed.
     pub confirmed: Option<SourceLsn>,
-    /// Where the last transaction that changed rows committed, of those that this stream brought.
-    pub last_change: Option<SourceLsn>,
     /// Bytes of WAL between `source_wal` and `applied`; `None` while that is not known.
     pub lag_bytes: Option<u64>,
     /// Seconds that the target is behind; `None` while that is not known.
@@ -224,7 +222,6 @@ impl DatabaseStatus {
             applied: None,
             durable: None,
             confirmed: None,
-            last_change: None,
             lag_bytes: None,
             lag_seconds: None,
             slot: None,

@@ -199,3 +199,38 @@ async fn metrics(engine: &Engine) {
         assert!(names.contains(name), "no {name} in {names:?}");
     }
 }
+
+/// Whoever looks after the source's disk needs to know what it keeps for the migration as soon as it keeps it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_source_is_watched_while_rows_are_copied() {
+    let pair = Pair::start().await;
+    pair.source(
+        "SET ROLE app_owner;
+         CREATE FUNCTION held(int) RETURNS boolean LANGUAGE sql
+             AS 'SELECT pg_advisory_xact_lock_shared(42)::text = $$$$';
+         CREATE TABLE t (a int PRIMARY KEY CHECK (public.held(a))); INSERT INTO t VALUES (1);
+         CREATE TABLE u (a int PRIMARY KEY, b text)",
+    )
+    .await;
+    let holder = pair.cluster.target.client(DATABASE).await.unwrap();
+    holder.batch_execute("SELECT pg_advisory_lock(42)").await.unwrap();
+    let mut engine = pair.migrate().start();
+    let copying = |detail: &Value| {
+        let phase = detail["phase"].as_str().unwrap_or_default();
+        assert!(["waiting", "checking", "schema", "copying"].contains(&phase), "{detail:#}");
+        phase == "copying" && detail["slot"]["retained_bytes"].is_u64()
+    };
+    engine.wait_until("the slot", copying).await;
+    pair.source("INSERT INTO u SELECT g, repeat('x', 100) FROM generate_series(1, 20000) g").await;
+    engine
+        .wait_until("the lag", |detail| {
+            copying(detail) && bytes(detail) < u64::MAX && bytes(detail) > 2_000_000
+        })
+        .await;
+    let retained =
+        async || engine.metric("walferry_slot_retained_bytes").await.is_some_and(|bytes| bytes > 2e6);
+    wait_for("the WAL that is kept", PATIENCE, retained).await;
+    holder.batch_execute("SELECT pg_advisory_unlock(42)").await.unwrap();
+    engine.wait_phase("syncing").await;
+    pair.assert_follows(&mut engine).await;
+}

@@ -42,7 +42,7 @@ use crate::error::{Definite, Failure, Result, Side, Transient};
 use crate::limits::{REQUEST_POLL, UNFENCED_WATCH};
 use crate::pg::{SourceLsn, Sql};
 use crate::source::catalog::{self, SequenceValues, Table, TableKind};
-use crate::status::{DatabaseStatus, TableState};
+use crate::status::TableState;
 
 use super::attempt::Attempt;
 use super::pairing::Recorded;
@@ -260,7 +260,7 @@ impl Attempt<'_> {
         }
         let client = fence::connect(&self.migration.sides.source).await?;
         let wal = catalog::current_wal(&client).await.map_err(source_failed)?;
-        let lag = wal.bytes_since(self.shown(|database| database.applied).unwrap_or(SourceLsn::ZERO));
+        let lag = wal.bytes_since(self.progress.now().applied().unwrap_or(SourceLsn::ZERO));
         let bound = self.under_way().wanted.lag_bytes_max;
         if lag > bound {
             return Err(Definite::new("the target is too far behind")
@@ -462,17 +462,13 @@ impl Attempt<'_> {
 
     async fn wait_applied(&mut self, mark: SourceLsn) {
         self.under_way().waits_for = format!("everything up to {mark} to be applied");
-        let mut status = self.migration.status.subscribe();
-        let applied = |database: &DatabaseStatus| database.applied;
-        let dbname = &self.row.dbname;
-        let reached = status.wait_for(|now| now.database(dbname).and_then(applied) >= Some(mark)).await;
-        drop(reached.expect("the migration has a handle of it"));
+        self.progress.applied(mark).await;
     }
 
     /// Whether the stream brought a change that was written after the fence.
     fn refuse_written(&mut self) -> Result<()> {
         let mark = self.under_way().mark;
-        match self.shown(|database| database.last_change).filter(|change| *change >= mark) {
+        match self.progress.now().last_change.filter(|change| *change >= mark) {
             Some(change) => {
                 Err(written(&format!("a change committed at {change}, the fence was up at {mark}")))
             }
@@ -486,10 +482,6 @@ impl Attempt<'_> {
             Some(held) => held.refuse_written().await,
             None => Ok(()),
         }
-    }
-
-    fn shown<T>(&self, of: impl FnOnce(&DatabaseStatus) -> Option<T>) -> Option<T> {
-        self.migration.status.snapshot().database(&self.row.dbname).and_then(of)
     }
 
     /// After the stream was ended: records `done` where a cutover is proven, and says whether it is.
