@@ -25,6 +25,9 @@ pub struct AsCopied {
     parents: Vec<u32>,
     /// The bounds of a partition.
     bounds: Option<String>,
+    /// It was a partition before, and was detached since its copy.
+    #[serde(default)]
+    detached: bool,
 }
 
 /// A column then.
@@ -57,7 +60,20 @@ impl AsCopied {
             columns: table.columns.iter().map(CopiedColumn::of).collect(),
             parents: table.parents.iter().map(|parent| parent.get()).collect(),
             bounds: table.bounds.clone(),
+            detached: false,
         }
+    }
+
+    /// What it is now, where `self` is what it was.
+    pub fn becomes(&self, table: &Table) -> Self {
+        let now = Self::of(table);
+        let detached = now.bounds.is_none() && (self.detached || self.bounds.is_some());
+        Self { detached, ..now }
+    }
+
+    /// It was a partition at its copy, and is none any more.
+    pub const fn was_partition(&self) -> bool {
+        self.detached
     }
 
     /// What can be said of a table of which an older Walferry recorded how many columns it ever had: those are as they are
@@ -73,7 +89,7 @@ impl AsCopied {
 
     /// Compares it with what the table is now; `filenode` was its file, zero where that is not known.
     pub fn drift(&self, filenode: u32, now: &Table) -> Drift {
-        let is = Self::of(now);
+        let is = Self { detached: self.detached, ..Self::of(now) };
         let rewritten = filenode != 0 && filenode != now.filenode;
         Drift { rows: self.rows_changed(rewritten, &is), any: filenode != now.filenode || is != *self }
     }

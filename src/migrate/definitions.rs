@@ -35,6 +35,7 @@ pub(super) struct Redefined {
 struct Drifted<'a> {
     table: &'a Table,
     drift: Drift,
+    now: AsCopied,
 }
 
 impl Attempt<'_> {
@@ -50,7 +51,7 @@ impl Attempt<'_> {
         let drifted = drifted(&rows, &tables);
         let (source, target) = (Arc::clone(&self.source), Arc::clone(&self.target));
         let mut known = Tables::new(source, target, &self.row.name, rows.clone()).await?;
-        for Drifted { table, drift } in drifted {
+        for Drifted { table, drift, now } in drifted {
             let name = match known.prepared(&announced(table)).await {
                 Ok(name) => name,
                 Err(Failure::Definite(misfit)) => {
@@ -65,7 +66,7 @@ impl Attempt<'_> {
                 self.store().copy_again(&name).await?;
                 found.again.push(name.to_string());
             } else {
-                self.store().set_definition(&name, origin(table), &AsCopied::of(table)).await?;
+                self.store().set_definition(&name, origin(table), &now).await?;
             }
         }
         Ok(found)
@@ -166,7 +167,7 @@ fn drifted<'a>(rows: &[RelationRow], tables: &'a [Table]) -> Vec<Drifted<'a>> {
         let then = then.unwrap_or_else(|| AsCopied::with_attributes(table, origin.attributes));
         let drift = then.drift(origin.filenode, table);
         if drift.any || row.name != table.name {
-            drifted.push(Drifted { table, drift });
+            drifted.push(Drifted { table, drift, now: then.becomes(table) });
         }
     }
     drifted

@@ -10,16 +10,25 @@ use std::collections::HashSet;
 
 use tokio::time::timeout;
 
+use crate::apply::AsCopied;
+use crate::apply::store::RelationRow;
 use crate::config::Ddl;
 use crate::error::{Definite, Result, Side};
 use crate::limits::{PARTITION_DROP_WAIT, PARTITION_LOCK_TIMEOUT};
 use crate::migrate::attempt::Attempt;
 use crate::migrate::source_failed;
 use crate::pg::{QualifiedName, Sql};
-use crate::source::catalog;
+use crate::source::{self, catalog};
 
 use super::hierarchy::Hierarchy;
 use super::make::{Refused, Wanted, detach, existing};
+
+/// The tables of the migration, and how partitions hang together on the source and on the target.
+struct Hierarchies {
+    rows: Vec<RelationRow>,
+    of_source: Hierarchy,
+    of_target: Hierarchy,
+}
 
 impl Attempt<'_> {
     /// Makes the target's hierarchy what the source's is, as far as followed tables go. Gives what somebody should know.
@@ -27,7 +36,8 @@ impl Attempt<'_> {
     /// # Errors
     /// When a partition cannot be attached on the target.
     pub(in crate::migrate) async fn mirror_partitions(&self) -> Result<Vec<String>> {
-        let (names, of_source, of_target) = self.hierarchies().await?;
+        let Hierarchies { rows, of_source, of_target } = self.hierarchies().await?;
+        let names: Vec<QualifiedName> = rows.iter().map(|row| row.name.clone()).collect();
         let on_target: HashSet<QualifiedName> = existing(&self.target, Side::Target, &names).await?;
         for name in names.iter().filter(|name| of_source.parent(name).is_some() && on_target.contains(*name))
         {
@@ -45,14 +55,19 @@ impl Attempt<'_> {
                 }
             }
         }
-        let mut warnings = self.settle_detached(&names, &of_source, &of_target, true).await?;
-        if self.migration.ddl == Ddl::Follow {
-            let on_source = existing(&self.source, Side::Source, &names).await?;
-            let gone = names.iter().filter(|name| !on_source.contains(*name) && !on_target.contains(*name));
-            warnings.extend(
-                gone.map(|name| format!("table {name} was dropped on the source, and on the target")),
-            );
-        }
+        let mut warnings = self.settle_detached(&rows, &of_source, &of_target, true).await?;
+        let dropped = self.dropped(&rows).await?;
+        let gone = names.iter().filter(|name| dropped.contains(*name) && !on_target.contains(*name));
+        warnings
+            .extend(gone.map(|name| format!("table {name} was dropped on the source, and on the target")));
+        // Those that were detached on the target by an attempt before.
+        let detached = rows.iter().filter(|row| {
+            row.definition.as_ref().is_some_and(AsCopied::was_partition)
+                && of_source.parent(&row.name).is_none()
+                && of_target.parent(&row.name).is_none()
+                && !dropped.contains(&row.name)
+        });
+        warnings.extend(detached.map(|row| format!("partition {}: detached, as on the source", row.name)));
         Ok(warnings)
     }
 
@@ -65,20 +80,14 @@ impl Attempt<'_> {
         if self.migration.ddl != Ddl::Follow {
             return Ok(());
         }
-        let (names, of_source, of_target) = self.hierarchies().await?;
-        let left = left(&names, &of_source, &of_target);
-        let on_source = existing(&self.source, Side::Source, &left).await?;
-        let dropped: Vec<QualifiedName> = left.into_iter().filter(|name| !on_source.contains(name)).collect();
+        let Hierarchies { rows, of_source, of_target } = self.hierarchies().await?;
+        let left = left(&rows, &of_source, &of_target);
+        let dropped = self.dropped(&left).await?;
         if dropped.is_empty() {
             return Ok(());
         }
         let mark = catalog::mark_wal(&self.source).await.map_err(source_failed)?;
-        let mut status = self.migration.status.subscribe();
-        let dbname = &self.row.dbname;
-        let applied = status.wait_for(|now| {
-            now.database(dbname).and_then(|database| database.applied).is_some_and(|applied| applied >= mark)
-        });
-        if timeout(PARTITION_DROP_WAIT, applied).await.is_err() {
+        if timeout(PARTITION_DROP_WAIT, self.progress.applied(mark)).await.is_err() {
             return Ok(());
         }
         let target = self.migration.sides.target_client().await?;
@@ -114,38 +123,56 @@ impl Attempt<'_> {
     /// Detaches on the target what the source has detached: the target would refuse rows that do not fit the partition any
     /// more. Says what somebody should know.
     pub(in crate::migrate) async fn detach_partitions(&self) -> Result<()> {
-        let (names, of_source, of_target) = self.hierarchies().await?;
-        self.settle_detached(&names, &of_source, &of_target, false).await.map(drop)
+        let Hierarchies { rows, of_source, of_target } = self.hierarchies().await?;
+        self.settle_detached(&rows, &of_source, &of_target, false).await.map(drop)
     }
 
-    /// The tables of the migration, and how partitions hang together on the source and on the target.
-    async fn hierarchies(&self) -> Result<(Vec<QualifiedName>, Hierarchy, Hierarchy)> {
+    async fn hierarchies(&self) -> Result<Hierarchies> {
         let rows = self.store().relations().await?;
-        let names = rows.into_iter().map(|row| row.name).collect();
         let (of_source, of_target) = tokio::try_join!(
             Hierarchy::read(&self.source, Side::Source),
             Hierarchy::read(&self.target, Side::Target),
         )?;
-        Ok((names, of_source, of_target))
+        Ok(Hierarchies { rows, of_source, of_target })
+    }
+
+    /// Those that the source has no more. One that was renamed, or moved to another schema, is there.
+    async fn dropped(&self, rows: &[RelationRow]) -> Result<HashSet<QualifiedName>> {
+        let ids = |row: &RelationRow| row.origin.map(|origin| origin.id.get());
+        let wanted: Vec<u32> = rows.iter().filter_map(ids).collect();
+        let names: Vec<QualifiedName> = rows.iter().map(|row| row.name.clone()).collect();
+        let sql = "SELECT c.oid FROM pg_class c WHERE c.oid = ANY ($1)";
+        let found = self.source.query(sql, &[&wanted]).await;
+        let found = found.map_err(|error| source::Error::new("the tables that are there", error));
+        let found: HashSet<u32> = found.map_err(source_failed)?.iter().map(|row| row.get(0)).collect();
+        // Another one of its name is for a copy, or for somebody to decide.
+        let named = existing(&self.source, Side::Source, &names).await?;
+        let gone = |row: &&RelationRow| {
+            ids(row).is_some_and(|id| !found.contains(&id)) && !named.contains(&row.name)
+        };
+        Ok(rows.iter().filter(gone).map(|row| row.name.clone()).collect())
     }
 
     /// What is a partition on the target alone; `at_the_end` what was dropped on the source, too.
     async fn settle_detached(
         &self,
-        names: &[QualifiedName],
+        rows: &[RelationRow],
         of_source: &Hierarchy,
         of_target: &Hierarchy,
         at_the_end: bool,
     ) -> Result<Vec<String>> {
         let mut warnings = Vec::new();
-        let left = left(names, of_source, of_target);
-        let on_source = existing(&self.source, Side::Source, &left).await?;
-        for name in left {
+        let left = left(rows, of_source, of_target);
+        let dropped = self.dropped(&left).await?;
+        let names: Vec<QualifiedName> = left.into_iter().map(|row| row.name).collect();
+        let on_source = existing(&self.source, Side::Source, &names).await?;
+        for name in names {
             let Some(parent) = of_target.parent(&name) else { continue };
-            if !at_the_end && !on_source.contains(&name) {
+            let is_dropped = dropped.contains(&name);
+            if is_dropped && !at_the_end || !is_dropped && !on_source.contains(&name) {
                 continue;
             }
-            let (statement, done) = match (on_source.contains(&name), self.migration.ddl) {
+            let (statement, done) = match (!is_dropped, self.migration.ddl) {
                 (true, _) => (detach(parent, &name), "detached, as on the source"),
                 (false, Ddl::Follow) => (Sql::new("DROP TABLE ").name(&name), "dropped, as on the source"),
                 (false, _) => {
@@ -173,7 +200,8 @@ impl Attempt<'_> {
 }
 
 /// Those that are partitions on the target alone.
-fn left(names: &[QualifiedName], of_source: &Hierarchy, of_target: &Hierarchy) -> Vec<QualifiedName> {
-    let left = |name: &&QualifiedName| of_source.parent(name).is_none() && of_target.parent(name).is_some();
-    names.iter().filter(left).cloned().collect()
+fn left(rows: &[RelationRow], of_source: &Hierarchy, of_target: &Hierarchy) -> Vec<RelationRow> {
+    let left =
+        |row: &&RelationRow| of_source.parent(&row.name).is_none() && of_target.parent(&row.name).is_some();
+    rows.iter().filter(left).cloned().collect()
 }
