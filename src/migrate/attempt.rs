@@ -399,6 +399,8 @@ impl Attempt<'_> {
     /// Everything before the stream. Gives the archive where foreign keys may still have to be made.
     async fn prepare(&mut self) -> Result<Option<Arc<Archive>>> {
         if matches!(self.phase, Phase::CatchingUp | Phase::Syncing) {
+            // The source is not to be harmed, whatever else there is.
+            self.refuse_lost_identities().await?;
             self.refuse_gap().await?;
             self.follow_target_names().await?;
             let tables = self.look_at_source_tables(false).await?;

@@ -1,9 +1,9 @@
 //! What may change on the source's tables while a migration follows them.
 //!
 //! A table that loses its replica identity while it is published with updates makes the source reject its own UPDATE
-//! and DELETE. It is taken out of that publication at once: the source is not to be harmed; and since its changes are
-//! missed from then on, the migration stops and says so. So it does when somebody else took a table out of our
-//! publications, or changed these: what is published then is not all.
+//! and DELETE. It is taken out of that publication at once, before anything else is looked at or waited for: the source is
+//! not to be harmed; and since its changes are missed from then on, the migration stops and says so. So it does when
+//! somebody else took a table out of our publications, or changed these: what is published then is not all.
 //!
 //! A table whose changes were missed is recorded as one to be copied again: once it is published as before, the next
 //! start does that. What happened and was undone between two looks is not seen.
@@ -11,21 +11,30 @@
 //! A table made later is not carried, one that is dropped stays on the target: the log says so, once.
 
 use std::collections::HashSet;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
 
-use crate::apply::store::RelationRow;
+use tokio::time::sleep;
+use tokio_postgres::Client;
+
+use crate::apply::store::{RelationRow, Store};
 use crate::error::{Definite, Failure, Result, Side, Transient};
+use crate::limits::{IDENTITIES_INTERVAL, IDENTITY_LOCK_TIMEOUT};
 use crate::pg::{Oid, QualifiedName, Sql};
-use crate::source::catalog::{Persistence, Table, TableKind};
+use crate::source::catalog::{self, Table, TableKind};
 use crate::source::{self};
 
 use super::attempt::Attempt;
 use super::filter::moved;
 use super::pairing::{Listed, Recorded};
 use super::publications::{self, Altered};
+use super::source_failed;
 
 impl Attempt<'_> {
     /// Looks, and acts; gives the tables as they are. One that is to be copied again ends what is `following` already.
     pub(super) async fn look_at_source_tables(&mut self, following: bool) -> Result<Vec<Table>> {
+        self.refuse_lost_identities().await?;
         let store = self.store();
         let (tables, relations) = tokio::try_join!(self.source_tables(), store.relations())?;
         // One that is followed already is meant, whatever it is called by now.
@@ -37,7 +46,6 @@ impl Attempt<'_> {
         let tables: Vec<Table> = tables.into_iter().filter(meant).collect();
         self.tell_of_made(&tables, &recorded);
         self.tell_of_dropped(&tables, &relations).await?;
-        self.refuse_lost_identities(&tables, &recorded).await?;
         self.refuse_altered_publications(&tables, &recorded).await?;
         let interrupted = self.refuse_interrupted(&tables, &recorded).await?;
         if following && let Some(first) = interrupted.first() {
@@ -82,30 +90,31 @@ impl Attempt<'_> {
         Ok(())
     }
 
-    async fn refuse_lost_identities(&self, tables: &[Table], recorded: &Recorded<'_>) -> Result<()> {
-        let lost = self.without_identity(tables).await?;
-        let Some(first) = lost.first() else { return Ok(()) };
-        let publication = &self.row.publications[0];
-        self.copy_again(&lost, tables, recorded).await?;
-        for table in &lost {
-            let sql = Sql::new("ALTER PUBLICATION ").ident(publication).text(" DROP TABLE ").name(table);
-            self.source.batch_execute(sql.as_str()).await.map_err(failure)?;
+    /// Takes tables out of the publication for which the source rejects its own writes, and ends with that. It needs no
+    /// more than the session that is there, and comes before all else.
+    pub(super) async fn refuse_lost_identities(&self) -> Result<()> {
+        let lost =
+            Identities { source: &self.source, store: self.store(), publication: &self.row.publications[0] };
+        lost.refuse(None).await
+    }
+
+    /// The same, again and again, for as long as the stream goes on: whoever holds a lock on such a table is waited for
+    /// in short turns, since others ask on this session. Ends with a failure alone.
+    pub(super) fn watch_identities(&self) -> impl Future<Output = Failure> + Send + use<> {
+        let (source, target) = (Arc::clone(&self.source), Arc::clone(&self.target));
+        let (name, publication) = (self.row.name.clone(), self.row.publications[0].clone());
+        async move {
+            let store = Store::new(&target, &name);
+            let watched = Identities { source: &source, store, publication: &publication };
+            loop {
+                sleep(IDENTITIES_INTERVAL).await;
+                match watched.refuse(Some(IDENTITY_LOCK_TIMEOUT)).await {
+                    // A source that does not answer is noticed elsewhere.
+                    Ok(()) | Err(Failure::Transient(_)) => {}
+                    Err(failure) => return failure,
+                }
+            }
         }
-        let names: Vec<String> = lost.iter().map(ToString::to_string).collect();
-        let add = lost.iter().map(|table| {
-            Sql::new("ALTER PUBLICATION ").ident(publication).text(" ADD TABLE ONLY ").name(table)
-        });
-        Err(Definite::new(format!("table {first} lost its replica identity on the source"))
-            .detail(format!(
-                "taken out of publication {publication}, so that the source can go on writing: {}",
-                names.join(", ")
-            ))
-            .hint(format!(
-                "its changes are no longer carried; give it one again, on the source run: {}; then run `walferry \
-                 migrate` again: it copies the table again and goes on",
-                joined(add)
-            ))
-            .into())
     }
 
     /// Tables that are not published any more, and publications that are not what they were.
@@ -184,32 +193,55 @@ impl Attempt<'_> {
         }
         Ok(())
     }
+}
 
-    /// Tables published with updates that nothing identifies any more; for a partition, the table published for it.
-    async fn without_identity(&self, tables: &[Table]) -> Result<Vec<QualifiedName>> {
-        let sql = "SELECT n.nspname::text, c.relname::text FROM pg_publication p
-                   JOIN pg_publication_rel r ON r.prpubid = p.oid JOIN pg_class c ON c.oid = r.prrelid
-                   JOIN pg_namespace n ON n.oid = c.relnamespace WHERE p.pubname = $1";
-        let rows = self.source.query(sql, &[&self.row.publications[0]]).await.map_err(failure)?;
-        let published: HashSet<QualifiedName> = rows
-            .iter()
-            .map(|row| QualifiedName::new(row.get::<_, String>(0), row.get::<_, String>(1)))
-            .collect();
-        let unidentified = tables.iter().filter(|table| {
-            table.kind == TableKind::Plain
-                && table.persistence == Persistence::Permanent
-                && !table.has_identity()
+/// What is published with updates.
+struct Identities<'a> {
+    source: &'a Client,
+    store: Store<'a>,
+    publication: &'a String,
+}
+
+impl Identities<'_> {
+    async fn refuse(&self, patience: Option<Duration>) -> Result<()> {
+        let Self { source, store, publication } = self;
+        let lost = catalog::unidentified(source, publication).await.map_err(source_failed)?;
+        let Some(first) = lost.first() else { return Ok(()) };
+        for table in &lost {
+            let sql = Sql::new("SET LOCAL lock_timeout = ");
+            let sql =
+                sql.number(patience.map_or(0, |patience| i64::try_from(patience.as_millis()).unwrap_or(0)));
+            let sql =
+                sql.text("; ALTER PUBLICATION ").ident(publication).text(" DROP TABLE ").name(&table.name);
+            self.source.batch_execute(sql.as_str()).await.map_err(failure)?;
+        }
+        // What was missed is copied again. Killed before this is written, the next start finds them unpublished.
+        let ids: HashSet<u32> =
+            lost.iter().flat_map(|table| table.tables.iter().map(|oid| oid.get())).collect();
+        for row in store.relations().await? {
+            let lost = match row.origin {
+                Some(origin) => ids.contains(&origin.id.get()),
+                None => lost.iter().any(|table| table.name == row.name),
+            };
+            if lost {
+                store.copy_again(&row.name).await?;
+            }
+        }
+        let names: Vec<String> = lost.iter().map(|table| table.name.to_string()).collect();
+        let add = lost.iter().map(|table| {
+            Sql::new("ALTER PUBLICATION ").ident(publication).text(" ADD TABLE ONLY ").name(&table.name)
         });
-        let mut lost: Vec<QualifiedName> = unidentified
-            .map(|table| {
-                table.partition_of.as_ref().filter(|root| published.contains(*root)).unwrap_or(&table.name)
-            })
-            .filter(|name| published.contains(*name))
-            .cloned()
-            .collect();
-        lost.sort();
-        lost.dedup();
-        Ok(lost)
+        Err(Definite::new(format!("table {} lost its replica identity on the source", first.name))
+            .detail(format!(
+                "taken out of publication {publication}, so that the source can go on writing: {}",
+                names.join(", ")
+            ))
+            .hint(format!(
+                "its changes are no longer carried; give it one again, on the source run: {}; then run `walferry \
+                 migrate` again: it copies the table again and goes on",
+                joined(add)
+            ))
+            .into())
     }
 }
 

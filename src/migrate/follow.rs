@@ -145,7 +145,7 @@ impl<'a> Attempt<'a> {
         let store = self.store();
         let (stored, rows) = tokio::try_join!(self.stored(), store.relations())?;
         let copied = last_copy(&rows);
-        let partitions = self.watch(&rows);
+        let (partitions, identities) = (self.watch(&rows), self.watch_identities());
         let (source, target, name) =
             (Arc::clone(&self.source), Arc::clone(&self.target), self.row.name.clone());
         // The source looks for where to begin meanwhile.
@@ -193,6 +193,7 @@ impl<'a> Attempt<'a> {
                 let Err(failure) = failure;
                 return Err(failure);
             }
+            failure = identities => return Err(failure),
             () = partitions.found(), if run_to.is_none() => {
                 self.again = true;
                 return Err(Transient::new(Side::Source, "there are new partitions: they are taken in first").into());

@@ -1,6 +1,6 @@
 //! Replica identities that the source would reject its own writes for.
 
-use super::harness::{PATIENCE, Pair};
+use super::harness::{PATIENCE, Pair, wait_for};
 use super::versions::asked_pairs_and;
 
 /// Identities with a generated column.
@@ -63,5 +63,54 @@ async fn generated_columns_in_identities() {
             pair.assert_removes().await;
             pair.target(&format!("DROP TABLE public.{}", names.join(", public."))).await;
         }
+        if major >= 18 {
+            owner.batch_execute(&format!("DROP TABLE {}", names.join(", "))).await.unwrap();
+            added_meanwhile(&pair).await;
+        }
     }
+}
+
+/// Identities that a generated column may be added to.
+const WITHOUT_YET: &str = "
+    CREATE TABLE plain (a int, b int); ALTER TABLE plain REPLICA IDENTITY FULL; INSERT INTO plain VALUES (1, 1);
+    CREATE TABLE parted (a int, b int) PARTITION BY LIST (a); CREATE TABLE part PARTITION OF parted FOR VALUES IN (1);
+    ALTER TABLE part REPLICA IDENTITY FULL; INSERT INTO parted VALUES (1, 1); CREATE SEQUENCE held";
+
+const ADD: &str = "ALTER TABLE plain ADD g int GENERATED ALWAYS AS (a * 2) STORED;
+                   ALTER TABLE parted ADD g int GENERATED ALWAYS AS (a * 2) STORED";
+
+const WRITE: &str = "UPDATE plain SET b = b + 1; UPDATE parted SET b = b + 1";
+
+/// The source can write again before anything else: before a look that a lock holds up, and before a gap is refused.
+async fn added_meanwhile(pair: &Pair) {
+    let owner = pair.owner().await;
+    owner.batch_execute(WITHOUT_YET).await.unwrap();
+    let mut engine = pair.migrate().start();
+    engine.wait_phase("syncing").await;
+    let holder = pair.owner().await;
+    holder.batch_execute("BEGIN; ALTER SEQUENCE held RENAME TO held_too").await.unwrap();
+    owner.batch_execute(ADD).await.unwrap();
+    let writes = async || owner.batch_execute(WRITE).await.is_ok();
+    wait_for("writes that the source takes", PATIENCE, writes).await;
+    let log = engine.wait_exit(5, PATIENCE).await;
+    holder.batch_execute("ROLLBACK").await.unwrap();
+    let hint = log.split("on the source run: ").nth(1).unwrap_or_else(|| panic!("{log}"));
+    let statements = hint.split("; then run").next().unwrap().replace("\\\"", "\"");
+    assert_eq!(statements.matches("ADD TABLE ONLY").count(), 2, "{log}");
+
+    // As its reader does it.
+    owner.batch_execute("ALTER TABLE plain DROP g; ALTER TABLE parted DROP g").await.unwrap();
+    owner.batch_execute(&statements).await.unwrap();
+    let mut engine = pair.migrate().start();
+    engine.wait_phase("syncing").await;
+    owner.batch_execute(WRITE).await.unwrap();
+    pair.assert_follows(&mut engine).await;
+    engine.terminate(0).await;
+
+    owner.batch_execute(ADD).await.unwrap();
+    pair.source("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots").await;
+    assert!(owner.batch_execute(WRITE).await.is_err());
+    let log = pair.migrate().start().wait_exit(5, PATIENCE).await;
+    assert!(log.contains("lost its replica identity on the source"), "{log}");
+    owner.batch_execute(WRITE).await.unwrap();
 }

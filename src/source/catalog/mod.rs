@@ -14,6 +14,7 @@ mod definitions;
 mod expressions;
 mod extensions;
 mod fence;
+mod identities;
 mod operators;
 mod privileges;
 mod references;
@@ -46,6 +47,7 @@ pub use fence::{
     read_only_databases, read_only_default, roles_out_of_reach, set_read_only_default, waiting_for_me,
     writing_to,
 };
+pub use identities::{Unidentified, unidentified};
 pub use privileges::{
     DatabaseProperties, DefaultPrivilege, Object, ObjectKind, Owned, Privilege, database_privileges,
     database_properties, default_privileges, owners, privileges,
