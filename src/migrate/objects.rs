@@ -14,7 +14,7 @@ use crate::error::{Definite, Failure, Result, Side};
 use crate::limits::{DEADLOCK_TRIES_MAX, LATE_STATEMENT_GRACE, SCHEMA_ENTRIES_PER_TRANSACTION};
 use crate::pg::{QualifiedName, Sql};
 use crate::source::{self, catalog};
-use crate::wire::{self, ConnInfo, Session, SessionOptions, TransactionStatus};
+use crate::wire::{self, ConnInfo, ServerError, Session, SessionOptions, TransactionStatus};
 
 use super::dump::{Archive, Entry, Wave};
 use super::{Phase, foreign_keys, joined};
@@ -317,11 +317,9 @@ fn refused(entry: &Entry, error: wire::Error) -> Failure {
         .into()
 }
 
-/// The locks of all sessions are in one place, whose size is set at the server's start. The parameter's name stays the same
-/// in every language.
+/// The locks of all sessions are in one place, whose size is set at the server's start.
 fn lacks_locks(error: &wire::Error) -> bool {
-    let hint = error.server().filter(|error| error.sqlstate() == "53200").and_then(|error| error.hint());
-    hint.is_some_and(|hint| hint.contains("max_locks_per_transaction"))
+    error.server().is_some_and(ServerError::lacks_locks)
 }
 
 /// What helps, by what the server said.

@@ -26,7 +26,7 @@ use crate::limits::{TABLES_LOCK_TIMEOUT, TABLES_LOCK_TRIES_MAX};
 use crate::pg::{QualifiedName, SourceLsn, Sql};
 use crate::source;
 use crate::source::catalog::{self, Generated, Table, TableColumn, TableKind};
-use crate::wire::{ConnInfo, Session, SessionOptions};
+use crate::wire::{ConnInfo, ServerError, Session, SessionOptions};
 
 use super::attempt::{Attempt, Ended, gone, relation_row};
 use super::copy::Copy;
@@ -378,21 +378,46 @@ fn shape(column: &TableColumn) -> (&str, &str, i32, bool) {
 }
 
 fn refused(error: tokio_postgres::Error) -> Failure {
-    // As a class it passes, but here it will not.
-    if error.code() == Some(&SqlState::OUT_OF_MEMORY) {
-        let said = error.as_db_error().map(|error| error.message().to_owned());
-        return Definite::new("the source cannot lock all its tables at once")
-            .detail(said.unwrap_or_default())
-            .hint("raise max_locks_per_transaction on the source, which restarts it; pg_dump needs that, too")
-            .into();
-    }
-    if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) {
-        let cause = "a table of the source cannot be locked: somebody changes or empties it in a transaction that is open";
-        return Transient::new(Side::Source, cause)
-            .detail(
-                "SELECT pid, relation::regclass FROM pg_locks WHERE mode = 'AccessExclusiveLock' tells who",
-            )
-            .into();
+    if let Some(failure) =
+        error.as_db_error().map(ServerError::from_db_error).as_ref().and_then(locks_refused)
+    {
+        return failure;
     }
     source::Error::new("a snapshot of the source", error).into_failure(Side::Source)
+}
+
+/// What the locks on all tables at once may meet.
+fn locks_refused(error: &ServerError) -> Option<Failure> {
+    if error.lacks_locks() {
+        let failure = Definite::new("the source cannot lock all its tables at once")
+            .detail(error.message().unwrap_or_default())
+            .hint(
+                "raise max_locks_per_transaction on the source, which restarts it; pg_dump needs that, too",
+            );
+        return Some(failure.into());
+    }
+    if error.sqlstate() != SqlState::LOCK_NOT_AVAILABLE.code() {
+        return None;
+    }
+    let cause = "a table of the source cannot be locked: somebody changes or empties it in a transaction that is open";
+    let failure = Transient::new(Side::Source, cause)
+        .detail("SELECT pid, relation::regclass FROM pg_locks WHERE mode = 'AccessExclusiveLock' tells who");
+    Some(failure.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shortage_of_locks_is_told_from_one_of_memory() {
+        let refused = |message, hint| locks_refused(&ServerError::of("53200", message, hint));
+        let setting = "You might need to increase \"max_locks_per_transaction\".";
+        let Some(Failure::Definite(definite)) = refused("out of shared memory", Some(setting)) else {
+            panic!("somebody has to raise it");
+        };
+        assert!(definite.hint.contains("raise max_locks_per_transaction"), "{definite}");
+        // It passes, and is tried again.
+        assert_eq!(refused("out of memory", None), None);
+    }
 }

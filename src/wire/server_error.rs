@@ -80,7 +80,7 @@ impl ServerError {
     }
 
     #[cfg(test)]
-    pub(super) fn of(sqlstate: &str, message: &str, hint: Option<&str>) -> Self {
+    pub(crate) fn of(sqlstate: &str, message: &str, hint: Option<&str>) -> Self {
         let (sqlstate, message) = (sqlstate.to_owned(), message.to_owned());
         Self { sqlstate, message, hint: hint.map(str::to_owned), ..Self::default() }
     }
@@ -144,6 +144,11 @@ impl ServerError {
     pub fn is_transient(&self) -> bool {
         // No code passes on one side and stays on the other.
         !self.is_poolers() && sqlstate::judge(self, Side::Target).transient
+    }
+
+    /// Whether the server has no room for more locks, which no waiting mends; memory comes back.
+    pub fn lacks_locks(&self) -> bool {
+        sqlstate::lacks_locks(self)
     }
 
     /// Whether it says nothing of the rows at hand: the server's state brings it about, or another session.
