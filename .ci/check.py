@@ -79,7 +79,7 @@ def house():
         if name.endswith(".rs") and re.search(r"allow\([^)]*unsafe_code", read(name)):
             fault(f"{name}: unsafe code is forbidden")
     security()
-    for name in (".ci/run",):
+    for name in (".ci/run", ".ci/deny"):
         if not os.access(ROOT / name, os.X_OK):
             fault(f"{name}: not executable")
 

@@ -1,6 +1,6 @@
 //! A source and a target with the roles that users have: no superuser on either side.
 
-use rand::Rng;
+use rand::RngExt;
 use rand::distr::Alphanumeric;
 
 use super::{PgBinaries, Result, Server, ServerOptions};

@@ -11,7 +11,7 @@ use std::process::{Child, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use rand::Rng;
+use rand::RngExt;
 use tokio::time::sleep;
 use tokio_postgres::Client;
 

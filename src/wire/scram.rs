@@ -6,7 +6,7 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use rand::Rng;
+use rand::RngExt;
 use ring::{digest, hmac};
 
 use super::error::AuthenticationError;

@@ -8,7 +8,7 @@ mod workers;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use rand::Rng;
+use rand::RngExt;
 use serde_json::Value;
 use tokio::process::Child;
 use tokio::sync::watch;

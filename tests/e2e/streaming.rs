@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use rand::Rng;
+use rand::RngExt;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use tokio_postgres::Client;

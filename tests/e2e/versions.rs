@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use rand::Rng;
+use rand::RngExt;
 use tokio::sync::Mutex;
 use walferry::demo::{PgBinaries, WriterOptions, Writers, load_shop};
 

@@ -1,7 +1,7 @@
 //! Segments cut into batches, as the engine may cut them.
 
 use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
+use rand::{RngExt, SeedableRng};
 use walferry::assemble::Segment;
 use walferry::pg::EndLsn;
 
