@@ -5,6 +5,43 @@ use std::time::Duration;
 /// Bytes of one message from a server. PostgreSQL's own limit on a message is 1 GiB (`PQ_LARGE_MESSAGE_LIMIT`).
 pub const MESSAGE_BYTES_MAX: usize = 1 << 30;
 
+/// Bytes of an authentication request. As libpq has it: whoever asks is a stranger yet.
+pub const AUTHENTICATION_BYTES_MAX: usize = 2_000;
+
+/// Bytes of a message that is neither a row nor free text nor a description of columns. As libpq has it
+/// (`VALID_LONG_MESSAGE_TYPE`), for an error of a stranger, too.
+pub const SMALL_MESSAGE_BYTES_MAX: usize = 30_000;
+
+/// Bytes of an error, a notice, or a description of columns. 1,664 columns with names of 63 bytes take 140 kB; a server's
+/// error may quote a value of a row, and one that is longer than this is of no use to anybody.
+pub const LARGE_MESSAGE_BYTES_MAX: usize = 1 << 20;
+
+/// Parameters that a server reports. It has some 15; an extension may have its own reported.
+pub const PARAMETERS_MAX: usize = 200;
+
+/// Messages of one answer that are no rows: those of a pipeline, of a script, and what a server says unasked. A thousand
+/// statements need some thousands; sessions ask for no notices.
+pub const ANSWER_MESSAGES_MAX: usize = 1 << 20;
+
+const _: () = assert!(PIPELINE_EXECUTES_MAX * 100 < ANSWER_MESSAGES_MAX);
+
+/// Bytes of an answer's rows on a session of our own, where none is held (skipped rows), or a row may be as large as rows
+/// can be (those of a conflict).
+pub const ANSWER_BYTES_MAX: usize = 2 * MESSAGE_BYTES_MAX;
+
+/// The same of a question whose answer is held in memory: positions, names, a handful of rows.
+pub const QUERY_BYTES_MAX: usize = 16 << 20;
+
+/// The same of the questions that go out together on a control connection. A hundred thousand tables take some 70 MB in the
+/// largest answer, and the checks ask for them several times at once.
+pub const CONTROL_ANSWERS_BYTES_MAX: usize = 256 << 20;
+
+/// What a row takes in memory besides its bytes, and each value of it: a NULL is four bytes on the wire.
+pub const ROW_COST: usize = 64;
+
+/// The same of each of its values.
+pub const VALUE_COST: usize = 24;
+
 /// Columns of one relation. The server's limit is 1,600 (`MaxHeapAttributeNumber`); what comes above it is damage.
 pub const COLUMNS_MAX: usize = 1_600;
 
@@ -323,12 +360,31 @@ pub const SCRAM_ITERATIONS_SLICE: u32 = 4_096;
 
 /// How long a control connection is silent about what was asked until somebody makes sure that the server still answers:
 /// what it usually answers takes far less, and a new connection costs it little.
-pub const CONTROL_PATIENCE: Duration = Duration::from_secs(40);
+pub const CONTROL_PATIENCE: Duration = Duration::from_secs(30);
 
 /// How often that is looked at. With [`CONNECT_TIMEOUT`], a server that hangs is noticed after about a minute.
 pub const CONTROL_LOOK: Duration = Duration::from_secs(5);
 
-const _: () = assert!(CONTROL_PATIENCE.as_secs() + CONTROL_LOOK.as_secs() + CONNECT_TIMEOUT.as_secs() <= 60);
+/// How long a new connection's first question may then take: one that has just been let in has nothing to wait for.
+pub const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
+
+const _: () = assert!(
+    CONTROL_PATIENCE.as_secs()
+        + CONTROL_LOOK.as_secs()
+        + CONNECT_TIMEOUT.as_secs()
+        + ANSWER_PATIENCE.as_secs()
+        <= 60
+);
+
+/// Between two looks whether the server still answers that `pg_dump` works on. It is given up when two find it silent.
+pub const DUMP_LOOK: Duration = Duration::from_secs(30);
+
+/// How long `pg_dump` may take for a schema at all, locks that others hold included: ten thousand tables take it seconds.
+pub const DUMP_MAX: Duration = Duration::from_secs(2 * 3_600);
+
+/// How long one answer may take in `check`, whoever else is answered: its questions are of the catalog, at most some hundred
+/// thousand rows of it.
+pub const CHECK_STATEMENT_MAX: Duration = Duration::from_secs(300);
 
 /// How long one statement of a control connection may take at all: longer than the longest cutover, whose materialised
 /// views are filled on one.

@@ -18,6 +18,7 @@ use super::{Migration, Phase, STREAM_NAME, Sides};
 /// # Errors
 /// A usage error when the source has no such databases. What cannot be reached is a finding.
 pub async fn check(sides: &Sides, config: &Config) -> Result<Report> {
+    let sides = &sides.impatient();
     let mut report = Report::default();
     let (source, target) = tokio::join!(sides.source_client(), sides.target_client());
     let (source, target) = match (source, target) {

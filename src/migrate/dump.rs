@@ -17,12 +17,14 @@ use std::process::Stdio;
 
 use sha2::{Digest, Sha256};
 use tokio::process::Command;
+use tokio::time::{Instant, sleep};
 
 use directory::Directory;
 
 use crate::error::{Definite, Result, Side, Transient};
+use crate::limits::{DUMP_LOOK, DUMP_MAX};
 use crate::pg::{QualifiedName, ServerVersion, Sql};
-use crate::wire::ConnInfo;
+use crate::wire::{ConnInfo, answers};
 
 use toc::{Section, TocEntry};
 
@@ -142,7 +144,7 @@ impl ClientTools {
         command.arg("--file").arg(&file).envs(source.libpq_environment());
         // No variable of the environment has these.
         command.arg(format!("--dbname={}", source.libpq_keepalives()));
-        run(command).await?;
+        run(command, source).await?;
         let archive = tokio::fs::read(&file).await;
         let archive = archive
             .map_err(|error| Definite::new("cannot read what pg_dump wrote").detail(error.to_string()))?;
@@ -360,11 +362,17 @@ fn digest(text: &str) -> String {
     Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-async fn run(mut command: Command) -> Result<()> {
+async fn run(mut command: Command, source: &ConnInfo) -> Result<()> {
     let tool =
         Path::new(command.as_std().get_program()).file_name().map(|name| name.to_string_lossy().into_owned());
     let tool = tool.unwrap_or_default();
-    let output = command.output().await;
+    let output = tokio::select! {
+        output = command.output() => output,
+        // Dropped, it is killed.
+        why = hopeless(source) => {
+            return Err(Transient::new(Side::Source, format!("{tool} was given up")).detail(why).into());
+        }
+    };
     let output =
         output.map_err(|error| Definite::new(format!("cannot run {tool}")).detail(error.to_string()))?;
     if output.status.success() {
@@ -388,6 +396,23 @@ fn may_pass(said: &str) -> bool {
         "server closed the connection unexpectedly",
         "could not receive data from server",
         "the database system is starting up",
+/// Completes when there is nothing to wait for: `pg_dump` itself waits for any answer without an end.
+async fn hopeless(source: &ConnInfo) -> String {
+    let began = Instant::now();
+    let mut silent = 0;
+    while began.elapsed() < DUMP_MAX {
+        sleep(DUMP_LOOK).await;
+        silent = if answers(source).await { 0 } else { silent + 1 };
+        if silent == 2 {
+            let after = began.elapsed().as_secs();
+            return format!(
+                "after {after} s: it waits for the server, which does not answer a new connection either"
+            );
+        }
+    }
+    format!("it has waited for the server, or worked, for {} s", DUMP_MAX.as_secs())
+}
+
         "the database system is shutting down",
         "the database system is in recovery mode",
     ];
@@ -502,3 +527,29 @@ mod tests {
         assert_eq!((left("hstore"), left("hsto"), left("hstore2")), (0, 2, 2));
     }
 }
+
+    /// Lets everybody in, as a server of version 13, and answers nothing then.
+    #[tokio::test]
+    #[ignore = "long"]
+    async fn a_server_that_falls_silent_is_not_waited_for() {
+        use tokio::io::AsyncWriteExt;
+        const WELCOME: &[u8] = b"R\0\0\0\x08\0\0\0\0S\0\0\0\x18server_version\x0013.9\0\
+            K\0\0\0\x0c\0\0\0\x01\0\0\0\x01Z\0\0\0\x05I";
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let port = listener.local_addr().expect("bound").port();
+        tokio::spawn(async move {
+            let mut clients = Vec::new();
+            while let Ok((mut client, _)) = listener.accept().await {
+                let _ = client.write_all(WELCOME).await;
+                clients.push(client);
+            }
+        });
+        let text = format!("host=127.0.0.1 port={port} user=u dbname=d sslmode=disable");
+        let source = ConnInfo::parse(&text, &crate::wire::Environment::default()).expect("valid");
+        let tools = ClientTools::find(ServerVersion::new(130_009)).await.expect("pg_dump");
+        let dumped = tokio::time::timeout(std::time::Duration::from_secs(150), tools.dump(&source, None));
+        let failure = dumped.await.expect("it ends").expect_err("nothing is dumped").to_string();
+        for part in ["pg_dump was given up", "does not answer a new connection either"] {
+            assert!(failure.contains(part), "{part:?} is not in: {failure}");
+        }
+    }

@@ -72,6 +72,7 @@ use crate::config::{
     Config, Contents, Ddl, FenceCommands, Method, OnConflict, Selection, TableFilter, Until,
 };
 use crate::error::{Definite, Exit, Failure, Result, Side};
+use crate::limits::CHECK_STATEMENT_MAX;
 use crate::status::{MetricsRegistry, StatusHandle};
 use crate::wire::{ConnInfo, Environment, control, control_listening};
 
@@ -199,6 +200,13 @@ impl Sides {
     #[must_use]
     pub fn database(&self, name: &str) -> Self {
         let (source, target) = (self.source.with_dbname(name), self.target.with_dbname(name));
+        Self { source, target, ..self.clone() }
+    }
+
+    /// The same, to ask what is answered soon.
+    fn impatient(&self) -> Self {
+        let source = self.source.clone().with_statement_max(CHECK_STATEMENT_MAX);
+        let target = self.target.clone().with_statement_max(CHECK_STATEMENT_MAX);
         Self { source, target, ..self.clone() }
     }
 

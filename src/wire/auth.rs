@@ -25,15 +25,22 @@ const PLAIN: &str = "SCRAM-SHA-256";
 
 /// Answers the server until it lets us in.
 pub(super) async fn authenticate(channel: &mut Channel, credentials: &Credentials<'_>) -> Result<()> {
-    let mut bound = false;
+    let (mut bound, mut answered) = (false, false);
     loop {
         let (code, rest) = next_request(channel).await?;
         if code != 10 && !bound && credentials.channel_binding == ChannelBinding::Require {
             let what = "the server's way to authenticate does not include it";
             return Err(AuthenticationError::ChannelBinding(what).into());
         }
+        // Once is enough: whoever asks again would have the same password in another form.
+        if code != 0 && std::mem::replace(&mut answered, true) {
+            return Err(AuthenticationError::Again.into());
+        }
         match code {
-            0 => return Ok(()),
+            0 => {
+                channel.inbox.bounds.authenticated();
+                return Ok(());
+            }
             3 => send_password(channel, credentials.password()?.0.as_bytes())?,
             5 => {
                 let salt = Body::new(&rest, "AuthenticationMD5Password").array()?;

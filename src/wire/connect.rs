@@ -46,18 +46,20 @@ impl SessionOptions {
     }
 }
 
-/// Settings of every session, known to every supported server. Without a word of warning, `array_nulls = off` makes
+/// Settings of every session, known to every supported server. Nobody reads what a server says besides (a trigger may say
+/// something of each row), and so a flood of it is not an honest server's. Without a word of warning, `array_nulls = off` makes
 /// texts of an array's NULLs, and another `lc_monetary` other amounts of money.
 ///
 /// The server is to notice within a minute that our machine is gone, too: the session of a COPY that died with it keeps its
 /// locks until then (the kernel's own time is two hours). Not by `tcp_user_timeout`: that ends a connection also where the other
 /// side lives and has not read for as long, as an engine does whose target is busy.
-const SETTINGS: [(&str, &str); 20] = [
+const SETTINGS: [(&str, &str); 21] = [
     ("DateStyle", "ISO"),
     ("IntervalStyle", "postgres"),
     ("extra_float_digits", "3"),
     ("TimeZone", "UTC"),
     ("client_encoding", "UTF8"),
+    ("client_min_messages", "error"),
     ("bytea_output", "hex"),
     ("array_nulls", "on"),
     ("lc_monetary", "C"),
@@ -122,9 +124,10 @@ fn tries_next_host(error: &Error) -> bool {
     match error {
         Error::Server(error) => error.sqlstate() == "57P03",
         Error::Resolve { .. } | Error::Connect { .. } | Error::Timeout { .. } => true,
+        Error::Silent { .. } => true,
         Error::SessionAttributes { .. } | Error::Io(_) | Error::Closed => true,
         Error::Tls(error) => error.is_transient(),
-        Error::Authentication(_) | Error::Malformed(_) | Error::Unexpected { .. } => false,
+        Error::Authentication(_) | Error::Malformed(_) | Error::Unexpected { .. } | Error::Excess(_) => false,
         Error::Unsendable(_) | Error::Busy => false,
     }
 }

@@ -11,19 +11,21 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{BufMut, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_postgres::{AsyncMessage, Client, Connection, NoTls, Notification};
 
 use super::connect::SessionOptions;
 use super::conninfo::ConnInfo;
 use super::error::{Error, Result};
+use super::incoming::Incoming;
 use super::server_error::ServerError;
 use super::session::Session;
 use super::stream::Stream;
 use crate::limits;
+use crate::pg::Sql;
 
 /// Connects a client for catalog queries. Its connection lives as long as the client.
 ///
@@ -77,14 +79,20 @@ impl Guard {
     {
         let given_up = self.given_up();
         tokio::pin!(given_up);
+        let mut over = false;
         loop {
             let message = tokio::select! {
                 biased;
                 message = poll_fn(|cx| connection.poll_message(cx)) => message,
-                why = &mut given_up => {
+                why = &mut given_up, if !over => {
                     tracing::warn!(application_name, why, "control connection given up");
-                    return;
+                    // Whoever waits for an answer hears it in the server's place.
+                    self.waits.give_up(why);
+                    over = true;
+                    continue;
                 }
+                // Nobody takes what there is to hear.
+                () = sleep(limits::CONTROL_LOOK), if over => return,
             };
             match message {
                 None => return,
@@ -111,52 +119,91 @@ impl Guard {
     async fn given_up(&self) -> &'static str {
         loop {
             sleep(limits::CONTROL_LOOK).await;
+            if self.waits.asked_since().is_some_and(|asked| asked.elapsed() >= self.conninfo.statement_max) {
+                return "the server's answer took too long";
+            }
             let Some(since) = self.waits.since().filter(|since| since.elapsed() >= limits::CONTROL_PATIENCE)
             else {
                 continue;
             };
-            if since.elapsed() >= limits::CONTROL_STATEMENT_MAX {
-                return "a statement took too long";
-            }
-            let lives = Session::connect(&self.conninfo, &SessionOptions::new("walferry guard")).await;
-            // Whatever it answers, it answers.
-            let silent = matches!(
-                lives,
-                Err(Error::Timeout { .. } | Error::Connect { .. } | Error::Io(_) | Error::Closed)
-            );
-            if silent && self.waits.since() == Some(since) {
+            if !answers(&self.conninfo).await && self.waits.since() == Some(since) {
                 return "the server answers neither here nor on a new connection";
             }
         }
     }
 }
 
-/// How many answers are waited for, and since when nothing was heard.
+/// Whether the server answers a new connection, and a question on it. Whatever it answers, it answers.
+pub async fn answers(conninfo: &ConnInfo) -> bool {
+    let asked = async {
+        let mut session = Session::connect(conninfo, &SessionOptions::new("walferry guard")).await?;
+        let silent = |_| Error::Silent { question: "anything", after: limits::ANSWER_PATIENCE };
+        timeout(limits::ANSWER_PATIENCE, session.query(&Sql::new("SELECT 1"))).await.map_err(silent)?
+    };
+    !matches!(
+        asked.await,
+        Err(Error::Timeout { .. }
+            | Error::Connect { .. }
+            | Error::Io(_)
+            | Error::Closed
+            | Error::Silent { .. })
+    )
+}
+
+/// How many answers are waited for, since when nothing was heard, and since when the next one is waited for.
 #[derive(Debug, Default)]
-struct Waits(Mutex<(usize, Option<Instant>)>);
+struct Waits(Mutex<Waiting>);
+
+#[derive(Debug, Default)]
+struct Waiting {
+    answers: usize,
+    heard: Option<Instant>,
+    /// Whoever sends a little now and then does not move this.
+    asked: Option<Instant>,
+    given_up: Option<&'static str>,
+}
 
 impl Waits {
     /// So many questions were asked.
     fn asked(&self, count: usize) {
         let mut waits = self.lock();
-        waits.0 += count;
-        if waits.0 > 0 {
-            waits.1.get_or_insert_with(Instant::now);
+        waits.answers += count;
+        if waits.answers > 0 {
+            let now = Instant::now();
+            waits.heard.get_or_insert(now);
+            waits.asked.get_or_insert(now);
         }
     }
 
-    /// The server said something, which ended so many answers.
-    fn heard(&self, ended: usize) {
+    /// The server said something, which ended so many answers. Whether that were all.
+    fn heard(&self, ended: usize) -> bool {
         let mut waits = self.lock();
-        waits.0 = waits.0.saturating_sub(ended);
-        waits.1 = (waits.0 > 0).then(Instant::now);
+        waits.answers = waits.answers.saturating_sub(ended);
+        let now = (waits.answers > 0).then(Instant::now);
+        waits.heard = now;
+        if ended > 0 || now.is_none() {
+            waits.asked = now;
+        }
+        now.is_none()
     }
 
     fn since(&self) -> Option<Instant> {
-        self.lock().1
+        self.lock().heard
     }
 
-    fn lock(&self) -> MutexGuard<'_, (usize, Option<Instant>)> {
+    fn asked_since(&self) -> Option<Instant> {
+        self.lock().asked
+    }
+
+    fn give_up(&self, why: &'static str) {
+        self.lock().given_up = Some(why);
+    }
+
+    fn given_up(&self) -> Option<&'static str> {
+        self.lock().given_up.take()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -219,14 +266,13 @@ impl From<tokio_postgres::Error> for Error {
 /// The stream of a session that has begun, for somebody who wants to begin one.
 struct Handover {
     stream: Stream,
-    /// What is read before the stream.
-    replay: Bytes,
+    /// What is read, which begins with what the server said before.
+    incoming: Incoming,
     /// What is left of the startup message that is to be swallowed, once its length is known.
     swallow: Option<usize>,
     waits: Arc<Waits>,
     /// Query and Sync: each is answered by a ReadyForQuery.
     asked: Counter,
-    answered: Counter,
 }
 
 impl Handover {
@@ -244,10 +290,10 @@ impl Handover {
         }
         message(b'K', &[&session.process_id().to_be_bytes(), &session.secret_key().to_be_bytes()]);
         message(b'Z', &[b"I"]);
-        let (asked, answered) = (Counter::new(b"QS"), Counter::new(b"Z"));
-        let channel = session.channel;
+        let (channel, own) = (session.channel, replay.len());
         replay.extend_from_slice(&channel.inbox.into_rest());
-        Self { stream: channel.stream, replay: replay.freeze(), swallow: None, waits, asked, answered }
+        let incoming = Incoming::new(replay, own);
+        Self { stream: channel.stream, incoming, swallow: None, waits, asked: Counter::new(b"QS") }
     }
 }
 
@@ -257,16 +303,15 @@ impl AsyncRead for Handover {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.replay.has_remaining() {
-            let count = self.replay.len().min(buf.remaining());
-            buf.put_slice(&self.replay.split_to(count));
-            return Poll::Ready(Ok(()));
+        let this = &mut *self;
+        if let Some(why) = this.waits.given_up() {
+            this.incoming.give_up(why);
         }
-        let before = buf.filled().len();
-        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
-        if let Some(bytes) = buf.filled().get(before..).filter(|bytes| !bytes.is_empty()) {
-            let ended = self.answered.count(bytes);
-            self.waits.heard(ended);
+        let read = this.incoming.poll_read(cx, &mut this.stream, buf);
+        if let Some(ended) = this.incoming.heard()
+            && this.waits.heard(ended)
+        {
+            this.incoming.answered();
         }
         read
     }
@@ -322,10 +367,13 @@ mod tests {
         waits.asked(0);
         assert!(waits.since().is_none(), "nothing that is answered");
         waits.asked(2);
-        waits.heard(1);
-        assert!(waits.since().is_some(), "one answer of two");
-        waits.heard(1);
-        assert!(waits.since().is_none());
+        assert!(!waits.heard(1), "one answer of two");
+        let asked = waits.asked_since();
+        std::thread::sleep(std::time::Duration::from_millis(1));
+        assert!(!waits.heard(0));
+        assert!(waits.since() > asked && waits.asked_since() == asked, "a part of an answer");
+        assert!(waits.heard(1));
+        assert!(waits.since().is_none() && waits.asked_since().is_none());
         waits.heard(0);
         assert!(waits.since().is_none(), "a notification");
     }

@@ -69,6 +69,17 @@ pub enum Error {
         /// What was going on.
         doing: &'static str,
     },
+    /// No answer in time.
+    #[error("the server did not answer within {} s when asked for {question}", after.as_secs())]
+    Silent {
+        /// What was asked for.
+        question: &'static str,
+        /// The bound.
+        after: Duration,
+    },
+    /// More than a server has to say.
+    #[error("the server sent {0}")]
+    Excess(String),
     /// A message that PostgreSQL's protocol cannot carry.
     #[error("cannot be sent: {0}")]
     Unsendable(&'static str),
@@ -86,6 +97,9 @@ pub enum AuthenticationError {
     /// The server asks for a method that is not implemented.
     #[error("the server asks for {0} authentication, which is not supported")]
     Unsupported(&'static str),
+    /// The server is not content with one answer.
+    #[error("the server asks to authenticate a second time")]
+    Again,
     /// `channel_binding=require` cannot be had.
     #[error("channel binding is required, but {0}")]
     ChannelBinding(&'static str),
@@ -123,10 +137,11 @@ impl Error {
             Self::Resolve { source, .. } => source.to_string().contains("emporary failure"),
             // A socket file that does not exist may only be that of a server that restarts.
             Self::Connect { source, .. } => source.kind() != io::ErrorKind::PermissionDenied,
-            Self::Timeout { .. } | Self::Io(_) | Self::Closed | Self::SessionAttributes { .. } => true,
+            Self::Timeout { .. } | Self::Silent { .. } | Self::Io(_) | Self::Closed => true,
+            Self::SessionAttributes { .. } => true,
             Self::Tls(error) => error.is_transient(),
             Self::Server(error) => error.is_transient(),
-            Self::Authentication(_) | Self::Malformed(_) | Self::Unexpected { .. } => false,
+            Self::Authentication(_) | Self::Malformed(_) | Self::Unexpected { .. } | Self::Excess(_) => false,
             Self::Unsendable(_) | Self::Busy => false,
         }
     }
@@ -195,7 +210,7 @@ impl Advice {
                 "no suitable server",
                 format!("check target_session_attrs and the hosts in {conninfo}"),
             ),
-            Error::Io(_) | Error::Closed => {
+            Error::Io(_) | Error::Closed | Error::Silent { .. } => {
                 Self { cause: error.to_string(), detail: String::new(), hint: String::new() }
             }
             Error::Malformed(_) | Error::Unexpected { .. } => advice(
@@ -218,6 +233,7 @@ impl Advice {
                 ),
             ),
             "22021" | "22P05" => (
+            Error::Excess(_) => advice(sqlstate::EXCESS.cause, sqlstate::EXCESS.hint.to_owned()),
                 "text that cannot be converted",
                 "mend the row on the source, then run `walferry migrate` again; if it says the same again, start \
                  afresh after `walferry remove --force`"

@@ -17,6 +17,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 use super::body::Body;
+use super::bounds::Bounds;
 use super::error::{Error, Result};
 use super::server_error::ServerError;
 use crate::limits;
@@ -30,6 +31,7 @@ pub(super) struct Inbox {
     buffer: BytesMut,
     ended: bool,
     parameters: BTreeMap<String, String>,
+    pub(super) bounds: Bounds,
 }
 
 impl Inbox {
@@ -77,7 +79,11 @@ impl Inbox {
 
     /// The first message's type and whole length, header included, once its header is there.
     fn front(&self) -> Result<Option<(u8, usize)>> {
-        frame(&self.buffer)
+        let front = frame(&self.buffer)?;
+        if let Some((tag, length)) = front {
+            self.bounds.admit(tag, length)?;
+        }
+        Ok(front)
     }
 
     /// The type of the next message, once it is there as a whole.
@@ -91,11 +97,17 @@ impl Inbox {
                 b'S' => {
                     let mut body = Body::new(&self.buffer[HEADER..length], "ParameterStatus");
                     let (name, value) = (body.text()?.into_owned(), body.text()?.into_owned());
+                    if self.parameters.len() >= limits::PARAMETERS_MAX && !self.parameters.contains_key(&name)
+                    {
+                        let bound = limits::PARAMETERS_MAX;
+                        return Err(Error::Excess(format!("more than {bound} parameters")));
+                    }
                     self.parameters.insert(name, value);
                 }
                 b'A' => {}
                 tag => return Ok(Some(tag)),
             }
+            self.bounds.count(&self.buffer[..length], length);
             self.buffer.advance(length);
         }
     }
@@ -111,6 +123,7 @@ impl Inbox {
     /// Drops the next message.
     pub(super) fn skip(&mut self) {
         if let Ok(Some((_, length))) = self.front() {
+            self.bounds.count(&self.buffer, length);
             self.buffer.advance(length.min(self.buffer.len()));
         }
     }
@@ -118,6 +131,7 @@ impl Inbox {
     /// Takes the next message's body.
     pub(super) fn take(&mut self) -> Bytes {
         let length = HEADER + self.body().len();
+        self.bounds.count(&self.buffer, length);
         let mut message = self.buffer.split_to(length.min(self.buffer.len())).freeze();
         message.advance(HEADER.min(message.len()));
         message
@@ -130,6 +144,9 @@ impl Inbox {
             && self.buffer.len() - end >= length
         {
             end += length;
+        }
+        if end > 0 {
+            self.bounds.count(&self.buffer, end);
         }
         Ok((end > 0).then(|| self.buffer.split_to(end)))
     }
@@ -187,6 +204,7 @@ mod tests {
     fn messages_come_out_whole() {
         let messages = b"S\0\0\0\x0bTimeZ\0\0d\0\0\0\x06abd\0\0\0\x05cc\0\0\0\x04d\0\0\0\x09par";
         let mut inbox = Inbox::default();
+        inbox.bounds.authenticated();
         fill(&mut inbox, messages);
         inbox.ended = false;
         assert_eq!(inbox.next_tag().expect("valid"), Some(b'd'));

@@ -10,6 +10,7 @@
 
 mod auth;
 mod body;
+mod bounds;
 mod channel;
 mod connect;
 mod conninfo;
@@ -18,6 +19,7 @@ mod copy;
 mod environment;
 mod error;
 mod inbox;
+mod incoming;
 mod passfile;
 mod pipeline;
 mod replication;
@@ -33,7 +35,7 @@ mod verifier;
 
 pub use connect::SessionOptions;
 pub use conninfo::{ChannelBinding, ConnInfo, ConnInfoError, Host, SslMode, TargetSessionAttrs};
-pub use control::{control, control_listening};
+pub use control::{answers, control, control_listening};
 pub use copy::{CopyIn, CopyOut, RelayError, Relayed, relay};
 pub use environment::Environment;
 pub use error::{AuthenticationError, Error, Result};

@@ -140,6 +140,21 @@ impl ServerError {
         self.class() == "08" && self.message.starts_with("unsupported startup parameter")
     }
 
+    /// Ours, in the server's place: what it says is not believed any more.
+    pub(super) fn excess(excess: &Error) -> Vec<u8> {
+        Self::fatal(EXCESS_STATE, &format!("{excess}{EXCESS_MARK}"))
+    }
+
+    /// An ErrorResponse's body.
+    pub(super) fn fatal(sqlstate: &str, message: &str) -> Vec<u8> {
+        format!("SFATAL\0VFATAL\0C{sqlstate}\0M{message}\0\0").into_bytes()
+    }
+
+    /// Whether it is one of [`Self::excess`].
+    pub(super) fn is_excess(&self) -> bool {
+        self.sqlstate == EXCESS_STATE && self.message.ends_with(EXCESS_MARK)
+    }
+
     /// Whether the same thing, tried again, may succeed.
     pub fn is_transient(&self) -> bool {
         // No code passes on one side and stays on the other.
@@ -169,6 +184,11 @@ impl ServerError {
         STANDARD.split(' ').any(|class| class == self.class())
     }
 }
+
+/// `protocol_violation`.
+const EXCESS_STATE: &str = "08P01";
+
+const EXCESS_MARK: &str = ", and is not listened to any more";
 
 impl fmt::Display for ServerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -18,6 +18,7 @@ use super::conninfo::ConnInfo;
 use super::error::{Error, Result};
 use super::pipeline::Sent;
 use super::server_error::ServerError;
+use crate::limits;
 use crate::pg::{ServerVersion, Sql};
 
 /// A session, ready for commands or in the middle of one.
@@ -115,6 +116,7 @@ impl Session {
             match self.next_tag().await? {
                 b'T' => columns = decode_columns(self.channel.inbox.body())?,
                 b'D' => rows.push(Row::decode(&columns, self.channel.inbox.body())?),
+        self.channel.inbox.bounds.set_answer_bytes_max(limits::QUERY_BYTES_MAX);
                 b'C' | b'I' | b'd' | b'c' | b'H' => {}
                 b'G' => self.refuse_copy_in()?,
                 b'E' => failure = failure.or(Some(self.decode_error()?)),
@@ -126,6 +128,7 @@ impl Session {
             }
             self.channel.inbox.skip();
         }
+                    self.channel.inbox.bounds.set_answer_bytes_max(limits::ANSWER_BYTES_MAX);
     }
 
     /// Runs one or more statements, without regard to what they return. Several statements without a BEGIN of their own
@@ -262,7 +265,8 @@ impl Row {
     pub(super) fn decode(columns: &Arc<[String]>, body: &[u8]) -> Result<Self> {
         let mut body = Body::new(body, "DataRow");
         let count = usize::try_from(body.i16()?).map_err(|_| Error::Malformed("DataRow"))?;
-        let mut values = Vec::with_capacity(count);
+        // Each value takes four bytes at least.
+        let mut values = Vec::with_capacity(count.min(body.rest().len() / 4));
         for _ in 0..count {
             values.push(match body.i32()? {
                 -1 => None,

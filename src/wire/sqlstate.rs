@@ -19,9 +19,16 @@ pub(super) struct Verdict {
     pub(super) hint: &'static str,
 }
 
+/// The verdict on a server that sends what none does.
+pub(super) const EXCESS: Verdict = definite(
+    "the server sends more than a server has to say",
+    "look who answers at that address: a PostgreSQL server does not do this",
+);
+
 /// Judges `error`, which came from `side`.
 pub(super) fn judge(error: &ServerError, side: Side) -> Verdict {
     match error.sqlstate() {
+        _ if error.is_excess() => EXCESS,
         "0A000" => definite("the server does not support this", ""),
         "25006" => read_only(side),
         "25P03" => transient(

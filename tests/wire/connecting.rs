@@ -211,7 +211,7 @@ async fn no_real_server() {
         let server = tokio::spawn(async move {
             loop {
                 let (mut stream, _) = listener.accept().await.expect("accept");
-                let _ = stream.read(&mut [0; 512]).await;
+                let _ = stream.read(&mut [0; 2048]).await;
                 let _ = stream.write_all(answer).await;
                 if stays {
                     let _ = stream.read_to_end(&mut Vec::new()).await;

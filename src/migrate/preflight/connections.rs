@@ -1,8 +1,11 @@
 //! Findings about the way to both servers: whether a connection pooler is in it, and whether the source lets us stream.
 
+use tokio::time::timeout;
+
 use super::{Finding, Report};
 use crate::config::Method;
 use crate::error::Side;
+use crate::limits::CONTROL_PATIENCE;
 use crate::pg::Sql;
 use crate::source::replication::ReplicationSession;
 use crate::wire::{self, ConnInfo, Session, SessionOptions};
@@ -37,7 +40,9 @@ pub async fn connections(report: &mut Report, source: &ConnInfo, target: &ConnIn
 /// A server tells at the start which process it is; a pooler makes a number up.
 async fn is_pooled(info: &ConnInfo) -> Result<bool, wire::Error> {
     let mut session = Session::connect(info, &SessionOptions::new("walferry check")).await?;
-    let rows = session.query(&Sql::new("SELECT pg_backend_pid()")).await?;
+    let (asked, after) = (Sql::new("SELECT pg_backend_pid()"), CONTROL_PATIENCE);
+    let silent = |_| wire::Error::Silent { question: "its process", after };
+    let rows = timeout(after, session.query(&asked)).await.map_err(silent)??;
     let pid = rows.first().and_then(|row| row.text(0)).and_then(|text| text.parse::<i32>().ok());
     Ok(pid != Some(session.process_id()))
 }
@@ -45,9 +50,13 @@ async fn is_pooled(info: &ConnInfo) -> Result<bool, wire::Error> {
 async fn replication(source: &ConnInfo) -> Finding {
     let (id, subject) = ("source-replication-connection", "replication connection");
     let failure = match ReplicationSession::connect(source, "walferry check").await {
-        Ok(mut session) => match session.identify().await {
-            Ok(_) => return Finding::ok(id, subject, "the source lets us stream"),
-            Err(error) => error.into_failure(Side::Source),
+        Ok(mut session) => match timeout(CONTROL_PATIENCE, session.identify()).await {
+            Ok(Ok(_)) => return Finding::ok(id, subject, "the source lets us stream"),
+            Ok(Err(error)) => error.into_failure(Side::Source),
+            Err(_) => {
+                let (question, after) = ("its position", CONTROL_PATIENCE);
+                wire::Error::Silent { question, after }.into_failure(Side::Source)
+            }
         },
         Err(error) => error.into_failure(Side::Source),
     };

@@ -4,7 +4,7 @@
 //! that works for `psql` works here. Beyond libpq: `connect_timeout`, `tcp_user_timeout` and TCP keepalives have
 //! defaults that notice a dead peer within a minute.
 //!
-//! Not here: reading files (password file, certificates; both depend on the moment of connecting) and resolving names.
+//! Not here: reading files that depend on the moment of connecting (password file, certificates) and resolving names.
 //! A password never shows in `Debug`, `Display` or an error.
 
 mod keywords;
@@ -53,6 +53,8 @@ pub struct ConnInfo {
 }
 
 /// One server to try.
+    /// What the server may take for one answer on a control connection.
+    pub(super) statement_max: Duration,
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Host {
     /// A name, an address, or the directory of a Unix-domain socket. Empty when only `hostaddr` was given.
@@ -241,6 +243,7 @@ impl ConnInfo {
     /// the role. So `target_session_attrs=read-write` finds a primary that is fenced by that, too, but no standby.
     #[must_use]
     pub fn writable(self) -> Self {
+            statement_max: limits::CONTROL_STATEMENT_MAX,
         Self { writable: true, ..self }
     }
 
@@ -267,6 +270,12 @@ impl ConnInfo {
         let SocketOptions {
             keepalives,
             keepalives_idle,
+    /// The same, for control connections that ask what is answered soon, if at all.
+    #[must_use]
+    pub fn with_statement_max(self, statement_max: Duration) -> Self {
+        Self { statement_max, ..self }
+    }
+
             keepalives_interval,
             keepalives_count,
             user_timeout,
