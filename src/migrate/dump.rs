@@ -24,7 +24,7 @@ use directory::Directory;
 use crate::error::{Definite, Result, Side, Transient};
 use crate::limits::{DUMP_LOOK, DUMP_MAX};
 use crate::pg::{QualifiedName, ServerVersion, Sql};
-use crate::wire::{ConnInfo, answers};
+use crate::wire::{ConnInfo, Session, SessionOptions, answers};
 
 use toc::{Section, TocEntry};
 
@@ -141,7 +141,11 @@ impl ClientTools {
         command.arg("--encoding=UTF8");
         command.args(options);
         let file = directory.path().join("schema.dump");
-        command.arg("--file").arg(&file).envs(source.libpq_environment());
+        let session = Session::connect(source, &SessionOptions::new("walferry dump")).await;
+        let session = session.map_err(|error| error.into_failure(Side::Source))?;
+        let private = session.is_private();
+        session.close().await;
+        command.arg("--file").arg(&file).envs(source.libpq_environment(private));
         // No variable of the environment has these.
         command.arg(format!("--dbname={}", source.libpq_keepalives()));
         run(command, source).await?;
@@ -159,6 +163,11 @@ impl ClientTools {
     fn command(&self, tool: &str) -> Command {
         let mut command = Command::new(self.directory.join(tool));
         command.stdin(Stdio::null()).kill_on_drop(true).env("LC_ALL", "C");
+        // A service would win over what we say.
+        let ours = std::env::vars_os().map(|(name, _)| name);
+        ours.filter(|name| name.as_encoded_bytes().starts_with(b"PG")).for_each(|name| {
+            command.env_remove(name);
+        });
         command
     }
 }
@@ -387,15 +396,6 @@ async fn run(mut command: Command, source: &ConnInfo) -> Result<()> {
     Err(Definite::new(cause).detail(said).hint(hint).into())
 }
 
-/// Whether a tool says that its session was broken off. It shows no SQLSTATE; where its words are translated, somebody has
-/// to look.
-fn may_pass(said: &str) -> bool {
-    const BROKEN_OFF: [&str; 7] = [
-        "canceling statement due to user request",
-        "terminating connection",
-        "server closed the connection unexpectedly",
-        "could not receive data from server",
-        "the database system is starting up",
 /// Completes when there is nothing to wait for: `pg_dump` itself waits for any answer without an end.
 async fn hopeless(source: &ConnInfo) -> String {
     let began = Instant::now();
@@ -413,6 +413,15 @@ async fn hopeless(source: &ConnInfo) -> String {
     format!("it has waited for the server, or worked, for {} s", DUMP_MAX.as_secs())
 }
 
+/// Whether a tool says that its session was broken off. It shows no SQLSTATE; where its words are translated, somebody has
+/// to look.
+fn may_pass(said: &str) -> bool {
+    const BROKEN_OFF: [&str; 7] = [
+        "canceling statement due to user request",
+        "terminating connection",
+        "server closed the connection unexpectedly",
+        "could not receive data from server",
+        "the database system is starting up",
         "the database system is shutting down",
         "the database system is in recovery mode",
     ];
@@ -526,7 +535,6 @@ mod tests {
         let left = |extension: &str| archive().without(&[extension.to_owned()]).of(Wave::PreData).count();
         assert_eq!((left("hstore"), left("hsto"), left("hstore2")), (0, 2, 2));
     }
-}
 
     /// Lets everybody in, as a server of version 13, and answers nothing then.
     #[tokio::test]
@@ -553,3 +561,4 @@ mod tests {
             assert!(failure.contains(part), "{part:?} is not in: {failure}");
         }
     }
+}

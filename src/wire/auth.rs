@@ -6,7 +6,7 @@ use postgres_protocol::message::frontend;
 
 use super::body::Body;
 use super::channel::Channel;
-use super::conninfo::{ChannelBinding, Secret};
+use super::conninfo::{ChannelBinding, RequireAuth, Secret};
 use super::error::{AuthenticationError, Error, Result};
 use super::scram::{Binding, First};
 
@@ -15,6 +15,9 @@ pub(super) struct Credentials<'a> {
     pub(super) user: &'a str,
     pub(super) password: Option<&'a Secret>,
     pub(super) channel_binding: ChannelBinding,
+    pub(super) require_auth: Option<&'a RequireAuth>,
+    /// Whether nobody else can read what is sent.
+    pub(super) private: bool,
     /// Whether there is TLS, and if so the certificate's hash, where it has one.
     pub(super) tls: bool,
     pub(super) server_end_point: Option<Vec<u8>>,
@@ -31,6 +34,9 @@ pub(super) async fn authenticate(channel: &mut Channel, credentials: &Credential
         if code != 10 && !bound && credentials.channel_binding == ChannelBinding::Require {
             let what = "the server's way to authenticate does not include it";
             return Err(AuthenticationError::ChannelBinding(what).into());
+        }
+        if !answered {
+            credentials.check_allowed(code)?;
         }
         // Once is enough: whoever asks again would have the same password in another form.
         if code != 0 && std::mem::replace(&mut answered, true) {
@@ -103,6 +109,27 @@ async fn expect(channel: &mut Channel, wanted: i32) -> Result<Vec<u8>> {
 }
 
 impl Credentials<'_> {
+    /// Whether the server may ask for this, or let us in without asking.
+    fn check_allowed(&self, code: i32) -> Result<(), AuthenticationError> {
+        let method = match code {
+            0 => "none",
+            3 => "password",
+            5 => "md5",
+            7 | 8 => "gss",
+            9 => "sspi",
+            10 => "scram-sha-256",
+            // Not known, and so refused.
+            _ => return Ok(()),
+        };
+        if self.require_auth.is_some_and(|require| !require.allows(method)) {
+            return Err(AuthenticationError::NotAllowed(method));
+        }
+        if code == 3 && !self.private && !self.require_auth.is_some_and(|require| require.names(method)) {
+            return Err(AuthenticationError::ClearText);
+        }
+        Ok(())
+    }
+
     fn password(&self) -> Result<&Secret, AuthenticationError> {
         self.password.ok_or(AuthenticationError::NoPassword)
     }

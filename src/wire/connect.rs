@@ -18,7 +18,7 @@ use tokio::net::UnixStream;
 use super::auth::{self, Credentials};
 use super::body::Body;
 use super::channel::Channel;
-use super::conninfo::{ConnInfo, Host, SslMode, TargetSessionAttrs, WRITABLE};
+use super::conninfo::{ConnInfo, Host, SslMode, SslNegotiation, TargetSessionAttrs, WRITABLE};
 use super::error::{Error, Result};
 use super::session::{Session, TransactionStatus};
 use super::stream::{Stream, connect_tcp};
@@ -197,6 +197,8 @@ impl Attempt<'_> {
             user: self.conninfo.user(),
             password: password.as_ref(),
             channel_binding: self.conninfo.channel_binding,
+            require_auth: self.conninfo.require_auth.as_ref(),
+            private: tls || self.address.is_none(),
             tls,
             server_end_point,
         };
@@ -215,7 +217,8 @@ impl Attempt<'_> {
         if !with_tls {
             return Ok(Stream::Tcp(stream));
         }
-        if tls::request(&mut stream).await? {
+        let direct = self.conninfo.tls.negotiation == SslNegotiation::Direct;
+        if direct || tls::request(&mut stream).await? {
             let stream = tls::handshake(stream, &self.conninfo.tls, self.host).await?;
             return Ok(Stream::Tls(Box::new(stream)));
         }

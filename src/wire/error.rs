@@ -100,6 +100,12 @@ pub enum AuthenticationError {
     /// The server is not content with one answer.
     #[error("the server asks to authenticate a second time")]
     Again,
+    /// `require_auth` has other methods.
+    #[error("the server wants \"{0}\" authentication, and require_auth does not allow it")]
+    NotAllowed(&'static str),
+    /// Others could read the password on its way.
+    #[error("the server asks for the password in clear text, and the connection is not encrypted")]
+    ClearText,
     /// `channel_binding=require` cannot be had.
     #[error("channel binding is required, but {0}")]
     ChannelBinding(&'static str),
@@ -204,6 +210,13 @@ impl Advice {
                 "password needed",
                 format!("put it into {conninfo}, PGPASSWORD, or a password file (PGPASSFILE) of mode 0600"),
             ),
+            Error::Authentication(AuthenticationError::ClearText) => advice(
+                "password would be sent in clear text",
+                format!(
+                    "set sslmode=require, or a higher one, in {conninfo}; where nobody can listen in, \
+                     require_auth=password allows it"
+                ),
+            ),
             Error::Authentication(_) => advice("authentication failed", String::new()),
             Error::Server(server) => Self::for_server_error(server, side, conninfo),
             Error::SessionAttributes { .. } => advice(
@@ -217,6 +230,7 @@ impl Advice {
                 "the server does not keep to the protocol",
                 format!("check that {conninfo} names a PostgreSQL server, not a transaction pooler"),
             ),
+            Error::Excess(_) => advice(sqlstate::EXCESS.cause, sqlstate::EXCESS.hint.to_owned()),
             Error::Unsendable(_) | Error::Busy => {
                 advice("connection misused", "please report this".to_owned())
             }
@@ -233,7 +247,6 @@ impl Advice {
                 ),
             ),
             "22021" | "22P05" => (
-            Error::Excess(_) => advice(sqlstate::EXCESS.cause, sqlstate::EXCESS.hint.to_owned()),
                 "text that cannot be converted",
                 "mend the row on the source, then run `walferry migrate` again; if it says the same again, start \
                  afresh after `walferry remove --force`"

@@ -25,6 +25,7 @@ mod pipeline;
 mod replication;
 mod scram;
 mod server_error;
+mod service;
 mod session;
 mod sqlstate;
 mod stall;

@@ -18,6 +18,7 @@ use super::conninfo::ConnInfo;
 use super::error::{Error, Result};
 use super::pipeline::Sent;
 use super::server_error::ServerError;
+use super::stream::Stream;
 use crate::limits;
 use crate::pg::{ServerVersion, Sql};
 
@@ -84,6 +85,11 @@ impl Session {
         self.version
     }
 
+    /// Whether nobody else can read what is sent: by TLS, or on one machine.
+    pub const fn is_private(&self) -> bool {
+        matches!(self.channel.stream, Stream::Tls(_) | Stream::Unix(_))
+    }
+
     /// The server process that serves this session.
     pub const fn process_id(&self) -> i32 {
         self.key.0
@@ -109,6 +115,7 @@ impl Session {
     /// When the server refuses the command, or the connection breaks.
     pub async fn query(&mut self, sql: &Sql) -> Result<Vec<Row>> {
         self.start_query(sql)?;
+        self.channel.inbox.bounds.set_answer_bytes_max(limits::QUERY_BYTES_MAX);
         let mut columns: Arc<[String]> = Arc::new([]);
         let mut rows = Vec::new();
         let mut failure = None;
@@ -116,11 +123,11 @@ impl Session {
             match self.next_tag().await? {
                 b'T' => columns = decode_columns(self.channel.inbox.body())?,
                 b'D' => rows.push(Row::decode(&columns, self.channel.inbox.body())?),
-        self.channel.inbox.bounds.set_answer_bytes_max(limits::QUERY_BYTES_MAX);
                 b'C' | b'I' | b'd' | b'c' | b'H' => {}
                 b'G' => self.refuse_copy_in()?,
                 b'E' => failure = failure.or(Some(self.decode_error()?)),
                 b'Z' => {
+                    self.channel.inbox.bounds.set_answer_bytes_max(limits::ANSWER_BYTES_MAX);
                     self.end()?;
                     return failure.map_or(Ok(rows), |error| Err(error.into()));
                 }
@@ -128,7 +135,6 @@ impl Session {
             }
             self.channel.inbox.skip();
         }
-                    self.channel.inbox.bounds.set_answer_bytes_max(limits::ANSWER_BYTES_MAX);
     }
 
     /// Runs one or more statements, without regard to what they return. Several statements without a BEGIN of their own

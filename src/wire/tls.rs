@@ -6,14 +6,16 @@
 //! - A certificate that is itself in the root file is trusted, as with OpenSSL: many servers have a self-signed one.
 //! - The handshake's signature is verified in every mode, since channel binding relies on it.
 //!
-//! Not here: certificate revocation lists, encrypted keys, TLS before 1.2, OpenSSL engines.
+//! - With a list of revoked certificates (`sslcrl`) every certificate of the chain must be covered by one that is not over.
+//!
+//! Not here: directories of such lists, encrypted keys, TLS before 1.2, OpenSSL engines.
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, ServerName};
 use rustls::{CertificateError, ClientConfig, RootCertStore};
 use sha2::{Digest, Sha224, Sha256, Sha384, Sha512};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
@@ -21,7 +23,7 @@ use tokio_rustls::client::TlsStream;
 use x509_cert::der::Decode;
 use x509_cert::der::asn1::ObjectIdentifier;
 
-use super::conninfo::{ClientCert, Host, RootCert, SslMode, TlsOptions};
+use super::conninfo::{ClientCert, Crl, Host, RootCert, SslMode, SslNegotiation, TlsOptions};
 use super::tcp::Tcp;
 use super::verifier::{Roots, Verifier};
 use crate::limits::TLS_READ_BYTES;
@@ -53,6 +55,9 @@ pub enum TlsError {
         /// What is wrong.
         reason: String,
     },
+    /// What answered does not say that it speaks PostgreSQL's protocol.
+    #[error("sslnegotiation is direct, but the server does not agree on the protocol (ALPN)")]
+    NoProtocol,
     /// `verify-full` needs a name to compare.
     #[error("sslmode is verify-full, but no host name was given (host)")]
     NoHostName,
@@ -93,10 +98,15 @@ impl TlsError {
                     "server's certificate is for another host"
                 }
                 C::Expired | C::ExpiredContext { .. } => "server's certificate has expired",
+                C::Revoked => "server's certificate is revoked",
+                C::UnknownRevocationStatus
+                | C::ExpiredRevocationList
+                | C::ExpiredRevocationListContext { .. } => "server's certificate may be revoked",
                 C::NotValidYet | C::NotValidYetContext { .. } => "server's certificate is not valid yet",
                 _ => "server's certificate is not valid",
             },
             Self::Session(rustls::Error::AlertReceived(_)) => "server refused the TLS session",
+            Self::NoProtocol => "server does not begin with TLS",
             Self::NoHostName | Self::Session(_) | Self::Answer(_) | Self::Io(_) => "no TLS session",
         }
     }
@@ -132,6 +142,19 @@ impl TlsError {
                     jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M:%S UTC")
                 )
             }
+            Self::Session(rustls::Error::InvalidCertificate(C::Revoked)) => {
+                "whoever answers may not be the server: have its certificate and key made anew".to_owned()
+            }
+            Self::Session(rustls::Error::InvalidCertificate(
+                C::UnknownRevocationStatus
+                | C::ExpiredRevocationList
+                | C::ExpiredRevocationListContext { .. },
+            )) => {
+                format!("renew the file that sslcrl names in {conninfo}: it needs a list of each authority")
+            }
+            Self::NoProtocol => format!(
+                "leave sslnegotiation out in {conninfo}: servers before 17, and proxies, do not know direct TLS"
+            ),
             Self::Session(rustls::Error::InvalidCertificate(_)) => {
                 format!("renew the server's certificate, or set a lower sslmode in {conninfo}")
             }
@@ -173,11 +196,20 @@ pub(super) async fn handshake(
     }
     let config = client_config(options)?;
     let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
-    connector
+    let stream = connector
         .connect(name, BufReader::with_capacity(TLS_READ_BYTES, stream.encrypted()))
         .await
-        .map_err(|error| TlsError::from_io(error).unwrap_or_else(TlsError::Io))
+        .map_err(|error| TlsError::from_io(error).unwrap_or_else(TlsError::Io))?;
+    let agreed = stream.get_ref().1.alpn_protocol().is_some();
+    if options.negotiation == SslNegotiation::Direct && !agreed {
+        Err(TlsError::NoProtocol)
+    } else {
+        Ok(stream)
+    }
 }
+
+/// What is spoken on the TLS session, by its registered name.
+const PROTOCOL: &[u8] = b"postgresql";
 
 /// What `tls-server-end-point` channel binding sends: the hash of the server's certificate, by the hash of the
 /// certificate's own signature, but SHA-256 in place of MD5 and SHA-1 (RFC 5929, section 4.1). `None` if the
@@ -258,7 +290,9 @@ const HASHES: [(ObjectIdentifier, Hash); 17] = {
 
 fn client_config(options: &TlsOptions) -> Result<ClientConfig, TlsError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let verifier = Verifier::new(roots(options)?, options.mode == SslMode::VerifyFull, &provider);
+    let revoked = revoked(options.crl.as_ref())?;
+    let verifier = Verifier::new(roots(options)?, revoked, options.mode == SslMode::VerifyFull, &provider)
+        .map_err(|reason| crl_error(options.crl.as_ref(), reason))?;
     let versions: &[_] = match (options.versions.tls12, options.versions.tls13) {
         (true, true) => &[&rustls::version::TLS13, &rustls::version::TLS12],
         (true, false) => &[&rustls::version::TLS12],
@@ -274,6 +308,9 @@ fn client_config(options: &TlsOptions) -> Result<ClientConfig, TlsError> {
         None => builder.with_no_client_auth(),
     };
     config.enable_sni = options.sni;
+    if options.negotiation == SslNegotiation::Direct {
+        config.alpn_protocols = vec![PROTOCOL.to_vec()];
+    }
     Ok(config)
 }
 
@@ -301,6 +338,26 @@ fn roots(options: &TlsOptions) -> Result<Option<Roots>, TlsError> {
         }
     }
 }
+
+/// The lists of revoked certificates.
+fn revoked(crl: Option<&Crl>) -> Result<Vec<CertificateRevocationListDer<'static>>, TlsError> {
+    // As with libpq, its default need not exist.
+    let Some(Crl { file, .. }) = crl.filter(|crl| crl.named || crl.file.exists()) else {
+        return Ok(Vec::new());
+    };
+    let lists =
+        CertificateRevocationListDer::pem_file_iter(file).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    match lists {
+        Ok(lists) if lists.is_empty() => Err(file_error(CRL, file, "there is no list in it")),
+        lists => lists.map_err(|error| file_error(CRL, file, error)),
+    }
+}
+
+fn crl_error(crl: Option<&Crl>, reason: impl std::fmt::Display) -> TlsError {
+    file_error(CRL, crl.map_or(Path::new(""), |crl| &crl.file), reason)
+}
+
+const CRL: &str = "revocation list";
 
 type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 

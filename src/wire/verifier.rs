@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{VerifierBuilderError, WebPkiServerVerifier};
 use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
 use rustls::crypto::{
     CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature,
 };
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 use x509_cert::Version;
@@ -28,13 +29,29 @@ pub(super) struct Roots {
 #[derive(Debug)]
 pub(super) struct Verifier {
     roots: Option<Roots>,
+    /// What checks that no certificate of the chain is revoked. It checks the name, too, after all else.
+    revocation: Option<Arc<WebPkiServerVerifier>>,
     check_name: bool,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
 impl Verifier {
-    pub(super) fn new(roots: Option<Roots>, check_name: bool, provider: &Arc<CryptoProvider>) -> Self {
-        Self { roots, check_name, algorithms: provider.signature_verification_algorithms }
+    /// `revoked`: lists of revoked certificates, if any are to be looked at.
+    pub(super) fn new(
+        roots: Option<Roots>,
+        revoked: Vec<CertificateRevocationListDer<'static>>,
+        check_name: bool,
+        provider: &Arc<CryptoProvider>,
+    ) -> Result<Self, VerifierBuilderError> {
+        let revocation = match &roots {
+            Some(roots) if !revoked.is_empty() => {
+                let store = Arc::new(roots.store.clone());
+                let verifier = WebPkiServerVerifier::builder_with_provider(store, Arc::clone(provider));
+                Some(verifier.with_crls(revoked).enforce_revocation_expiration().build()?)
+            }
+            Some(_) | None => None,
+        };
+        Ok(Self { roots, revocation, check_name, algorithms: provider.signature_verification_algorithms })
     }
 
     /// webpki refuses certificates of X.509 version 1 unread, and `openssl x509 -req` as in PostgreSQL's manual long made
@@ -89,6 +106,17 @@ impl ServerCertVerifier for Verifier {
             let parsed = ParsedCertificate::try_from(end_entity)?;
             let all = self.algorithms.all;
             verify_server_cert_signed_by_trust_anchor(&parsed, &roots.store, intermediates, now, all)?;
+            let revoked = self.revocation.as_ref().map(|revocation| {
+                revocation.verify_server_cert(end_entity, intermediates, server_name, &[], now)
+            });
+            match revoked {
+                None | Some(Ok(_)) => {}
+                // All else was found to be right; whether the name counts is for us to say.
+                Some(Err(Error::InvalidCertificate(
+                    CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+                ))) => {}
+                Some(Err(error)) => return Err(error),
+            }
         }
         if self.check_name {
             check_name(end_entity, server_name)?;

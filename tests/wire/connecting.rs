@@ -86,9 +86,37 @@ async fn every_way_in() {
     // A verifier of 250,000 iterations.
     check("user=patient password=many".into(), "TLSv1.3").await;
     check("user=md5 password=five".into(), "TLSv1.3").await;
-    check("user=plain password=clear sslmode=disable".into(), "plain").await;
+    let cleartext = "source: password would be sent in clear text";
+    check("user=plain password=clear sslmode=disable".into(), cleartext).await;
+    check("user=plain password=clear sslmode=allow".into(), cleartext).await;
+    check("user=plain password=clear sslmode=disable require_auth=!md5".into(), cleartext).await;
+    check("user=plain password=clear sslmode=disable require_auth=password".into(), "plain").await;
+    check("user=plain password=clear".into(), "TLSv1.3").await;
+    let refused = "source: authentication failed";
+    check("user=plain password=clear require_auth=scram-sha-256".into(), refused).await;
+    check("user=md5 password=five require_auth=scram-sha-256,none".into(), refused).await;
+    check("user=md5 password=five require_auth=!password".into(), "TLSv1.3").await;
+    check(format!("{scram} require_auth=!password,!md5,!none"), "TLSv1.3").await;
+    check(format!("{scram} require_auth=!scram-sha-256"), refused).await;
+    let local = format!("user=postgres host={} hostaddr=''", server.path(""));
+    check(format!("{local} require_auth=!none"), refused).await;
+    check(format!("{local} require_auth=none"), "plain").await;
     check("user=md5 password=six".into(), "source: wrong password or user").await;
     check("user=scram password=wrong".into(), "source: wrong password or user").await;
+    let full = format!("{scram} sslmode=verify-full sslrootcert={ca}");
+    check(format!("{full} sslcrl={}", server.path("none.crl")), "TLSv1.3").await;
+    check(format!("{full} sslcrl={}", server.path("revoked.crl")), "source: server's certificate is revoked")
+        .await;
+    let may_be = "source: server's certificate may be revoked";
+    check(format!("{full} sslcrl={}", server.path("over.crl")), may_be).await;
+    let unusable = "source: certificate or key file unusable";
+    for file in ["ca.crt", "missing"] {
+        check(format!("{full} sslcrl={}", server.path(file)), unusable).await;
+    }
+    let by_ca = format!("{scram} sslmode=verify-ca sslrootcert={ca} host=db.example");
+    check(format!("{by_ca} sslcrl={}", server.path("none.crl")), "TLSv1.3").await;
+    check(format!("{full} sslnegotiation=direct"), "transient: no TLS session").await;
+
     check("user=plain password=wrong".into(), "source: wrong password or user").await;
     check("user=scram".into(), "source: password needed").await;
     check(format!("{scram} dbname=nowhere"), "source: database does not exist").await;
@@ -257,11 +285,11 @@ async fn libpq_programs_connect_alike() {
     let output = std::process::Command::new("/usr/lib/postgresql/15/bin/psql")
         .args(["-XAtc", "SELECT current_user"])
         .env_clear()
-        .envs(conninfo.libpq_environment())
+        .envs(conninfo.libpq_environment(true))
         .output()
         .expect("psql");
     assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "scram", "{output:?}");
-    let again = Environment::from_map(conninfo.libpq_environment());
+    let again = Environment::from_map(conninfo.libpq_environment(true));
     assert_eq!(ConnInfo::parse("", &again).expect("valid"), conninfo);
 }
 
@@ -288,4 +316,15 @@ async fn a_certificate_of_version_1() {
     ] {
         assert_eq!(outcome(&server.scram(&options)).await, expected, "{options}");
     }
+}
+
+#[tokio::test]
+async fn tls_at_once() {
+    let server = Server::start_version(17, &PKCS_ECDSA_P256_SHA256);
+    let direct = format!("sslrootcert={} sslnegotiation=direct", server.path("ca.crt"));
+    assert_eq!(outcome(&server.scram(&format!("{direct} sslmode=verify-full"))).await, "TLSv1.3");
+    assert_eq!(
+        outcome(&server.scram(&format!("{direct} sslmode=require channel_binding=require"))).await,
+        "TLSv1.3"
+    );
 }

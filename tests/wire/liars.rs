@@ -84,7 +84,7 @@ async fn liar(lets_in: bool, lie: Lie) -> (ConnInfo, Arc<AtomicUsize>) {
         }
     });
     let text = format!(
-        "host=127.0.0.1 port={port} user=u password=p dbname=d sslmode=disable"
+        "host=127.0.0.1 port={port} user=u password=p dbname=d sslmode=disable require_auth=none,md5,password"
     );
     (ConnInfo::parse(&text, &Environment::default()).expect("valid"), sent)
 }

@@ -7,7 +7,9 @@ use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, SanType, SignatureAlgorithm,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType, IsCa,
+    KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber, SignatureAlgorithm,
+    date_time_ymd,
 };
 use walferry::demo::PgBinaries;
 use walferry::wire::{ConnInfo, Environment};
@@ -15,6 +17,7 @@ use walferry::wire::{ConnInfo, Environment};
 /// A running server; stopped and removed when dropped.
 pub struct Server {
     directory: tempfile::TempDir,
+    binaries: PgBinaries,
     pub port: u16,
 }
 
@@ -44,9 +47,18 @@ host    all scram,patient all  scram-sha-256
 impl Server {
     /// Starts a server whose certificate is signed by `algorithm`.
     pub fn start(algorithm: &'static SignatureAlgorithm) -> Self {
+        Self::of(binaries().clone(), algorithm)
+    }
+
+    /// The same of this major version.
+    pub fn start_version(major: u32, algorithm: &'static SignatureAlgorithm) -> Self {
+        Self::of(PgBinaries::find_blocking(Some(major)).expect("PostgreSQL"), algorithm)
+    }
+
+    fn of(binaries: PgBinaries, algorithm: &'static SignatureAlgorithm) -> Self {
         let directory = tempfile::tempdir().expect("temporary directory");
         let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port();
-        let server = Self { directory, port };
+        let server = Self { directory, binaries, port };
         let root = server.directory.path();
         std::fs::set_permissions(root, std::fs::Permissions::from_mode(0o755)).expect("chmod");
         write_certificates(root, algorithm);
@@ -102,7 +114,7 @@ impl Server {
     }
 
     fn run(&self, program: &str, arguments: &[&str]) {
-        let mut command = binaries().server_command(program).expect("an account for the server");
+        let mut command = self.binaries.server_command(program).expect("an account for the server");
         let log = std::fs::File::create(self.directory.path().join(format!("{program}.out"))).expect("log");
         let status = command
             .args(arguments)
@@ -131,11 +143,16 @@ fn binaries() -> &'static PgBinaries {
     BINARIES.get_or_init(|| PgBinaries::find_blocking(None).expect("PostgreSQL"))
 }
 
-/// `ca.crt`, `server.*` for localhost, `client.*` for role `cert`, and `other.crt`, an authority that signed nothing.
+/// The server's certificate among those of its authority.
+const SERVER_SERIAL: u64 = 4711;
+
+/// `ca.crt`, its lists of revoked certificates (`none.crl`; `revoked.crl`, in which is the server's; `over.crl`, which is
+/// out of date), `server.*` for localhost, `client.*` for role `cert`, and `other.crt`, an authority that signed nothing.
 fn write_certificates(root: &Path, algorithm: &'static SignatureAlgorithm) {
     let authority = |name: &str| {
         let mut params = CertificateParams::new(Vec::new()).expect("params");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         params.distinguished_name.push(DnType::CommonName, name);
         CertifiedIssuer::self_signed(params, KeyPair::generate_for(algorithm).expect("key"))
             .expect("certificate")
@@ -147,11 +164,31 @@ fn write_certificates(root: &Path, algorithm: &'static SignatureAlgorithm) {
     let ca = authority("ca");
     write("ca.crt", ca.pem());
     write("other.crt", authority("other").pem());
+    let revoked = RevokedCertParams {
+        serial_number: SerialNumber::from(SERVER_SERIAL),
+        revocation_time: date_time_ymd(2024, 1, 1),
+        reason_code: None,
+        invalidity_date: None,
+    };
+    for (file, until, revoked_certs) in
+        [("none.crl", 2100, vec![]), ("revoked.crl", 2100, vec![revoked]), ("over.crl", 2021, vec![])]
+    {
+        let list = CertificateRevocationListParams {
+            this_update: date_time_ymd(2020, 1, 1),
+            next_update: date_time_ymd(until, 1, 1),
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs,
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        write(file, list.signed_by(&ca).expect("list").pem().expect("PEM"));
+    }
     for (file, name) in [("server", "localhost"), ("client", "cert")] {
         let mut params = CertificateParams::new(Vec::new()).expect("params");
         params.subject_alt_names =
             vec![SanType::DnsName(name.try_into().expect("name")), SanType::IpAddress([127, 0, 0, 2].into())];
         params.distinguished_name.push(DnType::CommonName, name);
+        params.serial_number = Some(SerialNumber::from(if file == "server" { SERVER_SERIAL } else { 1 }));
         let key = KeyPair::generate().expect("key");
         write(&format!("{file}.crt"), params.signed_by(&key, &ca).expect("certificate").pem());
         write(&format!("{file}.key"), key.serialize_pem());

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use super::ConnInfoError;
-use crate::wire::Environment;
+use crate::wire::{Environment, service};
 
 /// The values that were given, by keyword.
 #[derive(Default)]
@@ -35,6 +35,8 @@ const fn keyword(name: &'static str, variable: &'static str, use_: Use) -> Keywo
 const KEYWORDS: &[Keyword] = {
     use Use::{Honoured, Ignored, Only};
     const NOT_HERE: &str = "is not supported by Walferry";
+    const OAUTH: &str = "needs OAuth, which Walferry lacks";
+    const KEYS: &str = "is not supported by Walferry: give the password";
     &[
         keyword("application_name", "PGAPPNAME", Honoured),
         keyword("channel_binding", "PGCHANNELBINDING", Honoured),
@@ -57,8 +59,12 @@ const KEYWORDS: &[Keyword] = {
         keyword("keepalives_interval", "", Honoured),
         keyword("krbsrvname", "", Ignored),
         keyword("load_balance_hosts", "PGLOADBALANCEHOSTS", Only(&["disable"], NOT_HERE)),
-        keyword("max_protocol_version", "", Ignored),
-        keyword("min_protocol_version", "", Only(&["3.0"], NOT_HERE)),
+        keyword("max_protocol_version", "PGMAXPROTOCOLVERSION", Ignored),
+        keyword("min_protocol_version", "PGMINPROTOCOLVERSION", Only(&["3.0"], NOT_HERE)),
+        keyword("oauth_client_id", "", Only(&[], OAUTH)),
+        keyword("oauth_client_secret", "", Only(&[], OAUTH)),
+        keyword("oauth_issuer", "", Only(&[], OAUTH)),
+        keyword("oauth_scope", "", Only(&[], OAUTH)),
         keyword("options", "PGOPTIONS", Honoured),
         keyword("passfile", "PGPASSFILE", Honoured),
         keyword("password", "PGPASSWORD", Honoured),
@@ -68,20 +74,26 @@ const KEYWORDS: &[Keyword] = {
             "",
             Only(&["false", "off", "no", "0"], "is set by Walferry where it is needed"),
         ),
-        keyword("require_auth", "PGREQUIREAUTH", Only(&[], NOT_HERE)),
+        keyword("require_auth", "PGREQUIREAUTH", Honoured),
         keyword("requirepeer", "PGREQUIREPEER", Only(&[], NOT_HERE)),
-        keyword("service", "PGSERVICE", Only(&[], "is not supported: write the service's values out")),
+        keyword("scram_client_key", "", Only(&[], KEYS)),
+        keyword("scram_server_key", "", Only(&[], KEYS)),
+        keyword("service", "PGSERVICE", Honoured),
         keyword("ssl_max_protocol_version", "PGSSLMAXPROTOCOLVERSION", Honoured),
         keyword("ssl_min_protocol_version", "PGSSLMINPROTOCOLVERSION", Honoured),
         keyword("sslcert", "PGSSLCERT", Honoured),
         keyword("sslcertmode", "PGSSLCERTMODE", Only(&["allow", "disable"], NOT_HERE)),
         keyword("sslcompression", "", Ignored),
-        keyword("sslcrl", "PGSSLCRL", Only(&[], NOT_HERE)),
-        keyword("sslcrldir", "PGSSLCRLDIR", Only(&[], NOT_HERE)),
+        keyword("sslcrl", "PGSSLCRL", Honoured),
+        keyword(
+            "sslcrldir",
+            "PGSSLCRLDIR",
+            Only(&[], "is not supported by Walferry: put the lists into one file, and name it by sslcrl"),
+        ),
         keyword("sslkey", "PGSSLKEY", Honoured),
         keyword("sslkeylogfile", "", Ignored),
         keyword("sslmode", "PGSSLMODE", Honoured),
-        keyword("sslnegotiation", "PGSSLNEGOTIATION", Only(&["postgres"], NOT_HERE)),
+        keyword("sslnegotiation", "PGSSLNEGOTIATION", Honoured),
         keyword(
             "sslpassword",
             "",
@@ -105,8 +117,22 @@ impl Options {
         known.is_some()
     }
 
-    /// Fills in what was not given from the environment, and refuses what cannot be honoured.
+    /// Fills in what was not given: from the service that is named, then from the environment. Refuses what cannot be
+    /// honoured.
     pub(super) fn with_defaults(mut self, environment: &Environment) -> Result<Self, ConnInfoError> {
+        let service = self.0.get("service").map(String::as_str).or(environment.get("PGSERVICE"));
+        if let Some(name) = service.filter(|name| !name.is_empty()) {
+            for (name, value) in service::look_up(name, environment).map_err(ConnInfoError::new)? {
+                if !KEYWORDS.iter().any(|keyword| keyword.name == name) {
+                    return Err(ConnInfoError::new(format!(
+                        "unknown connection option {name:?} of a service"
+                    )));
+                }
+                if !self.0.contains_key(name.as_str()) {
+                    self.set(&name, value);
+                }
+            }
+        }
         for keyword in KEYWORDS {
             let variable = keyword.variable.and_then(|name| Some((name, environment.get(name)?)));
             if let (false, Some((_, value))) = (self.0.contains_key(keyword.name), variable) {
@@ -115,9 +141,11 @@ impl Options {
             if let (Use::Only(allowed, reason), Some(value)) = (&keyword.use_, self.get(keyword.name))
                 && !allowed.contains(&value)
             {
-                let subject = match (variable, allowed) {
-                    (Some((variable, _)), _) => format!("{} ({variable})", keyword.name),
-                    (None, _) => keyword.name.to_owned(),
+                // One that is never allowed may be a secret.
+                let shown = if allowed.is_empty() { String::new() } else { format!("={value}") };
+                let subject = match variable {
+                    Some((variable, _)) => format!("{}{shown} ({variable})", keyword.name),
+                    None => format!("{}{shown}", keyword.name),
                 };
                 return Err(ConnInfoError::new(format!("connection option {subject} {reason}")));
             }

@@ -9,6 +9,7 @@
 
 mod keywords;
 mod parse;
+mod require_auth;
 #[cfg(test)]
 mod tests;
 
@@ -18,6 +19,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use self::keywords::Options;
+pub(super) use self::require_auth::RequireAuth;
 use super::{Environment, passfile};
 use crate::error::Definite;
 use crate::limits;
@@ -47,14 +49,15 @@ pub struct ConnInfo {
     pub(super) socket: SocketOptions,
     pub(super) tls: TlsOptions,
     pub(super) channel_binding: ChannelBinding,
+    pub(super) require_auth: Option<RequireAuth>,
     pub(super) target_session_attrs: TargetSessionAttrs,
     /// Sessions may write though the server's settings, or the database's, would make them read only.
     pub(super) writable: bool,
+    /// What the server may take for one answer on a control connection.
+    pub(super) statement_max: Duration,
 }
 
 /// One server to try.
-    /// What the server may take for one answer on a control connection.
-    pub(super) statement_max: Duration,
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Host {
     /// A name, an address, or the directory of a Unix-domain socket. Empty when only `hostaddr` was given.
@@ -88,6 +91,8 @@ pub(super) struct TlsOptions {
     pub(super) client: Option<ClientCert>,
     pub(super) versions: TlsVersions,
     pub(super) sni: bool,
+    pub(super) negotiation: SslNegotiation,
+    pub(super) crl: Option<Crl>,
 }
 
 /// Where trusted certificates come from.
@@ -106,6 +111,13 @@ pub(super) enum RootCert {
 pub(super) struct ClientCert {
     pub(super) cert: PathBuf,
     pub(super) key: PathBuf,
+    pub(super) named: bool,
+}
+
+/// Certificates that are revoked: a PEM file; whether the user named it, or it is libpq's default, which need not exist.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Crl {
+    pub(super) file: PathBuf,
     pub(super) named: bool,
 }
 
@@ -159,6 +171,16 @@ words! {
         VerifyCa = "verify-ca",
         /// Always, with a trusted certificate made out to this host.
         VerifyFull = "verify-full",
+    }
+}
+
+words! {
+    /// How TLS begins.
+    SslNegotiation: "sslnegotiation" {
+        /// After the server was asked for it.
+        Postgres = "postgres",
+        /// At once: servers from 17 on.
+        Direct = "direct",
     }
 }
 
@@ -217,9 +239,11 @@ impl ConnInfo {
             socket: socket_options(&options)?,
             tls: tls_options(&options, environment)?,
             channel_binding: ChannelBinding::from_options(&options)?.unwrap_or(ChannelBinding::Prefer),
+            require_auth: options.get("require_auth").map(RequireAuth::parse).transpose()?,
             target_session_attrs: TargetSessionAttrs::from_options(&options)?
                 .unwrap_or(TargetSessionAttrs::Any),
             writable: false,
+            statement_max: limits::CONTROL_STATEMENT_MAX,
         })
     }
 
@@ -243,8 +267,13 @@ impl ConnInfo {
     /// the role. So `target_session_attrs=read-write` finds a primary that is fenced by that, too, but no standby.
     #[must_use]
     pub fn writable(self) -> Self {
-            statement_max: limits::CONTROL_STATEMENT_MAX,
         Self { writable: true, ..self }
+    }
+
+    /// The same, for control connections that ask what is answered soon, if at all.
+    #[must_use]
+    pub fn with_statement_max(self, statement_max: Duration) -> Self {
+        Self { statement_max, ..self }
     }
 
     /// The servers to try, in this order.
@@ -270,12 +299,6 @@ impl ConnInfo {
         let SocketOptions {
             keepalives,
             keepalives_idle,
-    /// The same, for control connections that ask what is answered soon, if at all.
-    #[must_use]
-    pub fn with_statement_max(self, statement_max: Duration) -> Self {
-        Self { statement_max, ..self }
-    }
-
             keepalives_interval,
             keepalives_count,
             user_timeout,
@@ -293,7 +316,13 @@ impl ConnInfo {
     /// Environment variables that make libpq's programs connect as this does, so that `pg_dump` and its kin need no
     /// secret among their arguments. Variables that are not listed should be taken out of the child's environment
     /// where they start with `PG`.
-    pub fn libpq_environment(&self) -> Vec<(&'static str, String)> {
+    ///
+    /// `private`: a session like this was found to be one that nobody else can listen to. Theirs must then be so, too; and
+    /// where it was not, no password may go over it in clear text, as here.
+    pub fn libpq_environment(&self, private: bool) -> Vec<(&'static str, String)> {
+        let mode = if private { self.tls.mode.max(SslMode::Require) } else { self.tls.mode };
+        let not_in_clear = (!private && mode < SslMode::Require).then(|| "!password".to_owned());
+        let require_auth = self.require_auth.as_ref().map(ToString::to_string).or(not_in_clear);
         let join = |each: &dyn Fn(&Host) -> String| self.hosts.iter().map(each).collect::<Vec<_>>().join(",");
         let path = |path: &PathBuf| path.to_string_lossy().into_owned();
         let mut variables = vec![
@@ -301,7 +330,10 @@ impl ConnInfo {
             ("PGPORT", join(&|host| host.port.to_string())),
             ("PGUSER", self.user.clone()),
             ("PGDATABASE", self.dbname.clone()),
-            ("PGSSLMODE", self.tls.mode.as_str().to_owned()),
+            ("PGSSLMODE", mode.as_str().to_owned()),
+            ("PGSSLNEGOTIATION", self.tls.negotiation.as_str().to_owned()),
+            ("PGGSSENCMODE", "disable".to_owned()),
+            ("PGSSLSNI", u8::from(self.tls.sni).to_string()),
             ("PGCHANNELBINDING", self.channel_binding.as_str().to_owned()),
             ("PGTARGETSESSIONATTRS", self.target_session_attrs.as_str().to_owned()),
             ("PGCONNECT_TIMEOUT", self.connect_timeout.as_secs().to_string()),
@@ -319,6 +351,19 @@ impl ConnInfo {
             RootCert::System => variables.push(("PGSSLROOTCERT", "system".to_owned())),
             RootCert::File(file) => variables.push(("PGSSLROOTCERT", path(file))),
             RootCert::Nowhere => {}
+        }
+        variables.extend(require_auth.map(|methods| ("PGREQUIREAUTH", methods)));
+        if let Some(crl) = self.tls.crl.as_ref().filter(|crl| crl.named) {
+            variables.push(("PGSSLCRL", path(&crl.file)));
+        }
+        if !self.tls.versions.tls12 {
+            variables.push(("PGSSLMINPROTOCOLVERSION", "TLSv1.3".to_owned()));
+        }
+        if !self.tls.versions.tls13 {
+            variables.push(("PGSSLMAXPROTOCOLVERSION", "TLSv1.2".to_owned()));
+        }
+        if self.tls.client.is_none() {
+            variables.push(("PGSSLCERTMODE", "disable".to_owned()));
         }
         if let Some(client) = self.tls.client.as_ref().filter(|client| client.named) {
             variables.extend([("PGSSLCERT", path(&client.cert)), ("PGSSLKEY", path(&client.key))]);
@@ -499,6 +544,17 @@ fn tls_options(options: &Options, environment: &Environment) -> Result<TlsOption
         }
         (_, given) => given.unwrap_or(SslMode::Prefer),
     };
+    let negotiation = SslNegotiation::from_options(options)?.unwrap_or(SslNegotiation::Postgres);
+    if negotiation == SslNegotiation::Direct && mode < SslMode::Require {
+        let mode = mode.as_str();
+        return Err(ConnInfoError::new(format!(
+            "weak sslmode \"{mode}\" may not be used with sslnegotiation=direct (use require, verify-ca, or verify-full)"
+        )));
+    }
+    let crl = match options.get("sslcrl") {
+        Some(file) => Some(Crl { file: PathBuf::from(file), named: true }),
+        None => environment.in_home(".postgresql/root.crl").map(|file| Crl { file, named: false }),
+    };
     let sni = options.get("sslsni").is_none_or(|value| value != "0");
     Ok(TlsOptions {
         mode,
@@ -506,6 +562,8 @@ fn tls_options(options: &Options, environment: &Environment) -> Result<TlsOption
         client: client_cert(options, environment)?,
         versions: tls_versions(options)?,
         sni,
+        negotiation,
+        crl,
     })
 }
 

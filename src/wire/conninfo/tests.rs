@@ -98,10 +98,17 @@ fn strings_that_it_does_not() {
         "invalid integer value \"1s\" for connection option \"connect_timeout\"",
     );
     check("host=h sslrootcert=system sslmode=require", "weak sslmode \"require\"");
-    check("host=h service=x", "connection option service is not supported");
-    check("host=h replication=database", "connection option replication is set by Walferry");
+    check("host=h service=x", "definition of service \"x\" not found");
+    check(
+        "host=h sslnegotiation=direct",
+        "weak sslmode \"prefer\" may not be used with sslnegotiation=direct",
+    );
+    check("host=h require_auth=scram", "invalid require_auth value: \"scram\"");
+    check("host=h sslpassword=s3cret", "connection option sslpassword is not supported");
+    check("host=h sslcertmode=require", "connection option sslcertmode=require is not supported");
+    check("host=h replication=database", "connection option replication=database is set by Walferry");
     check("host=h requirepeer=x", "connection option requirepeer is not supported");
-    check("host=h gssencmode=require", "connection option gssencmode needs GSSAPI");
+    check("host=h gssencmode=require", "connection option gssencmode=require needs GSSAPI");
     check("host=h ssl_max_protocol_version=TLSv1.1", "no TLS version is left");
 }
 
@@ -122,7 +129,7 @@ fn the_environment_fills_in() {
     assert_eq!(summary(&conninfo), "envhost:7 envdb envuser envpw -c x=y");
     assert_eq!((conninfo.sslmode(), conninfo.connect_timeout), (SslMode::Require, Duration::from_secs(3)));
     let options = |conninfo: &ConnInfo| {
-        let variables = conninfo.libpq_environment();
+        let variables = conninfo.libpq_environment(true);
         variables.into_iter().find(|(name, _)| *name == "PGOPTIONS").map(|(_, value)| value)
     };
     assert_eq!(options(&conninfo).as_deref(), Some("-c x=y"));
@@ -131,8 +138,8 @@ fn the_environment_fills_in() {
     let conninfo = parse("postgresql://u:p@h:1/d?sslmode=disable", &variables).expect("valid");
     assert_eq!(summary(&conninfo), "h:1 d u p -c x=y");
     assert_eq!(conninfo.sslmode(), SslMode::Disable);
-    let error = parse("host=h", &[("PGSERVICE", "x"), ("USER", "me")]).expect_err("refused");
-    assert!(error.contains("PGSERVICE"), "{error}");
+    let error = parse("host=h", &[("PGSSLCRLDIR", "x"), ("USER", "me")]).expect_err("refused");
+    assert!(error.contains("PGSSLCRLDIR"), "{error}");
     assert!(parse("host=h", &[]).expect_err("no user").contains("no user name given"));
 }
 
@@ -191,7 +198,7 @@ fn the_password_file_goes_by_host_and_database() -> std::io::Result<()> {
         assert_eq!(password.map(|password| password.0).as_deref(), expected, "{text}");
         let named =
             |(name, value): &(&str, String)| *name == "PGPASSFILE" && *value == file.to_string_lossy();
-        assert_eq!(conninfo.libpq_environment().iter().any(named), !text.contains("password="));
+        assert_eq!(conninfo.libpq_environment(true).iter().any(named), !text.contains("password="));
     };
     check("host=a", Some("for a"));
     check("host=a hostaddr=10.0.0.1", Some("for a"));
@@ -201,4 +208,126 @@ fn the_password_file_goes_by_host_and_database() -> std::io::Result<()> {
     check("host=b dbname=one", None);
     check("host=a password=given", Some("given"));
     Ok(())
+}
+
+/// All that libpq 18 knows (`PQconndefaults`): what becomes of a value that asks something of us.
+#[test]
+fn each_of_libpqs_parameters() {
+    enum Then {
+        /// It does what it says, or its absence costs comfort alone.
+        Taken,
+        Refused(&'static str),
+    }
+    use Then::{Refused, Taken};
+    let lacks = Refused("is not supported by Walferry");
+    let table = [
+        ("service", "mine", Taken),
+        ("user", "u", Taken),
+        ("password", "p", Taken),
+        ("passfile", "/f", Taken),
+        ("channel_binding", "require", Taken),
+        ("connect_timeout", "3", Taken),
+        ("dbname", "d", Taken),
+        ("host", "h", Taken),
+        ("hostaddr", "10.0.0.1", Taken),
+        ("port", "1", Taken),
+        ("client_encoding", "LATIN1", Taken),
+        ("options", "-c a=b", Taken),
+        ("application_name", "a", Taken),
+        ("fallback_application_name", "a", Taken),
+        ("keepalives", "1", Taken),
+        ("keepalives_idle", "1", Taken),
+        ("keepalives_interval", "1", Taken),
+        ("keepalives_count", "1", Taken),
+        ("tcp_user_timeout", "1", Taken),
+        ("sslmode", "verify-full", Taken),
+        ("sslnegotiation", "postgres", Taken),
+        ("sslcompression", "1", Taken),
+        ("sslcert", "/f", Taken),
+        ("sslkey", "/f", Taken),
+        ("sslcertmode", "disable", Taken),
+        ("sslcertmode", "require", Refused("sslcertmode=require is not supported by Walferry")),
+        ("sslpassword", "p", Refused("give the key unencrypted")),
+        ("sslrootcert", "system", Taken),
+        ("sslcrl", "/f", Taken),
+        ("sslcrldir", "/d", Refused("name it by sslcrl")),
+        ("sslsni", "0", Taken),
+        ("requirepeer", "postgres", lacks),
+        ("require_auth", "scram-sha-256", Taken),
+        ("min_protocol_version", "3.2", Refused("min_protocol_version=3.2 is not supported by Walferry")),
+        ("max_protocol_version", "3.2", Taken),
+        ("ssl_min_protocol_version", "TLSv1.3", Taken),
+        ("ssl_max_protocol_version", "TLSv1.2", Taken),
+        ("gssencmode", "require", Refused("needs GSSAPI")),
+        ("krbsrvname", "k", Taken),
+        ("gsslib", "gssapi", Taken),
+        ("gssdelegation", "0", Taken),
+        ("replication", "true", Refused("is set by Walferry")),
+        ("target_session_attrs", "primary", Taken),
+        ("load_balance_hosts", "random", Refused("load_balance_hosts=random is not supported by Walferry")),
+        ("scram_client_key", "k", Refused("give the password")),
+        ("scram_server_key", "k", Refused("give the password")),
+        ("oauth_issuer", "i", Refused("needs OAuth")),
+        ("oauth_client_id", "i", Refused("needs OAuth")),
+        ("oauth_client_secret", "s", Refused("needs OAuth")),
+        ("oauth_scope", "s", Refused("needs OAuth")),
+        ("sslkeylogfile", "/f", Taken),
+    ];
+    let directory = tempfile::tempdir().expect("a directory");
+    let services = directory.path().join("services");
+    std::fs::write(&services, "[mine]\nhost=theirs\nport=7\nuser=its\n").expect("written");
+    let services = services.to_string_lossy();
+    let variables = [
+        ("USER", "me"),
+        ("HOME", "/nowhere"),
+        ("PGSERVICEFILE", &services),
+        ("PGPORT", "8"),
+        ("PGDATABASE", "env"),
+    ];
+    for (name, value, then) in table {
+        let found = parse(&format!("host=h {name}='{value}'"), &variables);
+        match then {
+            Taken => assert!(found.is_ok(), "{name}: {found:?}"),
+            Refused(why) => {
+                let error = found.expect_err(name);
+                assert!(error.contains(name) && error.contains(why), "{error}");
+            }
+        }
+    }
+    // What is given wins over the service, and that over the environment.
+    let conninfo = parse("service=mine user=given", &variables).expect("valid");
+    assert_eq!(summary(&conninfo), "theirs:7 env given - -");
+    let variables = [variables.as_slice(), &[("PGSERVICE", "mine")]].concat();
+    assert_eq!(summary(&parse("", &variables).expect("valid")), "theirs:7 env its - -");
+    std::fs::write(&*services, "[mine]\nnonsense=1\n").expect("written");
+    assert!(parse("", &variables).expect_err("refused").contains("\"nonsense\" of a service"));
+}
+
+/// What a session of ours holds to, `pg_dump` must hold to.
+#[test]
+fn other_programs_are_as_careful() {
+    let check = |text: &str, private: bool, expected: &[(&str, Option<&str>)]| {
+        let variables =
+            parse(&format!("host=h user=u {text}"), &[]).expect("valid").libpq_environment(private);
+        for (name, value) in expected {
+            let found = variables.iter().find(|(variable, _)| variable == name);
+            assert_eq!(found.map(|(_, value)| value.as_str()), *value, "{text} {name}");
+        }
+    };
+    check("", true, &[("PGSSLMODE", Some("require")), ("PGREQUIREAUTH", None)]);
+    check("", false, &[("PGSSLMODE", Some("prefer")), ("PGREQUIREAUTH", Some("!password"))]);
+    check("sslmode=verify-ca", true, &[("PGSSLMODE", Some("verify-ca")), ("PGREQUIREAUTH", None)]);
+    check("require_auth=md5,password", false, &[("PGREQUIREAUTH", Some("md5,password"))]);
+    check(
+        "sslcrl=/crl ssl_min_protocol_version=TLSv1.3 sslcertmode=disable sslmode=require sslnegotiation=direct sslsni=0",
+        true,
+        &[
+            ("PGSSLCRL", Some("/crl")),
+            ("PGSSLMINPROTOCOLVERSION", Some("TLSv1.3")),
+            ("PGSSLMAXPROTOCOLVERSION", None),
+            ("PGSSLCERTMODE", Some("disable")),
+            ("PGSSLNEGOTIATION", Some("direct")),
+            ("PGSSLSNI", Some("0")),
+        ],
+    );
 }
