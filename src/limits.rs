@@ -622,6 +622,10 @@ pub const REQUEST_POLL: Duration = Duration::from_millis(50);
 /// How long the engine of a request may be away before it is given up for ended: longer than it takes to connect again.
 pub const REQUEST_ENGINE_WAIT: Duration = Duration::from_secs(5);
 
+/// How long `cutover` waits for the target's roles to get LOGIN once all is done: the engine does that within a second,
+/// unless its connection breaks right then.
+pub const TARGET_OPENED_WAIT: Duration = Duration::from_secs(10);
+
 /// How much longer than its timeout a cutover is waited for: the fence has to be taken down.
 pub const CUTOVER_ANSWER_WAIT: Duration = Duration::from_secs(60);
 

@@ -140,6 +140,7 @@ INSERT INTO walferry.made (migration, key)
 ALTER TABLE walferry.migration ADD COLUMN IF NOT EXISTS method_reason text NOT NULL DEFAULT '';
 ALTER TABLE walferry.migration ADD COLUMN IF NOT EXISTS selection jsonb NOT NULL DEFAULT '{}';
 ALTER TABLE walferry.migration ADD COLUMN IF NOT EXISTS dumped_at text NOT NULL DEFAULT '';
+ALTER TABLE walferry.role ADD COLUMN IF NOT EXISTS shut boolean NOT NULL DEFAULT false;
 ALTER TABLE walferry.relation ADD COLUMN IF NOT EXISTS source_oid oid;
 ALTER TABLE walferry.relation ADD COLUMN IF NOT EXISTS source_filenode oid;
 ALTER TABLE walferry.relation ADD COLUMN IF NOT EXISTS source_attributes int2;

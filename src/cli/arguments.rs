@@ -110,6 +110,9 @@ pub struct MigrateArgs {
     /// ~/walferry-passwords-NAME.jsonl]
     #[arg(long, value_name = "FILE")]
     passwords_file: Option<String>,
+    /// Let the source's roles log in on the target at once, not only when the migration is done; of one that is begun, too
+    #[arg(long)]
+    open_target: bool,
     #[command(flatten)]
     contents: ContentArgs,
     /// End by itself: `copied` when all is copied, `synced` when it follows within --max-lag [default: go on]
@@ -435,6 +438,7 @@ impl Cli {
                 raw.unfence_command.clone_from(&args.unfence_command);
                 args.roles.put(&mut raw);
                 raw.passwords_file.clone_from(&args.passwords_file);
+                raw.open_target = args.open_target;
             }
             Command::Cutover(args) => {
                 args.sides.put(&mut raw);

@@ -32,7 +32,7 @@ enum Field<'a> {
 type Place = fn(&mut RawConfig) -> Field<'_>;
 
 /// All keys but those that the connection strings are made of.
-const FIELDS: [(&str, Place); 33] = [
+const FIELDS: [(&str, Place); 34] = [
     ("name", |raw| Field::Text(&mut raw.name)),
     ("method", |raw| Field::Text(&mut raw.method)),
     ("migration.method", |raw| Field::Text(&mut raw.method)),
@@ -61,6 +61,7 @@ const FIELDS: [(&str, Place); 33] = [
     ("spill-dir", |raw| Field::Text(&mut raw.spill_dir)),
     ("spill-max", |raw| Field::Text(&mut raw.spill_max)),
     ("ddl", |raw| Field::Text(&mut raw.ddl)),
+    ("open-target", |raw| Field::Switch(&mut raw.open_target)),
     ("passwords-file", |raw| Field::Text(&mut raw.passwords_file)),
     ("fence-command", |raw| Field::Text(&mut raw.fence_command)),
     ("unfence-command", |raw| Field::Text(&mut raw.unfence_command)),

@@ -56,6 +56,8 @@ pub struct RawConfig {
     pub skip_tables: Vec<String>,
     /// `--no-createdb`.
     pub no_createdb: bool,
+    /// `--open-target`.
+    pub open_target: bool,
     /// `--method`.
     pub method: Option<String>,
     /// `--jobs`.
@@ -178,6 +180,8 @@ pub struct Config {
     pub ignored_roles: Vec<String>,
     /// Roles that the target has already, or has with the server, and whose memberships are carried all the same.
     pub granted_roles: Vec<String>,
+    /// Whether roles may log in on the target before the migration is done.
+    pub opens_target: bool,
     /// Where passwords go that had to be made; `None`: a file of the migration's name in the user's home.
     pub passwords_file: Option<PathBuf>,
     /// What is moved, beside what always is.
@@ -392,6 +396,7 @@ impl Config {
             cutover_timeout,
             ignored_roles: names("--ignore-roles", &raw.ignore_roles)?,
             granted_roles: names("--grant-existing-roles", &raw.grant_existing_roles)?,
+            opens_target: raw.open_target,
             passwords_file: option("--passwords-file", raw.passwords_file.as_deref(), file)?,
             contents: contents(raw)?,
             skip_version_check: raw.skip_db_version_check,

@@ -137,6 +137,9 @@ impl Migration {
             return Err(Transient::new(Side::Target, "another engine began this migration just now").into());
         }
         let number = store.begin_attempt().await?;
+        if self.opens_target {
+            self.open_now().await?;
+        }
         let phase = Phase::from_name(&row.phase).ok_or_else(|| unknown_phase(&row.phase))?;
         let metrics = self.metrics.database(sides.source.dbname());
         let (source, target, told) = (Arc::new(source), Arc::new(target), HashSet::new());
@@ -458,9 +461,10 @@ impl Attempt<'_> {
             ignored: sides.ignored_roles.clone(),
             granted: store.roles().await?.into_iter().chain(sides.granted_roles.iter().cloned()).collect(),
             passwords_file: self.migration.passwords_file.clone(),
+            migration: Some(self.row.name.clone()),
+            open: self.migration.opens_target,
         };
-        let report = carry_roles(&self.source, &target, &options).await?;
-        store.add_roles(&report.made).await?;
+        carry_roles(&self.source, &target, &options).await?;
         carry_search_path(&self.source, &target).await
     }
 

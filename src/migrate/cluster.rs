@@ -166,6 +166,7 @@ impl Cluster {
             ddl: config.ddl,
             lag_bytes_max: config.lag_bytes_max,
             passwords_file: passwords_file(config, &Environment::from_process()),
+            opens_target: config.opens_target,
             on_conflict: config.on_conflict,
             contents: config.contents.clone(),
             fence_commands: config.fence_commands.clone(),

@@ -14,6 +14,7 @@
 //! | [`uncarried`] | what the stream does not bring |
 //! | [`partitions`] | partitions that come while the others are followed |
 //! | [`follow`], [`drift`] | the pipeline, and what goes on beside it |
+//! | [`open`] | the target, shut to the source's roles until all is done |
 //! | [`once`] | the other method: one dump and restore, nothing to follow |
 //! | [`mod@cutover`] | the end of the source's writes, and of the migration |
 //! | [`mod@tail`] | the changes themselves, to look at |
@@ -44,6 +45,7 @@ mod late;
 mod leftovers;
 mod objects;
 mod once;
+mod open;
 mod pairing;
 mod partitions;
 pub mod phase;
@@ -152,6 +154,8 @@ pub(crate) struct Migration {
     pub ddl: Ddl,
     /// Where passwords go that had to be made.
     pub passwords_file: PathBuf,
+    /// Whether roles may log in on the target before it is done.
+    pub opens_target: bool,
     /// What is moved, and how.
     pub contents: Contents,
     /// What to do with a change that does not fit the target's rows.

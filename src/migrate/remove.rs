@@ -17,6 +17,7 @@ use crate::source::catalog;
 use super::choose::{Looked, look, not_begun};
 use super::cluster::worst;
 use super::leftovers::{Leftovers, unseen_by_hand};
+use super::open::{by_hand as login_by_hand, open_all, shut};
 use super::phase::safe_to_remove;
 use super::preflight::listed;
 use super::uncarried::{before, put_back};
@@ -165,6 +166,7 @@ async fn remove_database(
             Ok(source) => source,
             Err(failure) if force => {
                 let fence = fenced(sides, &store, Phase::from_name(&row.phase)).await;
+                settle_roles(sides, &target, Phase::from_name(&row.phase)).await?;
                 store.remove().await?;
                 return Err(left_on_source(row, &identities, fence, &failure).into());
             }
@@ -176,8 +178,27 @@ async fn remove_database(
         }
         drop_on_source(&source, row, &identities, dropped).await?;
     }
+    settle_roles(sides, &target, Phase::from_name(&row.phase)).await?;
     dropped.push(forget(sides, &store).await?);
     drop(lock);
+    Ok(())
+}
+
+/// Roles that wait for their LOGIN get it where all is done, and an engine was killed before it gave it to them. Else they
+/// are left as they are: nobody has said that the target may be written to, and what is there may be half copied.
+async fn settle_roles(sides: &Sides, target: &Client, phase: Option<Phase>) -> Result<()> {
+    let store = Store::new(target, &sides.name);
+    if store.shut_roles().await?.is_empty() {
+        return Ok(());
+    }
+    if phase == Some(Phase::Done) && shut(sides, target).await?.unfinished.is_empty() {
+        open_all(sides, target).await?;
+    }
+    let left = store.shut_roles().await?;
+    if !left.is_empty() {
+        let (roles, hint) = (listed(&left), login_by_hand(&left));
+        tracing::warn!(roles, %hint, "left NOLOGIN on the target, as the migration made them");
+    }
     Ok(())
 }
 

@@ -62,10 +62,16 @@ pub(super) async fn run(migration: &Migration, context: &mut Context) -> Result<
     loop {
         context.locked = false;
         let began = Instant::now();
-        let failure = match migration.attempt(context).await {
-            Ok(Ended::Stopped) => return Ok(ended(migration, context, Phase::Stopped, "").await),
+        let ended_as = match migration.attempt(context).await {
             Ok(Ended::Done) => {
                 migration.status.update_database(dbname, |database| database.phase = Phase::Done);
+                migration.open_when_done().await.map(|()| Ended::Done)
+            }
+            ended_as => ended_as,
+        };
+        let failure = match ended_as {
+            Ok(Ended::Stopped) => return Ok(ended(migration, context, Phase::Stopped, "").await),
+            Ok(Ended::Done) => {
                 tracing::info!("the migration is done; `walferry remove` drops what it left");
                 return Ok(Exit::Fine);
             }

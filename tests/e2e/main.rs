@@ -36,6 +36,7 @@ mod keepalive;
 mod lag;
 mod meanwhile;
 mod once;
+mod owners;
 mod partitions;
 mod peers;
 mod poolers;

@@ -159,7 +159,7 @@ async fn assert_same(pair: &Pair) {
     }
 }
 
-async fn may_log_in(pair: &Pair, role: &str, password: &str) -> bool {
+pub async fn may_log_in(pair: &Pair, role: &str, password: &str) -> bool {
     let uri = pair.cluster.target.uri(role, password, DATABASE);
     let info = ConnInfo::parse(&uri, &Environment::default()).unwrap();
     match control(&info, "test").await {
@@ -168,7 +168,7 @@ async fn may_log_in(pair: &Pair, role: &str, password: &str) -> bool {
     }
 }
 
-fn passwords(path: &Path) -> BTreeMap<String, String> {
+pub fn passwords(path: &Path) -> BTreeMap<String, String> {
     let text = std::fs::read_to_string(path).unwrap();
     let entry = |line: &str| {
         let line: Value = serde_json::from_str(line).unwrap();
@@ -182,7 +182,7 @@ fn migrate(pair: &Pair, directory: &tempfile::TempDir) -> (Launch, PathBuf) {
     let path = directory.path().join("passwords");
     let file = path.to_str().unwrap();
     let launch = pair.migrate().arguments(&["--passwords-file", file, "--ignore-roles", "unwanted,nobody"]);
-    (launch.arguments(&["--grant-existing-roles", "already"]), path)
+    (launch.arguments(&["--grant-existing-roles", "already", "--open-target"]), path)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -264,7 +264,7 @@ async fn run_again(pair: &Pair, path: &Path) {
     let (source, target) = sessions(pair).await;
     let ignored = vec!["unwanted".to_owned()];
     let granted = vec!["already".to_owned()];
-    let options = RolesOptions { ignored: ignored.clone(), granted, passwords_file: path.to_owned() };
+    let options = options(ignored.clone(), granted, path);
     let report = carry_roles(&source, &target, &options).await.unwrap();
     assert_eq!(
         (report.made.len(), report.new_passwords.len(), report.refused.len()),
@@ -276,6 +276,10 @@ async fn run_again(pair: &Pair, path: &Path) {
     assert_eq!(carry_objects(&source, &target, &ignored).await.unwrap(), []);
     assert_eq!(pair.target(UNTOUCHED).await, before);
     assert_eq!(passwords(path), file);
+}
+
+fn options(ignored: Vec<String>, granted: Vec<String>, file: &Path) -> RolesOptions {
+    RolesOptions { ignored, granted, passwords_file: file.to_owned(), migration: None, open: true }
 }
 
 /// As users of both sides.
@@ -295,7 +299,7 @@ async fn at_the_same_time(pair: &Pair, path: &Path) {
     std::fs::remove_file(path).unwrap();
     let (one, other) = (sessions(pair).await, sessions(pair).await);
     let (ignored, granted) = (vec!["unwanted".to_owned()], vec!["already".to_owned()]);
-    let options = RolesOptions { ignored, granted, passwords_file: path.to_owned() };
+    let options = options(ignored, granted, path);
     let (one, other) =
         tokio::join!(carry_roles(&one.0, &one.1, &options), carry_roles(&other.0, &other.1, &options));
     let made = [one.unwrap().made, other.unwrap().made].concat();
@@ -395,7 +399,7 @@ async fn names_alone_give_nothing() {
     assert_eq!(made, "app_owner,crew,mallory");
     let granted = made.split(',').chain(["pg_read_all_data"]).map(str::to_owned).collect();
     let (source, target) = sessions(&pair).await;
-    let options = RolesOptions { ignored: Vec::new(), granted, passwords_file: file };
+    let options = options(Vec::new(), granted, &file);
     carry_roles(&source, &target, &options).await.unwrap();
     assert_eq!(pair.target_value(members).await, "crew mallory, pg_read_all_data mallory");
     let late =

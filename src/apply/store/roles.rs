@@ -1,4 +1,4 @@
-//! `walferry.role`: the roles that a migration made on the target.
+//! `walferry.role`: the roles that a migration made on the target, and which of them wait for their LOGIN.
 
 use super::{Store, failure};
 use crate::error::Result;
@@ -11,9 +11,35 @@ impl Store<'_> {
         Ok(rows.iter().map(|row| row.get(0)).collect())
     }
 
-    /// Notes roles that were made.
-    pub async fn add_roles(&self, names: &[String]) -> Result<()> {
-        let sql = "INSERT INTO walferry.role (migration, name) SELECT $1, unnest($2::text[]) ON CONFLICT DO NOTHING";
+    /// Notes roles that were made; those in `shut` may log in on the source, and not yet here.
+    pub async fn add_roles(&self, names: &[String], shut: &[String]) -> Result<()> {
+        let sql = "INSERT INTO walferry.role (migration, name, shut)
+                   SELECT $1, name, name = ANY ($3) FROM unnest($2::text[]) name ON CONFLICT DO NOTHING";
+        self.execute(sql, &[&self.name, &names, &shut]).await
+    }
+
+    /// Those that wait for their LOGIN.
+    pub async fn shut_roles(&self) -> Result<Vec<String>> {
+        // What an older Walferry made has neither the table nor the column.
+        let there = self.one("SELECT pg_catalog.to_regclass('walferry.role') IS NOT NULL", &[]).await?;
+        if !there.get::<_, bool>(0) {
+            return Ok(Vec::new());
+        }
+        let sql = "SELECT name FROM walferry.role r WHERE migration = $1 AND (to_jsonb(r) ->> 'shut')::bool ORDER BY 1";
+        let rows = self.client.query(sql, &[&self.name]).await.map_err(failure)?;
+        Ok(rows.iter().map(|row| row.get(0)).collect())
+    }
+
+    /// The same, and nobody else gives it to them before the transaction ends.
+    pub async fn lock_shut_roles(&self) -> Result<Vec<String>> {
+        let sql = "SELECT name FROM walferry.role WHERE migration = $1 AND shut ORDER BY 1 FOR UPDATE";
+        let rows = self.client.query(sql, &[&self.name]).await.map_err(failure)?;
+        Ok(rows.iter().map(|row| row.get(0)).collect())
+    }
+
+    /// Notes that these have it.
+    pub async fn opened_roles(&self, names: &[String]) -> Result<()> {
+        let sql = "UPDATE walferry.role SET shut = false WHERE migration = $1 AND name = ANY ($2)";
         self.execute(sql, &[&self.name, &names]).await
     }
 }

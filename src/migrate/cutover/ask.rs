@@ -11,12 +11,16 @@ use crate::apply::Request;
 use crate::apply::store::Store;
 use crate::config::Method;
 use crate::error::{Definite, Failure, Result};
-use crate::limits::{CUTOVER_ANSWER_WAIT, REQUEST_ENGINE_WAIT, REQUEST_POLL, REQUEST_TAKEN_WAIT};
+use crate::limits::{
+    CUTOVER_ANSWER_WAIT, REQUEST_ENGINE_WAIT, REQUEST_POLL, REQUEST_TAKEN_WAIT, TARGET_OPENED_WAIT,
+};
 use crate::migrate::choose::{databases_begun, databases_waiting};
+use crate::migrate::open::{by_hand, shut};
 use crate::migrate::{Phase, Sides, fenced, unknown_phase};
 
 use super::fence::if_fenced;
-use super::record::{CutoverStatus, DoneStep, Fence, Wanted};
+use super::record::{CutoverState, CutoverStatus, DoneStep, Fence, Wanted};
+use super::sessions::some;
 use super::{AGAIN, COMMAND, WHEN_SYNCED, left_fence, status};
 
 /// Hears of each step: the database, and what is done.
@@ -63,6 +67,11 @@ pub async fn cutover(
     if !refused.is_empty() {
         return Ok(refused);
     }
+    if !only.is_empty()
+        && let Some(refusal) = refuse_while_others_shut(sides, &names).await?
+    {
+        return Ok(names.into_iter().map(|name| (name, CutoverStatus::refused(&refusal))).collect());
+    }
     let mut work = JoinSet::new();
     for name in names {
         let (sides, wanted, stop, told) =
@@ -74,7 +83,64 @@ pub async fn cutover(
     }
     let mut ended: Vec<_> = work.join_all().await.into_iter().collect::<Result<_>>()?;
     ended.sort_by(|(one, _), (other, _)| one.cmp(other));
+    let all_done = ended.iter().all(|(_, status)| status.state == CutoverState::Done);
+    let warning = if all_done { still_shut(sides).await? } else { None };
+    if let Some((_, status)) = ended.last_mut() {
+        status.warnings.extend(warning);
+    }
     Ok(ended)
+}
+
+/// Roles are of the cluster: those that the migration made may log in when all its databases are done. An application whose
+/// database alone is cut over could write nowhere until then.
+async fn refuse_while_others_shut(sides: &Sides, names: &[String]) -> Result<Option<Definite>> {
+    let shut = shut(sides, &sides.target_client().await?).await?;
+    if shut.roles.is_empty() || !names.iter().any(|name| shut.unfinished.contains(name)) {
+        return Ok(None);
+    }
+    let waiting = databases_waiting(sides).await?;
+    let others = shut.unfinished.into_iter().chain(waiting).filter(|name| !names.contains(name));
+    let others: Vec<String> = others.collect();
+    if others.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(
+        Definite::new("the target's roles may log in only when all databases of the migration are done")
+            .detail(format!(
+                "not done, and not asked for: {}; NOLOGIN until then: {}",
+                some(&others),
+                some(&shut.roles.into_iter().collect::<Vec<_>>())
+            ))
+            .hint(
+                "cut all of them over at the same time; or let them log in from now on: stop `walferry migrate`, and \
+                 start it again with --open-target",
+            ),
+    ))
+}
+
+/// The engine opens the target when it has recorded the end: whoever starts an application now can rely on it.
+async fn still_shut(sides: &Sides) -> Result<Option<String>> {
+    let deadline = Instant::now() + TARGET_OPENED_WAIT;
+    loop {
+        let left = shut(sides, &sides.target_client().await?).await?;
+        if left.roles.is_empty() {
+            return Ok(None);
+        }
+        let by_hand = by_hand(&left.roles);
+        if !left.unfinished.is_empty() {
+            return Ok(Some(format!(
+                "roles stay NOLOGIN on the target until databases {} are done, too; at once: {by_hand}",
+                some(&left.unfinished)
+            )));
+        }
+        if Instant::now() >= deadline {
+            return Ok(Some(format!(
+                "roles are still NOLOGIN on the target: run `walferry migrate` once more, which ends at once; or \
+                 there: {by_hand}"
+            )));
+        }
+        sleep(REQUEST_POLL).await;
+    }
 }
 
 /// Without those that were dumped and restored: there is nothing to cut over. They are refused where there are no others.

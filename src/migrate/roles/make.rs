@@ -22,6 +22,8 @@ pub(super) struct Maker<'a> {
     pub(super) passwords: PasswordFile,
     /// The source's settings of roles.
     pub(super) settings: Vec<Setting>,
+    /// Whether they may log in at once.
+    pub(super) open: bool,
 }
 
 /// What became of one role.
@@ -44,7 +46,7 @@ impl Maker<'_> {
             None if role.login => (Some(self.passwords.verifier(&role.name)), true),
             None => (None, false),
         };
-        let create = create(role);
+        let create = create(role, self.open);
         let full = match &verifier {
             Some(verifier) => create.clone().text(" PASSWORD ").literal(verifier.expose()),
             None => create.clone(),
@@ -70,9 +72,9 @@ impl Maker<'_> {
 }
 
 /// Without a password, and so fit to be shown.
-fn create(role: &Role) -> Sql {
+fn create(role: &Role, open: bool) -> Sql {
     let mut sql = Sql::new("CREATE ROLE ").ident(&role.name);
-    sql = sql.text(if role.login { " LOGIN" } else { " NOLOGIN" });
+    sql = sql.text(if role.login && open { " LOGIN" } else { " NOLOGIN" });
     sql = sql.text(if role.inherit { " INHERIT" } else { " NOINHERIT" });
     if role.connection_limit != -1 {
         sql = sql.text(" CONNECTION LIMIT ").number(role.connection_limit);

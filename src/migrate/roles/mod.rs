@@ -6,6 +6,7 @@
 //! | this one | [`carry_roles`]: roles of the cluster, before the schema, whose policies and user mappings name them |
 //! | [`make`] | one role: its statement, attributes, settings |
 //! | [`passwords`] | the file with the passwords that had to be made |
+//! | [`mod@login`] | their LOGIN, which they get last |
 //! | [`ownership`], [`grants`] | [`carry_objects`]: who owns what and who may what, once everything is made |
 //! | [`database`] | [`carry_database`]: owner, grants, settings, connection limit, comment; [`carry_search_path`] |
 //! | [`statements`], [`settings`] | how statements are run and values are spelt |
@@ -21,6 +22,7 @@
 
 mod database;
 mod grants;
+mod login;
 mod make;
 mod ownership;
 mod passwords;
@@ -33,6 +35,7 @@ use std::path::PathBuf;
 
 use tokio_postgres::Client;
 
+use crate::apply::store::Store;
 use crate::error::{Result, Side};
 use crate::pg::Sql;
 use crate::source::catalog::{self, Membership, Role};
@@ -41,6 +44,7 @@ pub use database::{carry_database, carry_search_path};
 pub use ownership::carry_objects;
 pub use statements::Refused;
 
+pub(super) use login::{give_login, login};
 pub(super) use make::leaves;
 
 use make::{Made, Maker};
@@ -56,6 +60,10 @@ pub struct RolesOptions {
     pub granted: Vec<String>,
     /// The file for passwords that had to be made.
     pub passwords_file: PathBuf,
+    /// The migration that remembers, in the database of the target's session, which roles it made.
+    pub migration: Option<String>,
+    /// Whether roles that may log in on the source may do so here from now on; else somebody has to give them LOGIN later.
+    pub open: bool,
 }
 
 /// What became of the source's roles.
@@ -65,6 +73,8 @@ pub struct RolesReport {
     pub made: Vec<String>,
     /// On the target already, and left as they are.
     pub existing: Vec<String>,
+    /// Of those made, the ones that may log in on the source, and not here yet.
+    pub shut: Vec<String>,
     /// Of those made, the ones with a new password.
     pub new_passwords: Vec<String>,
     /// What the target refused.
@@ -138,8 +148,13 @@ async fn carry(
     let hashes = catalog::password_hashes(source).await.map_err(on_source)?;
     let there = catalog::roles(target).await.map_err(on_target)?;
     let settings = catalog::role_settings(source).await.map_err(on_source)?;
-    let mut maker =
-        Maker { target, hashes, passwords: PasswordFile::read(&options.passwords_file)?, settings };
+    let mut maker = Maker {
+        target,
+        hashes,
+        passwords: PasswordFile::read(&options.passwords_file)?,
+        settings,
+        open: options.open,
+    };
     let mut report = RolesReport::default();
     for role in wanted {
         let made = if there.iter().any(|there| there.name == role.name) {
@@ -152,6 +167,7 @@ async fn carry(
             Made::Refused => {}
             Made::New { password } => {
                 report.made.push(role.name.clone());
+                report.shut.extend((role.login && !options.open).then(|| role.name.clone()));
                 report.new_passwords.extend(password.then(|| role.name.clone()));
             }
         }
@@ -163,6 +179,9 @@ async fn carry(
     let (grants, left_out) = memberships(wanted, &granted, (&there, &members), &ours);
     report.refused.extend(execute(target, &grants, Within::Transaction).await?);
     report.left_out = left_out;
+    if let Some(migration) = &options.migration {
+        Store::new(target, migration).add_roles(&report.made, &report.shut).await?;
+    }
     // Before the roles are there for good, so that no password can be lost.
     maker.passwords.write(&report.new_passwords)?;
     Ok(report)
@@ -176,6 +195,13 @@ impl RolesReport {
             tracing::warn!(
                 roles = self.new_passwords.join(", "), %file,
                 "the source does not show their passwords: these roles have new ones, written to the file"
+            );
+        }
+        if !self.shut.is_empty() {
+            let roles = self.shut.join(", ");
+            tracing::info!(
+                roles,
+                "made NOLOGIN: they may log in when the migration is done; at once: --open-target"
             );
         }
         if !self.existing.is_empty() {

@@ -1,0 +1,106 @@
+//! The target stays shut until the migration is done.
+//!
+//! Roles that Walferry makes, and that may log in on the source, are made NOLOGIN. So nobody writes to the target too early,
+//! and no owner can change there what runs in the name of the target's user while rows are applied. They get LOGIN when the
+//! last database of the migration is done: roles are of the cluster, and one that may log in may enter each database.
+//!
+//! `done` is recorded before. The other way round, an application could write to the target while the cutover is given up
+//! and the source opened again. A kill in between leaves the target shut, and `done`: the next start finds that, and
+//! finishes it. Each database of the migration remembers the roles that its run made; whoever ends last opens all of them.
+
+use std::collections::BTreeSet;
+
+use tokio_postgres::Client;
+
+use super::choose::{Looked, look};
+use super::roles::{give_login, login};
+use super::{Migration, Phase, Sides};
+use crate::apply::store::Store;
+use crate::error::Result;
+
+/// The databases of a migration that have roles which wait for their LOGIN, and those that are not done.
+#[derive(Debug, Default)]
+pub(super) struct Shut {
+    /// Begun and not done.
+    pub(super) unfinished: Vec<String>,
+    /// The roles.
+    pub(super) roles: BTreeSet<String>,
+}
+
+impl Migration {
+    /// Lets the roles log in, unless a database of the migration is not done yet.
+    pub(super) async fn open_when_done(&self) -> Result<()> {
+        let ours = self.sides.source.dbname();
+        let target = self.sides.target_client().await?;
+        let mut shut = shut(&self.sides, &target).await?;
+        if shut.roles.is_empty() {
+            return Ok(());
+        }
+        // Those that wait for their turn, too. Each shows that it is done before it looks at the others.
+        let shown = &self.status.snapshot().databases;
+        let others = shown.iter().filter(|it| it.phase != Phase::Done && it.dbname != ours);
+        shut.unfinished.extend(others.map(|it| it.dbname.clone()));
+        shut.unfinished.sort();
+        shut.unfinished.dedup();
+        if !shut.unfinished.is_empty() {
+            let unfinished = shut.unfinished.join(", ");
+            tracing::warn!(
+                unfinished,
+                "roles stay NOLOGIN on the target until these databases are done, too"
+            );
+            return Ok(());
+        }
+        open_all(&self.sides, &target).await.map(|_| ())
+    }
+
+    /// Lets the roles of this database's run log in, whatever is done: that was asked for.
+    pub(super) async fn open_now(&self) -> Result<()> {
+        open(&self.sides).await.map(|_| ())
+    }
+}
+
+/// What is still shut.
+///
+/// # Errors
+/// When the target does not answer.
+pub(super) async fn shut(sides: &Sides, target: &Client) -> Result<Shut> {
+    let mut shut = Shut::default();
+    for Looked { name, begun } in look(sides, target).await? {
+        let Some(row) = begun? else { continue };
+        let client = sides.database(&name).target_client().await?;
+        shut.roles.extend(Store::new(&client, &sides.name).shut_roles().await?);
+        if row.phase != Phase::Done.as_str() {
+            shut.unfinished.push(name);
+        }
+    }
+    Ok(shut)
+}
+
+/// Lets all roles that the migration made log in; gives their names.
+///
+/// # Errors
+/// When the target does not answer.
+pub(super) async fn open_all(sides: &Sides, target: &Client) -> Result<Vec<String>> {
+    let mut opened = Vec::new();
+    for Looked { name, begun } in look(sides, target).await? {
+        if begun?.is_some() {
+            opened.extend(open(&sides.database(&name)).await?);
+        }
+    }
+    Ok(opened)
+}
+
+async fn open(sides: &Sides) -> Result<Vec<String>> {
+    // A session of its own, for its transaction.
+    let opened = give_login(&sides.target_client().await?, &sides.name).await?;
+    if !opened.is_empty() {
+        tracing::info!(roles = opened.join(", "), "the target is open: these roles may log in");
+    }
+    Ok(opened)
+}
+
+/// The statements that open the target to these roles, for a person.
+pub(super) fn by_hand<'a>(roles: impl IntoIterator<Item = &'a String>) -> String {
+    let statements: Vec<String> = roles.into_iter().map(|role| format!("{};", login(role))).collect();
+    statements.join(" ")
+}
