@@ -233,6 +233,14 @@ async fn target_side(source: &Server, target: &Server) {
     target.script("app", extras).await;
     check(&run().await, "target-replication-role", Severity::Fail, &[grant]);
     target.script("app", "GRANT USAGE ON SCHEMA aiven_extras TO poor").await;
+    // It only has the name; then it is one of the extension, and not a superuser's.
+    check(&run().await, "target-replication-role", Severity::Fail, &[grant]);
+    target.script("app", "DROP SCHEMA aiven_extras CASCADE").await;
+    target.script("app", include_str!("../src/demo/sample/aiven_extras.sql")).await;
+    let give = "ALTER FUNCTION aiven_extras.session_replication_role OWNER TO";
+    target.script("app", &format!("CREATE ROLE eve; {give} eve")).await;
+    check(&run().await, "target-replication-role", Severity::Fail, &[grant]);
+    target.script("app", &format!("{give} CURRENT_USER")).await;
     check(&run().await, "target-replication-role", Severity::Ok, &["aiven_extras"]);
     target.script("app", "ALTER ROLE poor SET default_transaction_read_only = on").await;
     check(&run().await, "target-read-only", Severity::Fail, &["default_transaction_read_only = off;"]);

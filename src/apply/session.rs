@@ -3,6 +3,7 @@
 use crate::error::{Definite, Result, Side};
 use crate::limits::{ENGINE_LOCK_POLL, ENGINE_LOCK_TOLD_AFTER, ENGINE_LOCK_WAIT};
 use crate::pg::Sql;
+use crate::source::catalog;
 use crate::wire::{ConnInfo, Session, SessionOptions};
 
 /// A session that holds the migration's advisory lock and acts as a replica.
@@ -125,9 +126,14 @@ pub async fn become_replica(session: &mut Session) -> Result<()> {
     if session.execute(&Sql::new("SET session_replication_role = replica")).await.is_ok() {
         return Ok(());
     }
-    let extras = Sql::new("SELECT to_regprocedure('aiven_extras.session_replication_role(text)')");
-    if query(session, &extras).await?.is_some() {
-        query(session, &Sql::new("SELECT aiven_extras.session_replication_role('replica')")).await?;
+    let extras = catalog::extension_has(catalog::SESSION_REPLICATION_ROLE);
+    if query(session, &extras).await?.as_deref() == Some("t") {
+        let call = catalog::call_extension(
+            catalog::SESSION_REPLICATION_ROLE,
+            "aiven_extras.session_replication_role(role)",
+            "'replica'::text AS role",
+        );
+        query(session, &call).await?;
     }
     let role = query(session, &Sql::new("SHOW session_replication_role")).await?;
     if role.as_deref() == Some("replica") || !has_triggers(session).await? {

@@ -116,8 +116,12 @@ impl Publications {
         tables: &[QualifiedName],
     ) -> Result<Option<QualifiedName>, tokio_postgres::Error> {
         let quoted: Vec<String> = tables.iter().map(|table| Sql::default().name(table).to_string()).collect();
-        let sql = "SELECT aiven_extras.pg_create_publication($1, $2, VARIADIC $3)";
-        client.execute(sql, &[name, &operations(self.dialect, identified), &quoted]).await?;
+        let sql = catalog::call_extension(
+            catalog::PG_CREATE_PUBLICATION,
+            "aiven_extras.pg_create_publication(name, operations, VARIADIC tables)",
+            "$1::text AS name, $2::text AS operations, $3::text[] AS tables",
+        );
+        client.execute(sql.as_str(), &[name, &operations(self.dialect, identified), &quoted]).await?;
         let sql = "SELECT n.nspname::text, c.relname::text FROM pg_publication p JOIN pg_publication_rel r ON r.prpubid = p.oid
                    JOIN pg_class c ON c.oid = r.prrelid JOIN pg_namespace n ON n.oid = c.relnamespace WHERE p.pubname = $1";
         let found = client.query(sql, &[name]).await?;

@@ -145,6 +145,18 @@ async fn a_source_of_others() {
     check.run().await.assert(3, &words);
     source.sql(DATABASE, "ALTER ROLE app_owner REPLICATION").await.unwrap();
 
+    // Whoever may create a schema may call his function as the extension's is called: it is not run.
+    let made_up = "GRANT CREATE ON DATABASE defaultdb TO others; SET ROLE others; CREATE SCHEMA aiven_extras;
+        GRANT USAGE ON SCHEMA aiven_extras TO PUBLIC; CREATE FUNCTION aiven_extras.pg_create_publication(
+            arg_publication_name text, arg_publish text, VARIADIC arg_tables text[]) RETURNS void
+        LANGUAGE plpgsql AS 'BEGIN CREATE TABLE public.owned AS SELECT current_user; END'";
+    source.sql(DATABASE, made_up).await.unwrap();
+    check.run().await.assert(3, &["source-publication-privilege"]);
+    source
+        .sql(DATABASE, "DROP SCHEMA aiven_extras CASCADE; REVOKE CREATE ON DATABASE defaultdb FROM others")
+        .await
+        .unwrap();
+
     // The functions publish a child with its parent, which has an identity where the child has none.
     source.sql(DATABASE, AIVEN_EXTRAS).await.unwrap();
     check.run().await.assert(3, &["aiven_extras cannot publish these apart", "public.child"]);

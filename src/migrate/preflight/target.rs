@@ -244,8 +244,10 @@ async fn extensions(sides: &Sides<'_>, input: &PreflightInput) -> Result<Vec<Fin
     let available = catalog::available_extensions(sides.target).await?;
     let installed = catalog::extensions(sides.target).await?;
     let wanted = catalog::extensions(sides.source).await?;
-    let wanted: Vec<Extension> =
-        wanted.into_iter().filter(|found| !input.excluded_extensions.contains(&found.name)).collect();
+    // Aiven's own helps to migrate, and is not carried.
+    let carried =
+        |found: &Extension| found.name != "aiven_extras" && !input.excluded_extensions.contains(&found.name);
+    let wanted: Vec<Extension> = wanted.into_iter().filter(carried).collect();
     let missing: Vec<&str> = wanted
         .iter()
         .filter(|wanted| !available.iter().any(|found| found.name == wanted.name))

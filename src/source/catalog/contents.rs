@@ -133,12 +133,8 @@ pub async fn replica_role(client: &Client) -> Result<ReplicaRole, Error> {
         Err(error) if error.state() == Some("42501") => {}
         Err(error) => return Err(error),
     }
-    let sql = Sql::new(
-        "SELECT EXISTS (SELECT FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace \
-         WHERE n.nspname = 'aiven_extras' AND p.proname = 'session_replication_role' AND p.pronargs = 1 \
-         AND p.proargtypes[0] = 'text'::regtype AND has_function_privilege(p.oid, 'EXECUTE') \
-         AND has_schema_privilege(n.oid, 'USAGE')) AS callable, \
-         EXISTS (SELECT FROM pg_available_extensions WHERE name = 'aiven_extras' AND installed_version IS NULL) \
+    let sql = extension_has(SESSION_REPLICATION_ROLE).text(" AS callable, ").text(
+        "EXISTS (SELECT FROM pg_available_extensions WHERE name = 'aiven_extras' AND installed_version IS NULL) \
          AS available",
     );
     let row = ask::row(client, question, &sql, &[]).await?;
@@ -156,10 +152,44 @@ pub async fn replica_role(client: &Client) -> Result<ReplicaRole, Error> {
 /// # Errors
 /// When the server does not answer.
 pub async fn publishes_for_others(client: &Client) -> Result<bool, Error> {
-    let sql = Sql::new(
-        "SELECT EXISTS (SELECT FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace \
-         WHERE n.nspname = 'aiven_extras' AND p.proname = 'pg_create_publication' AND p.pronargs = 3 \
-         AND has_function_privilege(p.oid, 'EXECUTE') AND has_schema_privilege(n.oid, 'USAGE')) AS answer",
-    );
+    let sql = extension_has(PG_CREATE_PUBLICATION).text(" AS answer");
     ask::row(client, "the right to publish tables of others", &sql, &[]).await?.get("answer")
+}
+
+/// What the extension `aiven_extras` switches triggers and foreign keys off with, by its identity.
+pub const SESSION_REPLICATION_ROLE: &str = "aiven_extras.session_replication_role(text)";
+
+/// What the extension `aiven_extras` makes publications with, by its identity.
+pub const PG_CREATE_PUBLICATION: &str = "aiven_extras.pg_create_publication(text, text, text[])";
+
+/// Asks whether the extension `aiven_extras` has a function of this identity that the current user may call.
+///
+/// A name alone says nothing: anybody who may create a schema may have called his own functions so, and they would run with
+/// our privileges. So it must be a member of the extension, and a superuser's: who owns an extension may add to it.
+pub fn extension_has(identity: &'static str) -> Sql {
+    Sql::new("SELECT ").sql(&is_extensions(identity))
+}
+
+/// Calls a function of the extension with these values, given as expressions. It is looked at in the same statement, since it
+/// may have been swapped meanwhile; and it is not called with constants, which the planner would do before it has looked.
+pub fn call_extension(identity: &'static str, call: &'static str, values: &'static str) -> Sql {
+    Sql::new("SELECT ")
+        .text(call)
+        .text(" FROM (SELECT ")
+        .text(values)
+        .text(" OFFSET 0) given WHERE ")
+        .sql(&is_extensions(identity))
+}
+
+fn is_extensions(identity: &'static str) -> Sql {
+    Sql::new(
+        "EXISTS (SELECT FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace \
+         JOIN pg_roles r ON r.oid = p.proowner \
+         JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e' \
+         JOIN pg_extension e ON d.refclassid = 'pg_extension'::regclass AND e.oid = d.refobjid \
+         WHERE e.extname = 'aiven_extras' AND r.rolsuper AND has_function_privilege(p.oid, 'EXECUTE') \
+         AND has_schema_privilege(n.oid, 'USAGE') AND n.nspname = 'aiven_extras' AND concat('aiven_extras.', p.proname, '(', oidvectortypes(p.proargtypes), ')') = ",
+    )
+    .literal(identity)
+    .text(")")
 }

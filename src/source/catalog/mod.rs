@@ -31,8 +31,9 @@ pub use activity::{
     PreparedTransaction, WritingTransaction, has_committed, prepared_transactions, writing_transactions,
 };
 pub use contents::{
-    OtherContents, ReplicaRole, SchemaPrivilege, databases, other_contents, publishes_for_others,
-    replica_role, schema_privilege, stranger_with_our_schema,
+    OtherContents, PG_CREATE_PUBLICATION, ReplicaRole, SESSION_REPLICATION_ROLE, SchemaPrivilege,
+    call_extension, databases, extension_has, other_contents, publishes_for_others, replica_role,
+    schema_privilege, stranger_with_our_schema,
 };
 pub use databases::{Database, all_databases, bytes_of_databases, holds_anything};
 pub use definitions::{DefinedColumn, Definition, definition, table_name, type_names, type_text};
