@@ -250,7 +250,7 @@ fn passwords_file(config: &Config, environment: &Environment) -> PathBuf {
 fn parse(text: &str, side: Side) -> Result<ConnInfo, Definite> {
     let parsed = ConnInfo::parse(text, &Environment::from_process())
         .map_err(|error| Definite::usage(format!("the {side}'s connection string is wrong: {error}")))?;
-    Ok(if side == Side::Source { parsed.writable() } else { parsed })
+    Ok(if side == Side::Source { parsed.writable().tables_only() } else { parsed })
 }
 
 fn source_failed(error: crate::source::Error) -> Failure {

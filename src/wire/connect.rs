@@ -80,6 +80,10 @@ const SETTINGS: [(&str, &str); 21] = [
 /// Settings of every session that servers have from this major version on.
 const NEWER_SETTINGS: [(u32, &str); 2] = [(14, "idle_session_timeout"), (17, "transaction_timeout")];
 
+/// Refuses to read views and foreign tables of users, where the server knows how (12.20, 13.16, 14.13, 15.8, 16.4, 17).
+const TABLES_ONLY: &str = "SELECT pg_catalog.set_config(name, 'view, foreign-table', false) FROM pg_catalog.pg_settings \
+     WHERE name = 'restrict_nonsystem_relation_kind'";
+
 /// Connects to the first host that will do.
 pub(super) async fn connect(conninfo: &ConnInfo, options: &SessionOptions) -> Result<Session> {
     let wanted = conninfo.target_session_attrs;
@@ -172,7 +176,8 @@ impl Attempt<'_> {
                 (result, _) => result?,
             },
         };
-        session.pin_newer_settings().await?;
+        let tables_only = self.conninfo.tables_only && !self.options.replication;
+        session.pin_newer_settings(tables_only).await?;
         if self.options.search_path_late {
             session.execute(&Sql::new("SET search_path = pg_catalog")).await?;
         }
@@ -297,14 +302,15 @@ fn parse_version(text: &str) -> Option<ServerVersion> {
 }
 
 impl Session {
-    async fn pin_newer_settings(&mut self) -> Result<()> {
+    async fn pin_newer_settings(&mut self, tables_only: bool) -> Result<()> {
         let major = self.server_version().major();
         let newer = NEWER_SETTINGS.iter().filter(|(since, _)| major >= *since).map(|(_, name)| name);
         let sql = newer.fold(Sql::default(), |sql, name| sql.text("SET ").text(name).text(" = 0;"));
         // Such a database takes any bytes for text. It would refuse to send those that are not UTF-8, without a word
         // about where they are; so they go as they are, and a target that wants UTF-8 says which table's they were.
         let raw = self.parameter("server_encoding") == Some("SQL_ASCII");
-        let sql = if raw { sql.text("SET client_encoding = SQL_ASCII") } else { sql };
+        let sql = if raw { sql.text("SET client_encoding = SQL_ASCII;") } else { sql };
+        let sql = if tables_only { sql.text(TABLES_ONLY) } else { sql };
         if sql == Sql::default() { Ok(()) } else { self.execute(&sql).await }
     }
 

@@ -6,6 +6,48 @@ use super::roles::{may_log_in, passwords};
 /// Whether the owner of the source's databases may log in on the target, as its catalog has it.
 const LOGIN: &str = "SELECT rolcanlogin FROM pg_roles WHERE rolname = 'app_owner'";
 
+/// Takes the name of a sequence for a view while somebody who has looked the name up waits to read it: the owner's function
+/// must not run as him.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_a_sequence_is_not_read_as_a_view() {
+    let pair = Pair::start().await;
+    pair.source(
+        "CREATE ROLE mallory; GRANT mallory TO app_owner; CREATE SCHEMA m AUTHORIZATION mallory; SET ROLE mallory;
+         CREATE TABLE m.t (a int PRIMARY KEY); CREATE SEQUENCE m.s;
+         CREATE FUNCTION m.steal() RETURNS bigint LANGUAGE plpgsql AS
+             'BEGIN CREATE TABLE m.stolen AS SELECT current_user; RETURN 1; END'",
+    )
+    .await;
+    let mut engine = pair.migrate().start();
+    engine.wait_phase("syncing").await;
+    let mallory = pair.cluster.source.client(DATABASE).await.unwrap();
+    mallory
+        .batch_execute(
+            "SET ROLE mallory; BEGIN; ALTER SEQUENCE m.s RENAME TO was;
+             CREATE VIEW m.s AS SELECT m.steal() AS last_value, true AS is_called, 0 AS log_cnt;
+             GRANT SELECT ON m.s TO app_owner",
+        )
+        .await
+        .unwrap();
+    let cutover = tokio::spawn(pair.command("cutover").process().output());
+    let waits = "SELECT count(*) > 0 FROM pg_locks WHERE NOT granted AND relation = 'm.was'::regclass";
+    let looks = pair.cluster.source.client(DATABASE).await.unwrap();
+    let waits = async || mallory.query_one(waits, &[]).await.unwrap().get::<_, bool>(0);
+    wait_for("somebody to read the sequence", PATIENCE, waits).await;
+    mallory.batch_execute("COMMIT").await.unwrap();
+    let output = cutover.await.unwrap().unwrap();
+    assert_eq!(output.status.code(), Some(5), "{}", String::from_utf8_lossy(&output.stderr));
+    let stolen = "SELECT count(*) FROM pg_class WHERE relname = 'stolen'";
+    assert_eq!(
+        looks.query_one(stolen, &[]).await.unwrap().get::<_, i64>(0),
+        0,
+        "mallory's function ran as ours"
+    );
+    // Whoever owns what is read can only have it left out.
+    engine.wait_phase("syncing").await;
+    engine.terminate(0).await;
+}
+
 /// Two databases; the one that is begun first has the only role that is made.
 async fn two_databases() -> (Pair, Launch, tempfile::TempDir) {
     let pair =

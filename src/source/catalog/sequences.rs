@@ -135,9 +135,10 @@ async fn one_by_one(
     Ok(())
 }
 
-/// No privilege, or no such table or schema (any more).
+/// No privilege, or no such table or schema (any more); or something else has its name by now: a view, which is not read, or
+/// a relation of other columns.
 fn cannot_be_read(error: &Error) -> bool {
-    matches!(error.state(), Some("42501" | "42P01" | "3F000"))
+    matches!(error.state(), Some("42501" | "42P01" | "3F000" | "55000" | "42703" | "42804"))
 }
 
 async fn values(client: &Client, names: &[QualifiedName]) -> Result<Vec<SequenceValue>, Error> {

@@ -55,6 +55,8 @@ pub struct ConnInfo {
     pub(super) writable: bool,
     /// What the server may take for one answer on a control connection.
     pub(super) statement_max: Duration,
+    /// See [`ConnInfo::tables_only`].
+    pub(super) tables_only: bool,
 }
 
 /// One server to try.
@@ -244,6 +246,7 @@ impl ConnInfo {
                 .unwrap_or(TargetSessionAttrs::Any),
             writable: false,
             statement_max: limits::CONTROL_STATEMENT_MAX,
+            tables_only: false,
         })
     }
 
@@ -274,6 +277,13 @@ impl ConnInfo {
     #[must_use]
     pub fn with_statement_max(self, statement_max: Duration) -> Self {
         Self { statement_max, ..self }
+    }
+
+    /// Sessions read no view and no foreign table of users: what was a table when its name was looked up may be one when it
+    /// is read, and would run its owner's functions as us.
+    #[must_use]
+    pub fn tables_only(self) -> Self {
+        Self { tables_only: true, ..self }
     }
 
     /// The servers to try, in this order.
