@@ -43,6 +43,7 @@ pub(super) async fn check(report: &mut Report, sides: &Sides<'_>, tables: &[Tabl
         }
         Err(error) => report.push(Finding::unanswered("source-surroundings", Side::Source, error)),
     }
+    report.add("target-owner-code", Side::Source, owner_code(sides).await);
     report.add("target-c-functions", Side::Target, untrusted_functions(sides, input).await);
     report.add("source-search-path", Side::Source, search_path::functions(sides).await);
     report.add("target-row-security", Side::Target, forced(sides, tables, input).await);
@@ -98,6 +99,30 @@ fn connections(id: &'static str, side: Side, room: SessionRoom, needed: u64, sid
     let more = hints::parameter(facts.provider, "max_connections", &value, true);
     // Sessions come and go: later there may be room.
     Finding::warning(id, side.as_str(), cause).hint(format!("fewer --jobs, or:\n{more}"))
+}
+
+/// What the owners of tables have had run for each row runs as whoever writes the rows. On the target that is its user, who
+/// may more than they: make roles, and read what Walferry keeps there.
+async fn owner_code(sides: &Sides<'_>) -> Result<Option<Finding>, Error> {
+    let found = catalog::owner_code(sides.source).await?;
+    if found.is_empty() {
+        return Ok(None);
+    }
+    let one = |code: &catalog::OwnerCode| {
+        let by = code.called_by.first().map_or("", String::as_str);
+        let more = code.called_by.len().saturating_sub(1);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        format!("{} of {} ({by}{more})", code.function, code.owner)
+    };
+    let each: Vec<String> = found.iter().map(one).collect();
+    let cause = format!(
+        "run on the target in the name of {}, whenever rows are copied or applied: {}",
+        sides.target_facts.user.name,
+        listed(&each)
+    );
+    let hint = "read them before; where their owners are not trusted with the target, leave their tables out with \
+                --skip-table, or have them drop what calls the functions until the cutover is done";
+    Ok(Some(Finding::warning("target-owner-code", counted(found.len(), "function"), cause).hint(hint)))
 }
 
 /// Only a superuser makes functions in languages that may do anything, unless the target's administrator trusts one.

@@ -16,6 +16,7 @@ mod extensions;
 mod fence;
 mod identities;
 mod operators;
+mod owner_code;
 mod privileges;
 mod references;
 mod roles;
@@ -49,6 +50,7 @@ pub use fence::{
     writing_to,
 };
 pub use identities::{Unidentified, unidentified};
+pub use owner_code::{OwnerCode, owner_code};
 pub use privileges::{
     DatabaseProperties, DefaultPrivilege, Object, ObjectKind, Owned, Privilege, database_privileges,
     database_properties, default_privileges, owners, privileges,
