@@ -19,6 +19,17 @@ pub struct Expression {
     pub functions: Vec<String>,
     /// Their schemas, and its table's.
     pub schemas: Vec<String>,
+    /// It runs only code of those who could act as the current user anyhow.
+    pub trusted: bool,
+    /// Of the functions those in SQL, whose bodies the server can look into without running them.
+    sql_functions: Vec<String>,
+}
+
+impl Expression {
+    /// Whether [`not_found`] sees all that it names.
+    pub fn is_tried(&self) -> bool {
+        self.trusted || self.sql_functions.len() == self.functions.len()
+    }
 }
 
 /// The expressions of the current database whose functions take the `search_path` of whoever calls them.
@@ -29,7 +40,7 @@ pub async fn expressions(client: &Client) -> Result<Vec<Expression>, Error> {
     // From the functions on, of which there are few: from thousands of tables on, it took the square of their number.
     let sql = Sql::new(
         "WITH called AS ( \
-         SELECT d.classid, d.objid, p.oid, s.nspname FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang \
+         SELECT d.classid, d.objid, p.oid, s.nspname, l.lanname FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang \
          JOIN pg_namespace s ON s.oid = p.pronamespace \
          JOIN pg_depend d ON d.refclassid = 'pg_proc'::regclass AND d.refobjid = p.oid \
          WHERE l.lanname NOT IN ('c', 'internal') \
@@ -45,14 +56,23 @@ pub async fn expressions(client: &Client) -> Result<Vec<Expression>, Error> {
          UNION ALL SELECT 'pg_attrdef'::regclass, d.oid, 0, d.adrelid, pg_get_expr(d.adbin, d.adrelid) \
          FROM pg_attrdef d JOIN pg_attribute a ON a.attrelid = d.adrelid AND a.attnum = d.adnum \
          WHERE d.oid IN (SELECT objid FROM called WHERE classid = 'pg_attrdef'::regclass) \
-         AND to_jsonb(a) ->> 'attgenerated' <> '') \
+         AND to_jsonb(a) ->> 'attgenerated' <> ''), \
+         code AS (SELECT d.classid, d.objid, p.oid, p.proowner AS owner FROM pg_depend d \
+         LEFT JOIN pg_operator o ON d.refclassid = 'pg_operator'::regclass AND o.oid = d.refobjid \
+         JOIN pg_proc p ON p.oid = o.oprcode OR d.refclassid = 'pg_proc'::regclass AND p.oid = d.refobjid \
+         UNION ALL SELECT d.classid, d.objid, t.oid, t.typowner FROM pg_depend d \
+         JOIN pg_type t ON d.refclassid = 'pg_type'::regclass AND t.oid = d.refobjid WHERE t.typtype = 'd') \
          SELECT pg_describe_object(f.classid, f.objid, f.part) AS what, n.nspname::text AS schema, c.relname::text AS name, \
          f.text, array_agg(DISTINCT p.oid::regprocedure::text) AS functions, \
-         array_agg(DISTINCT p.nspname::text) || n.nspname::text AS schemas \
+         array_agg(DISTINCT p.nspname::text) || n.nspname::text AS schemas, \
+         coalesce(array_agg(DISTINCT p.oid::regprocedure::text) FILTER (WHERE p.lanname = 'sql'), '{}') AS sql_functions, \
+         NOT EXISTS (SELECT FROM code WHERE code.classid = f.classid AND code.objid = f.objid AND code.oid >= 16384 \
+         AND NOT pg_has_role(code.owner, (SELECT oid FROM pg_roles WHERE rolname = current_user), 'MEMBER') \
+         AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.objid = code.oid AND e.deptype = 'e')) AS trusted \
          FROM found f JOIN pg_class c ON c.oid = f.relid JOIN pg_namespace n ON n.oid = c.relnamespace \
          JOIN called p ON p.classid = f.classid AND p.objid = f.objid \
          WHERE n.nspname NOT IN ('pg_catalog', 'information_schema', 'walferry') \
-         GROUP BY 1, 2, 3, 4 ORDER BY 2, 3, 1",
+         GROUP BY f.classid, f.objid, 1, 2, 3, 4 ORDER BY 2, 3, 1",
     );
     let expression = |row: &ask::Answer| {
         Ok(Expression {
@@ -61,6 +81,8 @@ pub async fn expressions(client: &Client) -> Result<Vec<Expression>, Error> {
             text: row.get("text")?,
             functions: row.get("functions")?,
             schemas: row.get("schemas")?,
+            trusted: row.get("trusted")?,
+            sql_functions: row.get("sql_functions")?,
         })
     };
     ask::rows(client, QUESTION, &sql, &[]).await?.iter().map(expression).collect()
@@ -68,6 +90,9 @@ pub async fn expressions(client: &Client) -> Result<Vec<Expression>, Error> {
 
 /// Tries an expression with this `search_path`: on a row, where the table has one. Gives what is not found, in the server's
 /// words; what else may go wrong is not asked here.
+///
+/// What runs here runs as the current user, who may read what the functions' owners may not. So where they could not act as
+/// him anyhow, nothing is run: the server looks into the bodies of functions in SQL, as it does when they are made.
 ///
 /// # Errors
 /// When the server does not answer.
@@ -82,14 +107,16 @@ pub async fn not_found(
         [] => path.literal(""),
         schemas => path.list(schemas, ", ", |sql, schema| sql.ident(schema)),
     };
-    let sql = path
-        .text("; SET LOCAL statement_timeout = ")
-        .number(EXPRESSION_TRIAL_MILLISECONDS_MAX)
-        .text("; SELECT ")
-        .catalog(&expression.text)
-        .text(" FROM ONLY ")
-        .name(&expression.table)
-        .text(" LIMIT 1");
+    let sql = path.text("; SET LOCAL statement_timeout = ").number(EXPRESSION_TRIAL_MILLISECONDS_MAX);
+    let sql = if expression.trusted {
+        let sql = sql.text("; SELECT ").catalog(&expression.text).text(" FROM ONLY ").name(&expression.table);
+        sql.text(" LIMIT 1")
+    } else {
+        expression.sql_functions.iter().fold(sql, |sql, function| {
+            let sql = sql.text("; SELECT pg_catalog.fmgr_sql_validator(").literal(function);
+            sql.text("::pg_catalog.regprocedure)")
+        })
+    };
     let Err(error) = client.batch_execute(sql.as_str()).await else { return Ok(None) };
     let error = Error::new(QUESTION, error);
     match error {
