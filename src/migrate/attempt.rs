@@ -28,7 +28,9 @@ use super::partitions::Unfollowed;
 use super::publications::{Publications, versions};
 use super::report::objects_on_source;
 use super::retry::Context;
-use super::roles::{RolesOptions, carry_database, carry_objects, carry_roles, carry_search_path};
+use super::roles::{
+    RolesOptions, carry_database, carry_objects, carry_owners, carry_roles, carry_search_path,
+};
 use super::snapshot::{self, Snapshot};
 use super::uncarried::{Which, views, with_extensions};
 use super::{Migration, Phase, STREAM_NAME, objects, phase, sequences, source_failed, unknown_phase};
@@ -551,12 +553,14 @@ impl Attempt<'_> {
     }
 
     pub(super) async fn index(&self, archive: &Arc<Archive>) -> Result<()> {
+        let ignored = &self.migration.sides.ignored_roles;
+        // Before functions of theirs run, in indexes and where tables are analysed.
+        carry_owners(&self.source, &self.target, ignored).await?;
         for wave in [Wave::Indexes, Wave::Rest] {
             self.making(archive).make(wave).await?;
         }
         objects::analyze(&self.migration.sides.target, &self.target, self.migration.jobs).await?;
         sequences::carry(&self.source, &self.target).await?;
-        let ignored = &self.migration.sides.ignored_roles;
         let sessions = self.migration.jobs + CONNECTIONS_BESIDE_JOBS;
         carry_database(&self.source, &self.target, ignored, sessions).await?;
         carry_objects(&self.source, &self.target, ignored).await?;

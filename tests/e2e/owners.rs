@@ -6,6 +6,92 @@ use super::roles::{may_log_in, passwords};
 /// Whether the owner of the source's databases may log in on the target, as its catalog has it.
 const LOGIN: &str = "SELECT rolcanlogin FROM pg_roles WHERE rolname = 'app_owner'";
 
+/// Mallory's schema, with what notes who runs it, and tries to become what he is.
+const MALLORY: &str = "
+    CREATE ROLE mallory LOGIN PASSWORD 'm'; GRANT mallory TO app_owner; CREATE SCHEMA m AUTHORIZATION mallory;
+    SET ROLE mallory; GRANT USAGE ON SCHEMA m TO PUBLIC; CREATE TABLE m.seen (place text, who text, reads bool);
+    CREATE FUNCTION m.note(place text) RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog AS $$
+        DECLARE us CONSTANT bool := current_user NOT IN ('mallory', 'postgres');
+        BEGIN
+            RAISE LOG '% ran as %', place, current_user;
+            INSERT INTO m.seen SELECT place, current_user, us AND EXISTS (SELECT FROM pg_namespace
+                WHERE nspname = 'walferry' AND has_schema_privilege(oid, 'USAGE'));
+            IF us THEN EXECUTE format('GRANT %I TO mallory', current_user); END IF;
+        EXCEPTION WHEN OTHERS THEN NULL;
+        END $$;
+    CREATE FUNCTION m.f(a int, place text) RETURNS int IMMUTABLE LANGUAGE plpgsql AS
+        'BEGIN PERFORM m.note(place); RETURN a; END'";
+
+/// Who ran what of hers, but herself and superusers.
+const RAN: &str =
+    "SELECT coalesce(string_agg(DISTINCT concat_ws(' ', place, who, reads), ', '), '') FROM m.seen
+    WHERE who NOT IN ('mallory', 'postgres') AND place <> 'check'";
+
+/// What goes by the name of the server's own, for whoever has this schema in his path.
+const SHADOWS: &str = "
+    CREATE FUNCTION m.to_regclass(pg_catalog.text) RETURNS pg_catalog.regclass LANGUAGE plpgsql AS
+        'BEGIN PERFORM m.note(''function''); RETURN pg_catalog.to_regclass($1); END';
+    CREATE FUNCTION m.hashtext(pg_catalog.text) RETURNS int LANGUAGE plpgsql AS
+        'BEGIN PERFORM m.note(''function''); RETURN pg_catalog.hashtext($1); END';
+    CREATE FUNCTION m.pg_has_role(pg_catalog.oid, pg_catalog.oid, pg_catalog.text) RETURNS bool LANGUAGE plpgsql AS
+        'BEGIN PERFORM m.note(''function''); RETURN true; END';
+    CREATE FUNCTION m.equal(pg_catalog.text, pg_catalog.text) RETURNS bool LANGUAGE plpgsql AS
+        'BEGIN PERFORM m.note(''operator''); RETURN $1 OPERATOR(pg_catalog.=) $2; END';
+    CREATE FUNCTION m.equal(pg_catalog.name, pg_catalog.text) RETURNS bool LANGUAGE plpgsql AS
+        'BEGIN PERFORM m.note(''operator''); RETURN $1 OPERATOR(pg_catalog.=) $2; END';
+    CREATE FUNCTION m.equal(pg_catalog.oid, pg_catalog.oid) RETURNS bool LANGUAGE plpgsql AS
+        'BEGIN PERFORM m.note(''operator''); RETURN $1 OPERATOR(pg_catalog.=) $2; END';
+    CREATE OPERATOR m.= (leftarg = pg_catalog.text, rightarg = pg_catalog.text, function = m.equal);
+    CREATE OPERATOR m.= (leftarg = pg_catalog.name, rightarg = pg_catalog.text, function = m.equal);
+    CREATE OPERATOR m.= (leftarg = pg_catalog.oid, rightarg = pg_catalog.oid, function = m.equal);
+    CREATE TYPE m.mine AS (a int); CREATE FUNCTION m.cast(m.mine) RETURNS pg_catalog.text LANGUAGE plpgsql AS
+        'BEGIN PERFORM m.note(''cast''); RETURN 1; END';
+    CREATE CAST (m.mine AS pg_catalog.text) WITH FUNCTION m.cast(m.mine) AS IMPLICIT;
+    CREATE TABLE m.casts (id int PRIMARY KEY, v m.mine, w pg_catalog.text); INSERT INTO m.casts VALUES (1, '(1)', 'x');
+    CREATE DOMAIN m.int8 AS pg_catalog.int8 CHECK (m.f(1, 'type') > 0);
+    CREATE DOMAIN m.text AS pg_catalog.text CHECK (m.f(1, 'type') > 0)";
+
+/// Code in indexes and views runs as its owner, and what has the name of the server's own is not run at all.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn their_code_runs_as_them() {
+    let pair = Pair::start().await;
+    pair.source(MALLORY).await;
+    pair.source(&format!("SET ROLE mallory; {SHADOWS}")).await;
+    pair.source(
+        "SET ROLE mallory; CREATE TABLE m.t (a int PRIMARY KEY); INSERT INTO m.t SELECT generate_series(1, 9);
+         CREATE INDEX by_f ON m.t (m.f(a, 'index')); CREATE STATISTICS m.of_f ON (m.f(a, 'statistics')), a FROM m.t;
+         CREATE MATERIALIZED VIEW m.v AS SELECT m.f(a, 'view') FROM m.t;
+         CREATE TABLE m.c (a int PRIMARY KEY, CHECK (m.f(a, 'check') > 0))",
+    )
+    .await;
+    let path = "SET search_path = m, pg_catalog, public";
+    pair.source(&format!("ALTER DATABASE defaultdb {path}; ALTER ROLE app_owner {path}")).await;
+    pair.target(&format!("ALTER DATABASE defaultdb {path}; ALTER ROLE avnadmin {path}")).await;
+
+    // Not even to find out what they name.
+    let check = pair.command("check").arguments(&["--json"]).run().await;
+    let said = ["target-owner-code", "m.f(integer,text) of mallory", "source-search-path-untried", "by_f"];
+    check.assert(0, &said);
+    let log = pair.cluster.source.log_tail(100_000);
+    assert!(!log.contains("ran as app_owner"), "{log}");
+
+    let mut engine = pair.migrate().start();
+    engine.wait_phase("syncing").await;
+    pair.source("UPDATE m.casts SET w = 'y'; INSERT INTO m.casts VALUES (2, '(2)', 'z')").await;
+    engine.wait_drained(&pair).await;
+    assert_eq!(pair.target_value(RAN).await, "");
+    let theirs = "SELECT string_agg(DISTINCT place, ' ' ORDER BY place) FROM m.seen WHERE who = 'mallory'";
+    assert_eq!(pair.target_value(theirs).await, "index statistics view", "they ran at all");
+    let becomes = "SELECT pg_has_role('mallory', 'avnadmin', 'MEMBER')";
+    assert_eq!(pair.target_value(becomes).await, "f");
+    let cutover = pair.command("cutover").run().await;
+    cutover.assert(0, &["done"]);
+    engine.wait_exit(0, PATIENCE).await;
+    assert_eq!(pair.source_value(RAN).await, "");
+    let log = pair.cluster.source.log_tail(100_000);
+    assert!(!log.contains("ran as app_owner"), "{log}");
+}
+
 /// Takes the name of a sequence for a view while somebody who has looked the name up waits to read it: the owner's function
 /// must not run as him.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

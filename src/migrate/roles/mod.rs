@@ -7,7 +7,7 @@
 //! | [`make`] | one role: its statement, attributes, settings |
 //! | [`passwords`] | the file with the passwords that had to be made |
 //! | [`mod@login`] | their LOGIN, which they get last |
-//! | [`ownership`], [`grants`] | [`carry_objects`]: who owns what and who may what, once everything is made |
+//! | [`ownership`], [`grants`] | [`carry_owners`], [`carry_objects`]: who owns what and who may what, once everything is made |
 //! | [`database`] | [`carry_database`]: owner, grants, settings, connection limit, comment; [`carry_search_path`] |
 //! | [`statements`], [`settings`] | how statements are run and values are spelt |
 //!
@@ -41,7 +41,7 @@ use crate::pg::Sql;
 use crate::source::catalog::{self, Membership, Role};
 
 pub use database::{carry_database, carry_search_path};
-pub use ownership::carry_objects;
+pub use ownership::{carry_objects, carry_owners};
 pub use statements::Refused;
 
 pub(super) use login::{give_login, login};

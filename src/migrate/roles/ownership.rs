@@ -5,6 +5,9 @@
 //! tables which are not its own any more, until the cutover and after it. No object is given to a role whose privileges
 //! it would not have.
 //!
+//! Objects get their owners before code that hangs on them can run: the server runs the functions of an index as the owner of
+//! the table, and fills a materialised view as its owner. Made by us and not given away, they would run as us.
+//!
 //! An object stays with the target's user where its owner is reserved or left out. Its owner's privileges are then
 //! granted like anybody's, if the owner is on the target.
 
@@ -18,6 +21,15 @@ use crate::error::{Result, Side};
 use crate::pg::Sql;
 use crate::source::catalog::{self, Object, ObjectKind, Owned};
 
+/// Gives what is there to the owners that it has on the source: before the functions of indexes run.
+///
+/// # Errors
+/// When a side does not answer. What the target refuses is said by [`carry_objects`], which does what is left.
+pub async fn carry_owners(source: &Client, target: &Client, ignored: &[String]) -> Result<()> {
+    let parties = Parties::meet(source, target, ignored).await?;
+    give(source, target, parties, &BTreeSet::new()).await.map(|_| ())
+}
+
 /// Makes owners, privileges and default privileges of the target's database what they are on the source.
 ///
 /// For the end of the schema's making: what the target's objects have beyond the source's is revoked, from PUBLIC and
@@ -29,23 +41,35 @@ pub async fn carry_objects(source: &Client, target: &Client, ignored: &[String])
     let parties = Parties::meet(source, target, ignored).await?;
     let defaults =
         catalog::default_privileges(source).await.map_err(|error| error.into_failure(Side::Source))?;
-    let wanted = async { catalog::owners(source).await.map_err(|error| error.into_failure(Side::Source)) };
-    let (wanted, found) = tokio::try_join!(wanted, owners_on(target))?;
-    let mut refused = Vec::new();
-    let owners = wanted.iter().filter(|owned| owned.alterable).map(|owned| owned.owner.as_str());
-    let needed: BTreeSet<&str> = owners.chain(defaults.iter().map(|entry| entry.role.as_str())).collect();
-    let parties = parties.join(target, &needed, &mut refused).await?;
-    parties.say_who_stays(&wanted, &found);
-    for statements in parties.transfers(&wanted, &found) {
-        refused.extend(execute(target, &statements, Within::Session).await?);
-    }
+    let of_defaults: BTreeSet<&str> = defaults.iter().map(|entry| entry.role.as_str()).collect();
+    let (parties, wanted, mut refused) = give(source, target, parties, &of_defaults).await?;
     let mut found = owners_on(target).await?;
     let of_source: HashSet<&Object> = wanted.iter().map(|owned| &owned.object).collect();
     found.retain(|object, _| of_source.contains(object));
+    parties.say_who_stays(&wanted, &found);
     refused.extend(grants::carry(source, target, &parties, &found).await?);
     refused.extend(grants::carry_defaults(target, &parties, &defaults).await?);
     log_refused(&refused);
     Ok(refused)
+}
+
+/// Joins the owners, and `more` roles, and gives the objects away; says what was wanted and what was refused.
+async fn give(
+    source: &Client,
+    target: &Client,
+    parties: Parties,
+    more: &BTreeSet<&str>,
+) -> Result<(Parties, Vec<Owned>, Vec<Refused>)> {
+    let wanted = async { catalog::owners(source).await.map_err(|error| error.into_failure(Side::Source)) };
+    let (wanted, found) = tokio::try_join!(wanted, owners_on(target))?;
+    let mut refused = Vec::new();
+    let owners = wanted.iter().filter(|owned| owned.alterable).map(|owned| owned.owner.as_str());
+    let needed: BTreeSet<&str> = owners.chain(more.iter().copied()).collect();
+    let parties = parties.join(target, &needed, &mut refused).await?;
+    for statements in parties.transfers(&wanted, &found) {
+        refused.extend(execute(target, &statements, Within::Session).await?);
+    }
+    Ok((parties, wanted, refused))
 }
 
 async fn owners_on(target: &Client) -> Result<HashMap<Object, String>> {
