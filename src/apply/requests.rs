@@ -8,6 +8,7 @@
 use serde_json::Value;
 use tokio_postgres::types::ToSql;
 
+use super::session::{advisory, of_holders};
 use super::store::{Store, failure};
 use crate::error::Result;
 use crate::limits::REQUEST_STALE_AFTER;
@@ -31,10 +32,13 @@ pub struct Request {
 /// The channel that says that there is something to read.
 const CHANNEL: &str = "walferry_request";
 
-/// What the advisory lock's key is the hash of that shows an engine at work on a request.
+/// The advisory lock's name that shows an engine at work on a request.
 fn at_work(migration: &str) -> String {
     format!("walferry {migration} at work")
 }
+
+/// One is enough, unless somebody guesses.
+const KEYS_TRIED_MAX: usize = 8;
 
 const COLUMNS: &str =
     "SELECT id, command, arguments::text, answer::text, answered_at IS NOT NULL FROM walferry.request ";
@@ -128,20 +132,22 @@ impl Store<'_> {
     /// Shows that an engine is at work on a request, for as long as this session lives: between two attempts it does not
     /// hold the migration's lock.
     pub async fn be_seen(&self) -> Result<()> {
-        let sql = "SELECT pg_catalog.pg_advisory_lock_shared(pg_catalog.hashtextextended($1, 0))::text";
-        self.one(sql, &[&at_work(self.name())]).await.map(|_| ())
+        // Whoever has taken a key can only make us take another one.
+        for _ in 0..KEYS_TRIED_MAX {
+            let sql = advisory("pg_try_advisory_lock", &at_work(self.name()), rand::random());
+            if self.one(sql.as_str(), &[]).await?.get(0) {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Whether an engine is at work: it holds the migration's lock, or shows itself otherwise.
     pub async fn engine_runs(&self) -> Result<bool> {
-        let sql = "SELECT EXISTS (SELECT FROM pg_catalog.pg_locks
-                       WHERE locktype = 'advisory' AND granted AND objsubid = 1
-                           AND database = (SELECT oid FROM pg_catalog.pg_database
-                                           WHERE datname = pg_catalog.current_database())
-                           AND (classid::int8 << 32 | objid::int8) IN
-                               (pg_catalog.hashtextextended($1, 0), pg_catalog.hashtextextended($2, 0)))";
         let names = [super::session::lock_name(self.name()), at_work(self.name())];
-        Ok(self.one(sql, &[&names[0], &names[1]]).await?.get(0))
+        let holders = of_holders("a.pid", &[names[0].as_str(), names[1].as_str()]);
+        let sql = Sql::new("SELECT EXISTS (").sql(&holders).text(")");
+        Ok(self.one(sql.as_str(), &[]).await?.get(0))
     }
 
     async fn forget_stale_requests(&self) -> Result<()> {

@@ -58,21 +58,19 @@ impl TargetSession {
     }
 
     async fn take_lock(&mut self, mut lost: Option<i32>) -> Result<()> {
-        let key = Sql::new("hashtextextended(").literal(&lock_name(&self.migration)).text(", 0)");
-        let lock = Sql::new("SELECT pg_try_advisory_lock(").sql(&key).text(")");
         let began = tokio::time::Instant::now();
         let mut told = false;
         loop {
-            if self.query(&lock).await?.as_deref() == Some("t") {
+            if self.try_lock().await? {
                 return Ok(());
             }
             if let Some(pid) = lost.take() {
-                self.query(&of_holder("pg_terminate_backend(a.pid)", &key).text(" AND a.pid = ").number(pid))
-                    .await?;
+                let end = self.of_others("pg_terminate_backend(a.pid)").text(" AND a.pid = ").number(pid);
+                self.query(&end).await?;
             }
             if began.elapsed() >= ENGINE_LOCK_TOLD_AFTER && !told {
                 told = true;
-                let holder = self.lock_holder(&key).await?.unwrap_or_default();
+                let holder = self.lock_holder().await?.unwrap_or_default();
                 tracing::warn!(
                     holder,
                     wait_s = ENGINE_LOCK_WAIT.as_secs(),
@@ -80,20 +78,45 @@ impl TargetSession {
                 );
             }
             if began.elapsed() >= ENGINE_LOCK_WAIT {
-                let holder = self.lock_holder(&key).await?;
+                let holder = self.lock_holder().await?;
                 return Err(Definite::new("another engine runs this migration")
                     .detail(holder.unwrap_or_else(|| "it holds the advisory lock on the target".to_owned()))
                     .hint("stop it first, or give this migration another --name")
                     .into());
             }
-            tokio::time::sleep(ENGINE_LOCK_POLL).await;
+            // Two that begin at the same time see each other, and both step back: not for the same time.
+            tokio::time::sleep(ENGINE_LOCK_POLL.mul_f64(rand::random_range(0.5..=1.5))).await;
         }
     }
 
-    async fn lock_holder(&mut self, key: &Sql) -> Result<Option<String>> {
+    /// Takes a lock of a key that nobody else knows, and looks whether another engine has one. Of two that do so at the same
+    /// time, at least one sees the other.
+    async fn try_lock(&mut self) -> Result<bool> {
+        let others = self.of_others("a.pid").text(" LIMIT 1");
+        if self.query(&others).await?.is_some() {
+            return Ok(false);
+        }
+        let (name, key) = (lock_name(&self.migration), rand::random());
+        if self.query(&advisory("pg_try_advisory_lock", &name, key)).await?.as_deref() != Some("t") {
+            return Ok(false);
+        }
+        let alone = self.query(&others).await?.is_none();
+        if !alone {
+            self.query(&advisory("pg_advisory_unlock", &name, key)).await?;
+        }
+        Ok(alone)
+    }
+
+    fn of_others(&self, what: &'static str) -> Sql {
+        let name = lock_name(&self.migration);
+        of_holders(what, &[name.as_str()]).text(" AND a.pid <> pg_catalog.pg_backend_pid()")
+    }
+
+    async fn lock_holder(&mut self) -> Result<Option<String>> {
         let what = "format('server process %s, connected since %s from %s', a.pid, a.backend_start, \
                     coalesce(a.client_addr::text, 'a local socket'))";
-        self.query(&of_holder(what, key)).await
+        let sql = self.of_others(what);
+        self.query(&sql).await
     }
 
     /// A key's index is always the way: stale statistics must not turn a row's look-up into a scan. One plan serves
@@ -112,9 +135,32 @@ impl TargetSession {
     }
 }
 
-/// What the advisory lock's key is the hash of.
+/// What the first half of the advisory lock's key is the hash of.
 pub(super) fn lock_name(migration: &str) -> String {
     format!("walferry {migration}")
+}
+
+/// Takes, or gives up, the advisory lock of this name and key.
+pub(super) fn advisory(function: &'static str, name: &str, key: i32) -> Sql {
+    let sql = Sql::new("SELECT pg_catalog.").text(function).text("(pg_catalog.hashtext(").literal(name);
+    sql.text("), ").number(key).text(")")
+}
+
+/// Asks for `what` of each session `a` that holds a lock of one of these names.
+///
+/// Any role that may connect can take any advisory lock, and see which ones are held. So a key is new each time, and a lock
+/// says something only where it is held by somebody who could do anything to the migration anyhow: our own role, or one that
+/// has the privileges of the owner of schema walferry.
+pub(super) fn of_holders(what: &'static str, names: &[&str]) -> Sql {
+    Sql::new("SELECT ")
+        .text(what)
+        .text(" FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_stat_activity a USING (pid) ")
+        .text("WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 2 AND l.database = ")
+        .text("(SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()) ")
+        .text("AND l.classid IN (")
+        .list(names, ", ", |sql, name| sql.text("pg_catalog.hashtext(").literal(name).text(")::oid"))
+        .text(") AND (a.usename = current_user OR EXISTS (SELECT FROM pg_catalog.pg_namespace n ")
+        .text("WHERE n.nspname = 'walferry' AND pg_catalog.pg_has_role(a.usesysid, n.nspowner, 'USAGE')))")
 }
 
 /// Switches triggers and foreign keys off for the session: directly where that is granted (superuser, or GRANT SET ON
@@ -160,17 +206,6 @@ async fn has_triggers(session: &mut Session) -> Result<bool> {
 async fn query(session: &mut Session, sql: &Sql) -> Result<Option<String>> {
     let rows = session.query(sql).await.map_err(|e| e.into_failure(Side::Target))?;
     Ok(rows.first().and_then(|row| row.text(0)).map(str::to_owned))
-}
-
-/// Asks for `what` of the session `a` that holds the lock.
-fn of_holder(what: &'static str, key: &Sql) -> Sql {
-    Sql::new("SELECT ")
-        .text(what)
-        .text(" FROM pg_locks l JOIN pg_stat_activity a USING (pid) ")
-        .text("WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 AND l.database = ")
-        .text("(SELECT oid FROM pg_database WHERE datname = current_database()) ")
-        .text("AND (l.classid::int8 << 32 | l.objid::int8) = ")
-        .sql(key)
 }
 
 const _: () = assert!(ENGINE_LOCK_WAIT.as_millis() > ENGINE_LOCK_POLL.as_millis());

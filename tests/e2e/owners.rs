@@ -1,5 +1,7 @@
 //! Owners of the source's tables write code that will run on the target: what they get by it.
 
+use walferry::wire::{ConnInfo, Environment, control};
+
 use super::harness::{DATABASE, Launch, PATIENCE, Pair, wait_for};
 use super::roles::{may_log_in, passwords};
 
@@ -90,6 +92,49 @@ async fn their_code_runs_as_them() {
     assert_eq!(pair.source_value(RAN).await, "");
     let log = pair.cluster.source.log_tail(100_000);
     assert!(!log.contains("ran as app_owner"), "{log}");
+}
+
+/// Any role that may connect to the target can take any advisory lock, and see which ones are held.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_keeps_the_engine_out() {
+    let pair = Pair::start().await;
+    pair.target("CREATE ROLE mallory LOGIN PASSWORD 'm'").await;
+    pair.source("SET ROLE app_owner; CREATE TABLE t (a int PRIMARY KEY)").await;
+    let mallory = pair.cluster.target.uri("mallory", "m", DATABASE);
+    let mallory = ConnInfo::parse(&mallory, &Environment::default()).unwrap();
+    let mallory = control(&mallory, "mallory").await.unwrap();
+    for name in ["walferry default", "walferry default at work", "walferry unchecked"] {
+        mallory.execute("SELECT pg_advisory_lock(hashtextextended($1, 0))", &[&name]).await.unwrap();
+        mallory
+            .execute("SELECT pg_advisory_lock(hashtext($1), g) FROM generate_series(1, 99) g", &[&name])
+            .await
+            .unwrap();
+    }
+    let launch = pair.migrate();
+    let mut engine = launch.start();
+    engine.wait_phase("syncing").await;
+
+    // Another engine sees the first one, and names it; whoever waits for its very lock gets it, and is of no matter.
+    let other = launch.clone().arguments(&["--listen", "none"]).run().await;
+    other.assert(5, &["another engine runs this migration", "server process"]);
+    let held = "SELECT classid::int8, objid::int8 FROM pg_locks WHERE locktype = 'advisory' AND granted
+                AND pid IN (SELECT pid FROM pg_stat_activity WHERE usename = 'avnadmin')";
+    let held = mallory.query(held, &[]).await.unwrap();
+    assert!(!held.is_empty());
+    let after = tokio::spawn(async move {
+        for lock in held {
+            let sql = "SELECT pg_advisory_lock($1::int8::bit(32)::int, $2::int8::bit(32)::int)";
+            mallory.execute(sql, &[&lock.get::<_, i64>(0), &lock.get::<_, i64>(1)]).await.unwrap();
+        }
+        mallory
+    });
+    engine.kill9().await;
+    let _mallory = after.await.unwrap();
+    let asked = pair.command("cutover").run().await;
+    asked.assert(5, &["no engine runs this migration"]);
+    let mut engine = launch.start();
+    engine.wait_phase("syncing").await;
+    pair.assert_cuts_over(engine).await;
 }
 
 /// Takes the name of a sequence for a view while somebody who has looked the name up waits to read it: the owner's function

@@ -46,8 +46,9 @@ const CONSTRAINTS: &str = "
             JOIN pg_type t ON t.oid = k.contypid JOIN pg_namespace n ON n.oid = t.typnamespace
     ORDER BY 7 DESC, 1, 2, 3, 4";
 
-/// Begins a transaction for whoever takes some away. Tables that are copied beside this one may have the same ones.
-const BEGIN: &str = "BEGIN; SELECT pg_advisory_xact_lock(hashtextextended('walferry unchecked', 0))";
+/// Begins a transaction for whoever takes some away. Tables that are copied beside this one may have the same ones. A lock on
+/// a table of ours, which keeps nobody from its rows: an advisory one could be held by anybody.
+const BEGIN: &str = "BEGIN; LOCK TABLE walferry.replica_identity IN SHARE UPDATE EXCLUSIVE MODE";
 
 /// Whether there are any that could keep rows from a table of the target.
 ///
