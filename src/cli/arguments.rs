@@ -107,7 +107,7 @@ pub struct MigrateArgs {
     #[command(flatten)]
     roles: RoleArgs,
     /// Where the passwords go that roles get whose old ones the source does not show; readable by you alone [default:
-    /// ~/walferry-passwords-NAME.jsonl]
+    /// ~/walferry-passwords-NAME.jsonl; without a home it must be given where such passwords are made]
     #[arg(long, value_name = "FILE")]
     passwords_file: Option<String>,
     /// Let the source's roles log in on the target at once, not only when the migration is done; of one that is begun, too

@@ -7,11 +7,12 @@ use crate::error::{Result, Side};
 use crate::pg::{ServerVersion, SlotName};
 use crate::source::catalog;
 use crate::status::StatusSnapshot;
+use crate::wire::Environment;
 
 use super::choose::{Choice, Chosen, choose};
 use super::dump::ClientTools;
 use super::preflight::{self, Finding, PgDump, PreflightInput, Report};
-use super::{Migration, Phase, STREAM_NAME, Sides};
+use super::{Migration, Phase, STREAM_NAME, Sides, passwords_file};
 
 /// Looks at both sides and changes nothing: at what a migration as configured would meet.
 ///
@@ -77,6 +78,7 @@ fn input_for(sides: &Sides, config: &Config, choice: &Choice, databases: Vec<&Ch
         jobs: u64::try_from(sides.jobs).unwrap_or(u64::MAX),
         wanted: sides.wanted,
         fence_commands: config.fence_commands.is_some(),
+        passwords_kept: passwords_file(config, &Environment::from_process()).is_some(),
         together: choice.databases.iter().map(|database| database.name.clone()).collect(),
         ..with_contents(&config.contents)
     }
@@ -150,6 +152,7 @@ pub(super) async fn preflight(
         jobs: u64::try_from(migration.jobs).unwrap_or(u64::MAX),
         wanted: migration.sides.wanted,
         fence_commands: migration.fence_commands.is_some(),
+        passwords_kept: migration.passwords_file.is_some(),
         together: migration.status.snapshot().databases.iter().map(|it| it.dbname.clone()).collect(),
         ..with_contents(&migration.contents)
     };

@@ -152,8 +152,8 @@ pub(crate) struct Migration {
     pub until: Option<Until>,
     /// What to do about a column that the source added.
     pub ddl: Ddl,
-    /// Where passwords go that had to be made.
-    pub passwords_file: PathBuf,
+    /// Where passwords go that had to be made; `None`: nowhere, so none is made.
+    pub passwords_file: Option<PathBuf>,
     /// Whether roles may log in on the target before it is done.
     pub opens_target: bool,
     /// What is moved, and how.
@@ -236,13 +236,11 @@ impl Migration {
     }
 }
 
-/// In the user's home, or where there is none (an account that only runs services), where large files go.
-fn passwords_file(config: &Config, environment: &Environment) -> PathBuf {
+/// As given, else in the user's home. Without one, as in a container, nothing else would last: `None`.
+fn passwords_file(config: &Config, environment: &Environment) -> Option<PathBuf> {
     let home = environment.get("HOME").map(PathBuf::from).filter(|home| home.is_dir());
-    let beside = || {
-        home.unwrap_or_else(|| "/var/tmp".into()).join(format!("walferry-passwords-{}.jsonl", config.name))
-    };
-    config.passwords_file.clone().unwrap_or_else(beside)
+    let beside = || Some(home?.join(format!("walferry-passwords-{}.jsonl", config.name)));
+    config.passwords_file.clone().or_else(beside)
 }
 
 /// Sessions on the source may write though it is fenced: each may be needed while it is, and what was made there can be

@@ -137,6 +137,22 @@ async fn nobody_keeps_the_engine_out() {
     pair.assert_cuts_over(engine).await;
 }
 
+/// Where nothing lasts, as in a container, passwords that are made have to go somewhere.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn passwords_without_a_home() {
+    let pair = Pair::start().await;
+    let homeless = |launch: Launch| launch.variable("HOME", "/nonexistent");
+    let words = ["source-role-passwords", "there is no home directory", "give --passwords-file"];
+    homeless(pair.command("check").arguments(&["--json"])).run().await.assert(3, &words);
+    let refused = homeless(pair.migrate()).run().await;
+    refused.assert(3, &["there is no home directory"]);
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("passwords");
+    let given = pair.migrate().arguments(&["--passwords-file", file.to_str().unwrap(), "--until", "copied"]);
+    homeless(given).run().await.assert(0, &[]);
+    assert_eq!(passwords(&file).len(), 1);
+}
+
 /// Takes the name of a sequence for a view while somebody who has looked the name up waits to read it: the owner's function
 /// must not run as him.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -279,7 +279,7 @@ async fn run_again(pair: &Pair, path: &Path) {
 }
 
 fn options(ignored: Vec<String>, granted: Vec<String>, file: &Path) -> RolesOptions {
-    RolesOptions { ignored, granted, passwords_file: file.to_owned(), migration: None, open: true }
+    RolesOptions { ignored, granted, passwords_file: Some(file.to_owned()), migration: None, open: true }
 }
 
 /// As users of both sides.

@@ -87,6 +87,8 @@ pub struct PreflightInput {
     pub wanted: Wanted,
     /// The operator has commands that fence the source at cutover.
     pub fence_commands: bool,
+    /// There is a place for passwords that have to be made.
+    pub passwords_kept: bool,
     /// All databases that are moved, whose sizes count together; empty: the one that is looked at.
     pub together: Vec<String>,
 }
@@ -134,6 +136,7 @@ impl Default for PreflightInput {
             jobs: 1,
             wanted: Wanted::default(),
             fence_commands: false,
+            passwords_kept: true,
             together: Vec::new(),
         }
     }

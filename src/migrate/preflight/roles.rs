@@ -32,7 +32,7 @@ pub(super) async fn check(report: &mut Report, sides: &Sides<'_>, input: &Prefli
     report.push(makes(sides, &missing));
     report.add("target-roles-existing", Side::Target, Ok(left_alone(&existing)));
     report.add("target-role-attributes", Side::Target, Ok(attributes(sides, &missing)));
-    report.add("source-role-passwords", Side::Source, passwords(sides, &missing, &input.together).await);
+    report.add("source-role-passwords", Side::Source, passwords(sides, &missing, input).await);
 }
 
 fn makes(sides: &Sides<'_>, missing: &[Role]) -> Finding {
@@ -106,7 +106,7 @@ fn quoted(name: &str) -> String {
 async fn passwords(
     sides: &Sides<'_>,
     missing: &[Role],
-    together: &[String],
+    input: &PreflightInput,
 ) -> Result<Option<Finding>, Error> {
     let hashes = catalog::password_hashes(sides.source).await?.unwrap_or_default();
     let unknown: Vec<&str> = missing
@@ -118,6 +118,17 @@ async fn passwords(
         return Ok(None);
     }
     let user = &sides.source_facts.user.name;
+    if !input.passwords_kept {
+        let cause = format!(
+            "get new passwords, and there is no place for them: {user} may not read the old ones, and there is no home \
+             directory: {}",
+            listed(&unknown)
+        );
+        let hint = "give --passwords-file, on a disk that lasts";
+        return Ok(Some(
+            Finding::fail("source-role-passwords", counted(unknown.len(), "role"), cause).hint(hint),
+        ));
+    }
     let cause = format!(
         "get new passwords, written to --passwords-file, since {user} may not read the old ones: {}",
         listed(&unknown)
@@ -126,7 +137,7 @@ async fn passwords(
     // Catalogs that are shared have privileges in each database.
     let database = &sides.source_facts.database;
     let each = |name: &String| format!("\\c {}\n{}", quoted(name), hints::command(grant.clone()));
-    let hint = match together {
+    let hint = match input.together.as_slice() {
         [] | [_] => format!(
             "to keep them, on the source as a superuser, in database {database}, where alone it counts:\n{}",
             hints::command(grant.clone())

@@ -58,8 +58,8 @@ pub struct RolesOptions {
     pub ignored: Vec<String>,
     /// Roles on the target already whose memberships are carried: made before, or named by the user.
     pub granted: Vec<String>,
-    /// The file for passwords that had to be made.
-    pub passwords_file: PathBuf,
+    /// The file for passwords that had to be made; without one, none is made.
+    pub passwords_file: Option<PathBuf>,
     /// The migration that remembers, in the database of the target's session, which roles it made.
     pub migration: Option<String>,
     /// Whether roles that may log in on the source may do so here from now on; else somebody has to give them LOGIN later.
@@ -151,7 +151,7 @@ async fn carry(
     let mut maker = Maker {
         target,
         hashes,
-        passwords: PasswordFile::read(&options.passwords_file)?,
+        passwords: PasswordFile::read(options.passwords_file.as_deref())?,
         settings,
         open: options.open,
     };
@@ -190,8 +190,8 @@ async fn carry(
 impl RolesReport {
     fn log(&self, options: &RolesOptions) {
         log_refused(&self.refused);
-        let file = options.passwords_file.display();
-        if !self.new_passwords.is_empty() {
+        if let (Some(file), false) = (&options.passwords_file, self.new_passwords.is_empty()) {
+            let file = file.display();
             tracing::warn!(
                 roles = self.new_passwords.join(", "), %file,
                 "the source does not show their passwords: these roles have new ones, written to the file"

@@ -20,7 +20,7 @@ use crate::error::{Definite, Result};
 
 /// The file, as far as it is known, and what is to be added.
 pub(super) struct PasswordFile {
-    path: PathBuf,
+    path: Option<PathBuf>,
     /// The file's end is that of a line.
     whole: bool,
     written: HashMap<String, String>,
@@ -32,9 +32,10 @@ impl PasswordFile {
     ///
     /// # Errors
     /// When it cannot be read, or others may read or replace it.
-    pub(super) fn read(path: &Path) -> Result<Self> {
-        let mut file =
-            Self { path: path.to_owned(), whole: true, written: HashMap::new(), new: HashMap::new() };
+    pub(super) fn read(path: Option<&Path>) -> Result<Self> {
+        let kept = path.map(Path::to_owned);
+        let mut file = Self { path: kept, whole: true, written: HashMap::new(), new: HashMap::new() };
+        let Some(path) = path else { return Ok(file) };
         let text = match fs::symlink_metadata(path) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(file),
             Err(error) => return Err(file.unusable(&error.to_string()).into()),
@@ -83,29 +84,37 @@ impl PasswordFile {
         if !self.whole {
             text.insert(0, '\n');
         }
-        self.append(&text).map_err(|error| self.unusable(&error.to_string()).into())
+        let Some(path) = &self.path else { return Err(nowhere().into()) };
+        Self::append(path, &text).map_err(|error| self.unusable(&error.to_string()).into())
     }
 
-    fn append(&self, text: &str) -> io::Result<()> {
+    fn append(path: &Path, text: &str) -> io::Result<()> {
         let mut options = OpenOptions::new();
         options.append(true).mode(0o600);
-        let mut file = match options.clone().create_new(true).open(&self.path) {
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => options.open(&self.path)?,
+        let mut file = match options.clone().create_new(true).open(path) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => options.open(path)?,
             opened => opened?,
         };
-        ours(&self.path, &file)?;
+        ours(path, &file)?;
         file.write_all(text.as_bytes())?;
         file.sync_all()
     }
 
     fn unusable(&self, reason: &str) -> Definite {
         Definite::new("the file for new passwords cannot be used")
-            .detail(format!("{}: {reason}", self.path.display()))
+            .detail(format!("{}: {reason}", self.path.as_deref().unwrap_or(Path::new("")).display()))
             .hint(
                 "give another one with --passwords-file, or let the source's user read the old passwords: \
                  GRANT SELECT ON pg_catalog.pg_authid TO it, as a superuser",
             )
     }
+}
+
+/// The same as `check` says it.
+fn nowhere() -> Definite {
+    Definite::new("the file for new passwords cannot be used")
+        .detail("there is no home directory, and --passwords-file is not given")
+        .hint("give --passwords-file, on a disk that lasts")
 }
 
 fn text_of(path: &Path) -> io::Result<String> {
@@ -150,7 +159,7 @@ mod tests {
     fn a_password_is_made_once_and_kept() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("passwords");
-        let mut file = PasswordFile::read(&path).unwrap();
+        let mut file = PasswordFile::read(Some(&path)).unwrap();
         let roles = ["plain", "My \"odd\": role\n"].map(str::to_owned);
         for role in &roles {
             file.verifier(role);
@@ -162,14 +171,14 @@ mod tests {
         // As a kill in the middle of a line leaves it.
         let before = fs::read_to_string(&path).unwrap();
         fs::write(&path, format!("{before}{{\"role\": \"ha")).unwrap();
-        let mut again = PasswordFile::read(&path).unwrap();
+        let mut again = PasswordFile::read(Some(&path)).unwrap();
         for role in &roles {
             assert_eq!(again.written[role], file.new[role]);
             again.verifier(role);
         }
         again.verifier("half");
         again.write(&[roles[0].clone(), "half".to_owned()]).unwrap();
-        let last = PasswordFile::read(&path).unwrap();
+        let last = PasswordFile::read(Some(&path)).unwrap();
         assert_eq!((last.written.len(), &last.written["half"]), (3, &again.new["half"]));
     }
 
@@ -179,7 +188,7 @@ mod tests {
         let path = directory.path().join("passwords");
         fs::write(&path, "").unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
-        let refused = |path: &Path| PasswordFile::read(path).err().unwrap().to_string();
+        let refused = |path: &Path| PasswordFile::read(Some(path)).err().unwrap().to_string();
         assert!(refused(&path).contains("chmod 0600"));
         let link = directory.path().join("link");
         std::os::unix::fs::symlink(&path, &link).unwrap();
@@ -190,8 +199,12 @@ mod tests {
         assert!(text_of(&link).unwrap_err().to_string().contains("another file in its place"));
         assert!(refused(directory.path()).contains("not a plain file"));
         let nowhere = directory.path().join("no/such/directory");
-        let mut file = PasswordFile::read(&nowhere).unwrap();
+        let mut file = PasswordFile::read(Some(&nowhere)).unwrap();
         file.verifier("a");
         assert!(file.write(&["a".to_owned()]).unwrap_err().to_string().contains("--passwords-file"));
+        let mut file = PasswordFile::read(None).unwrap();
+        file.write(&["a".to_owned()]).unwrap();
+        file.verifier("a");
+        assert!(file.write(&["a".to_owned()]).unwrap_err().to_string().contains("no home directory"));
     }
 }
