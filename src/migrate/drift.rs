@@ -117,6 +117,24 @@ impl Attempt<'_> {
         }
     }
 
+    /// What a cutover says of tables that the source has dropped and the target keeps, but for partitions.
+    pub(super) async fn dropped_and_kept(&self) -> Result<Vec<String>> {
+        let target_failed = |error: source::Error| error.into_failure(Side::Target);
+        let of_source = catalog::tables_by_id(&self.source).await.map_err(source_failed)?;
+        let there = catalog::tables_unsized(&self.target).await.map_err(target_failed)?;
+        let there: HashSet<QualifiedName> =
+            there.into_iter().filter(|table| table.bounds.is_none()).map(|table| table.name).collect();
+        let relations = self.store().relations().await?;
+        let gone = |row: &&RelationRow| match row.origin {
+            Some(origin) => !of_source.contains_key(&Oid::new(origin.id.get())),
+            None => !of_source.values().any(|name| *name == row.name),
+        };
+        let kept = relations.iter().filter(gone).filter(|row| there.contains(&row.name));
+        Ok(kept
+            .map(|row| format!("table {} was dropped on the source: the target keeps it", row.name))
+            .collect())
+    }
+
     /// Tables that are not published any more, and publications that are not what they were.
     async fn refuse_altered_publications(&self, tables: &[Table], recorded: &Recorded<'_>) -> Result<()> {
         let names = &self.row.publications;

@@ -68,6 +68,7 @@ impl Attempt<'_> {
         let sequences = sequences::carry(source, &target).await?;
         self.bring_up_to_date(again, deadline).await?;
         let mut warnings = self.mirror_partitions().await?;
+        warnings.extend(self.dropped_and_kept().await?);
         warnings.extend(self.validate_again(deadline).await?);
         let missing = missing_sequences(&target, &sequences).await?;
         if !missing.is_empty() {
