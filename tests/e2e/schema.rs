@@ -190,8 +190,19 @@ const UNQUALIFIED: &str = "
     CREATE FUNCTION lowered(text) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT own_lower($1)';
     CREATE FUNCTION own_lower(text) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT lower($1)';
     CREATE FUNCTION public.qualified(text) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT public.own_lower($1)';
-    CREATE TABLE things (id int PRIMARY KEY, kind text CHECK (library.is_kind(kind)), low text GENERATED ALWAYS AS (qualified(kind)) STORED);
-    INSERT INTO things VALUES (1, 'One'); CREATE INDEX by_lowered ON things (lowered(kind))";
+    CREATE FUNCTION made() RETURNS text LANGUAGE sql STABLE AS 'SELECT own_lower(''M'')';
+    CREATE FUNCTION written() RETURNS bigint LANGUAGE sql AS 'SELECT nextval(''counted'')'; CREATE SEQUENCE counted;
+    CREATE TABLE things (id int PRIMARY KEY, kind text CHECK (library.is_kind(kind)), low text GENERATED ALWAYS AS (qualified(kind)) STORED,
+        made text DEFAULT made(), written bigint DEFAULT written());
+    INSERT INTO things VALUES (1, 'One'); CREATE INDEX by_lowered ON things (lowered(kind));
+    CREATE EXTENSION unaccent; CREATE FUNCTION plain(text) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT unaccent($1)';
+    CREATE INDEX by_plain ON things (plain(kind));
+    CREATE FUNCTION is_word(text) RETURNS bool LANGUAGE plpgsql IMMUTABLE AS 'BEGIN RETURN own_lower($1) IS NOT NULL; END';
+    CREATE DOMAIN word AS text CHECK (is_word(VALUE)); CREATE TABLE words (id int PRIMARY KEY, \"Word\" word); INSERT INTO words VALUES (1, 'a');
+    CREATE FUNCTION half(int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS 'BEGIN RETURN own_half($1); END';
+    CREATE FUNCTION own_half(int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT $1 / 2';
+    CREATE TABLE halves (id int) PARTITION BY LIST (half(id)); CREATE TABLE half_1 PARTITION OF halves FOR VALUES IN (1);
+    INSERT INTO halves VALUES (2)";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn functions_that_name_things_without_their_schema() {
@@ -201,7 +212,12 @@ async fn functions_that_name_things_without_their_schema() {
     owner.batch_execute(UNQUALIFIED).await.unwrap();
     let mended = [
         "library.is_kind(text) SET search_path = \"library\", \"public\";",
+        "public.half(integer) SET search_path = \"public\";",
+        "public.is_word(text) SET search_path = \"public\";",
         "public.lowered(text) SET search_path = \"public\";",
+        "public.made() SET search_path = \"public\";",
+        "public.plain(text) SET search_path = \"public\";",
+        "public.written() SET search_path = \"public\";",
     ]
     .map(|rest| format!("ALTER FUNCTION {rest}"));
     let check = pair.command("check").arguments(&["--json"]).run().await;
@@ -212,14 +228,14 @@ async fn functions_that_name_things_without_their_schema() {
     let commands: Vec<&str> = hint.lines().filter(|line| line.starts_with("ALTER")).collect();
     assert_eq!(commands, mended);
 
-    // Each is mended on the target alone, when it stops there.
-    for (stopped_at, command) in [("things", &mended[0]), ("INDEX public.by_lowered", &mended[1])] {
+    // Each is mended on the target alone, when it stops there: at rows, then at indexes.
+    for (stopped_at, commands) in [("table", &mended[..3]), ("INDEX public.by_", &mended[3..])] {
         let mut engine = pair.migrate().start();
         let log = engine.wait_exit(5, PATIENCE).await;
         for part in [stopped_at, "42883", "SET search_path"] {
             assert!(log.contains(part), "no {part:?} in\n{log}");
         }
-        pair.target(command).await;
+        pair.target(&commands.join("")).await;
     }
     let mut engine = pair.migrate().start();
     engine.wait_phase("syncing").await;

@@ -1,8 +1,8 @@
 //! Functions that find what they name by the `search_path` of whoever calls them.
 //!
-//! Indexes are built and rows are written under an empty one, as `pg_restore` does it: there such a function fails, however
-//! well it works for the application. Each expression is tried, since only the server knows what its functions will
-//! name; but not where that would run code of others as us.
+//! Indexes are built, rows are written and columns are added under an empty one, as `pg_restore` does it: there such a
+//! function fails, however well it works for the application. Each expression is tried, since only the server knows what its
+//! functions will name; but not where that would run code of others as us.
 
 use std::collections::BTreeMap;
 
@@ -38,7 +38,7 @@ pub(super) async fn functions(sides: &Sides<'_>) -> Result<Option<Finding>, Erro
         found.push(format!("{} ({said})", expression.of));
     }
     let not_tried = format!(
-        "not tried, since code of others would run as the source's user; `migrate` stops where it names things without \
+        "not tried, since code of others would run as the source's user, or a default would write; `migrate` stops where it names things without \
          their schemas: {}",
         listed(&untried)
     );

@@ -6,20 +6,24 @@ use crate::limits::EXPRESSION_TRIAL_MILLISECONDS_MAX;
 use crate::pg::{QualifiedName, Sql};
 use crate::source::{Error, ask};
 
-/// An expression of an index, a CHECK constraint or a generated column that calls functions of users or extensions.
+/// An expression of an index, a CHECK constraint of a table or of a column's domain, a partition key or a column's default or
+/// computed value that calls functions of users or extensions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Expression {
     /// What has it, in the server's words: `index public.by_name`.
     pub of: String,
     /// Its table.
     pub table: QualifiedName,
+    /// That has its rows in its partitions.
+    partitioned: bool,
     /// As the server spells it, names with their schemas.
     text: String,
     /// The functions that it calls and that take the session's `search_path`, as `ALTER FUNCTION` names them.
     pub functions: Vec<String>,
     /// Their schemas, and its table's.
     pub schemas: Vec<String>,
-    /// It runs only code of those who could act as the current user anyhow.
+    /// It runs only code of those who could act as the current user anyhow, and is no default that may write: to try that
+    /// would be to do it.
     pub trusted: bool,
     /// Of the functions those in SQL, whose bodies the server can look into without running them.
     sql_functions: Vec<String>,
@@ -47,37 +51,50 @@ pub async fn expressions(client: &Client) -> Result<Vec<Expression>, Error> {
          AND d.classid IN ('pg_class'::regclass, 'pg_constraint'::regclass, 'pg_attrdef'::regclass) \
          AND NOT EXISTS (SELECT FROM unnest(p.proconfig) setting WHERE setting LIKE 'search\\_path=%')), found AS ( \
          SELECT 'pg_class'::regclass::oid AS classid, i.indexrelid AS objid, 0 AS part, i.indrelid AS relid, \
-           concat_ws(', ', pg_get_expr(i.indexprs, i.indrelid), pg_get_expr(i.indpred, i.indrelid)) AS text \
+           concat_ws(', ', pg_get_expr(i.indexprs, i.indrelid), pg_get_expr(i.indpred, i.indrelid)) AS text, false AS writes \
          FROM pg_index i WHERE i.indexrelid IN (SELECT objid FROM called WHERE classid = 'pg_class'::regclass) \
          AND (i.indexprs IS NOT NULL OR i.indpred IS NOT NULL) \
-         UNION ALL SELECT 'pg_constraint'::regclass, oid, 0, conrelid, pg_get_expr(conbin, conrelid) \
+         UNION ALL SELECT 'pg_constraint'::regclass, oid, 0, conrelid, pg_get_expr(conbin, conrelid), false \
          FROM pg_constraint WHERE oid IN (SELECT objid FROM called WHERE classid = 'pg_constraint'::regclass) \
          AND contype = 'c' AND conrelid <> 0 \
-         UNION ALL SELECT 'pg_attrdef'::regclass, d.oid, 0, d.adrelid, pg_get_expr(d.adbin, d.adrelid) \
+         UNION ALL SELECT 'pg_constraint'::regclass, k.oid, 0, a.attrelid, \
+           format('(SELECT %s FROM (SELECT (c.%I)::%s AS value) AS v)', pg_get_expr(k.conbin, 0), a.attname, \
+           format_type(t.typbasetype, NULL)), false \
+         FROM pg_constraint k JOIN pg_type t ON t.oid = k.contypid JOIN LATERAL (SELECT a.attrelid, a.attname FROM pg_attribute a \
+           JOIN pg_class c ON c.oid = a.attrelid WHERE a.atttypid = t.oid AND a.attnum > 0 AND NOT a.attisdropped \
+           AND c.relkind IN ('r', 'p') ORDER BY 1, a.attnum LIMIT 1) a ON true \
+         WHERE k.oid IN (SELECT objid FROM called WHERE classid = 'pg_constraint'::regclass) AND k.contype = 'c' \
+         UNION ALL SELECT 'pg_class'::regclass, s.partrelid, 0, s.partrelid, pg_get_expr(s.partexprs, s.partrelid), false \
+         FROM pg_partitioned_table s WHERE s.partexprs IS NOT NULL \
+         AND s.partrelid IN (SELECT objid FROM called WHERE classid = 'pg_class'::regclass) \
+         UNION ALL SELECT 'pg_attrdef'::regclass, d.oid, 0, d.adrelid, pg_get_expr(d.adbin, d.adrelid), \
+           to_jsonb(a) ->> 'attgenerated' = '' AND EXISTS (SELECT FROM pg_depend e JOIN pg_proc v ON v.oid = e.refobjid \
+           WHERE e.classid = 'pg_attrdef'::regclass AND e.objid = d.oid AND e.refclassid = 'pg_proc'::regclass \
+           AND v.provolatile = 'v') \
          FROM pg_attrdef d JOIN pg_attribute a ON a.attrelid = d.adrelid AND a.attnum = d.adnum \
-         WHERE d.oid IN (SELECT objid FROM called WHERE classid = 'pg_attrdef'::regclass) \
-         AND to_jsonb(a) ->> 'attgenerated' <> ''), \
+         WHERE d.oid IN (SELECT objid FROM called WHERE classid = 'pg_attrdef'::regclass)), \
          code AS (SELECT d.classid, d.objid, p.oid, p.proowner AS owner FROM pg_depend d \
          LEFT JOIN pg_operator o ON d.refclassid = 'pg_operator'::regclass AND o.oid = d.refobjid \
          JOIN pg_proc p ON p.oid = o.oprcode OR d.refclassid = 'pg_proc'::regclass AND p.oid = d.refobjid \
          UNION ALL SELECT d.classid, d.objid, t.oid, t.typowner FROM pg_depend d \
          JOIN pg_type t ON d.refclassid = 'pg_type'::regclass AND t.oid = d.refobjid WHERE t.typtype = 'd') \
          SELECT pg_describe_object(f.classid, f.objid, f.part) AS what, n.nspname::text AS schema, c.relname::text AS name, \
-         f.text, array_agg(DISTINCT p.oid::regprocedure::text) AS functions, \
+         c.relkind = 'p' AS partitioned, f.text, array_agg(DISTINCT p.oid::regprocedure::text) AS functions, \
          array_agg(DISTINCT p.nspname::text) || n.nspname::text AS schemas, \
          coalesce(array_agg(DISTINCT p.oid::regprocedure::text) FILTER (WHERE p.lanname = 'sql'), '{}') AS sql_functions, \
          NOT EXISTS (SELECT FROM code WHERE code.classid = f.classid AND code.objid = f.objid AND code.oid >= 16384 \
          AND NOT pg_has_role(code.owner, (SELECT oid FROM pg_roles WHERE rolname = current_user), 'MEMBER') \
-         AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.objid = code.oid AND e.deptype = 'e')) AS trusted \
+         AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.objid = code.oid AND e.deptype = 'e')) AND NOT f.writes AS trusted \
          FROM found f JOIN pg_class c ON c.oid = f.relid JOIN pg_namespace n ON n.oid = c.relnamespace \
          JOIN called p ON p.classid = f.classid AND p.objid = f.objid \
          WHERE n.nspname NOT IN ('pg_catalog', 'information_schema', 'walferry') \
-         GROUP BY f.classid, f.objid, 1, 2, 3, 4 ORDER BY 2, 3, 1",
+         GROUP BY f.classid, f.objid, f.writes, 1, 2, 3, 4, 5 ORDER BY 2, 3, 1",
     );
     let expression = |row: &ask::Answer| {
         Ok(Expression {
             of: row.get("what")?,
             table: row.name()?,
+            partitioned: row.get("partitioned")?,
             text: row.get("text")?,
             functions: row.get("functions")?,
             schemas: row.get("schemas")?,
@@ -109,8 +126,8 @@ pub async fn not_found(
     };
     let sql = path.text("; SET LOCAL statement_timeout = ").number(EXPRESSION_TRIAL_MILLISECONDS_MAX);
     let sql = if expression.trusted {
-        let sql = sql.text("; SELECT ").catalog(&expression.text).text(" FROM ONLY ").name(&expression.table);
-        sql.text(" LIMIT 1")
+        let from = if expression.partitioned { " FROM " } else { " FROM ONLY " };
+        sql.text("; SELECT ").catalog(&expression.text).text(from).name(&expression.table).text(" c LIMIT 1")
     } else {
         expression.sql_functions.iter().fold(sql, |sql, function| {
             let sql = sql.text("; SELECT pg_catalog.fmgr_sql_validator(").literal(function);
