@@ -156,8 +156,9 @@ pub struct CutoverArgs {
     /// Refuse when the target is further behind (512kB, 16MB) [default: 16MB]
     #[arg(long, value_name = "BYTES")]
     max_lag: Option<String>,
-    /// Leave the target as it is where indexes, constraints, defaults, views, functions, triggers, rules or sequences were
-    /// made, changed or dropped on the source since the start: otherwise that is refused, with the statements for the target
+    /// Leave the target as it is where indexes, constraints, defaults, views, functions, triggers, rules, sequences, domains
+    /// or enums were made, changed or dropped on the source since the start: otherwise that is refused, with the statements for
+    /// the target
     #[arg(long)]
     accept_drift: bool,
     /// Give it up when it takes longer (30s, 5m; 1 h at most) [default: 60s]

@@ -27,7 +27,13 @@ const BEFORE: &str = r#"
     CREATE FUNCTION retyped(a int) RETURNS int LANGUAGE sql AS 'SELECT 1';
     CREATE FUNCTION dropped(a mood[]) RETURNS int LANGUAGE sql AS 'SELECT 1';
     CREATE PROCEDURE proc(INOUT a int) LANGUAGE plpgsql AS $$BEGIN a := 1; END$$;
+    CREATE FUNCTION kept_mood(a mood, b mood) RETURNS mood LANGUAGE sql AS 'SELECT $2';
     CREATE FUNCTION fire() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RETURN new; END$$;
+    CREATE DOMAIN dom AS int CONSTRAINT "changed d" CHECK (VALUE < 100) CONSTRAINT dropped CHECK (VALUE <> 50);
+    CREATE DOMAIN "Bare d" AS text;
+    CREATE AGGREGATE joined(text) (SFUNC = textcat, STYPE = text, INITCOND = 'it''s');
+    CREATE AGGREGATE summed(int) (SFUNC = int4pl, STYPE = int);
+    CREATE AGGREGATE dropped(mood) (SFUNC = kept_mood, STYPE = mood);
     CREATE VIEW kept_view AS SELECT n FROM "Tab le";
     CREATE VIEW longer AS SELECT n FROM "Tab le";
     CREATE VIEW shorter AS SELECT n, id FROM "Tab le";
@@ -144,6 +150,44 @@ const SINCE: &[(&[&str], &str)] = &[
            CREATE RULE "new r" AS ON UPDATE TO other WHERE new.id < 0 DO ALSO SELECT 'it''s'"#,
     ),
     (&[r#"trigger dropped of @."Tab le" dropped"#], r#"DROP TRIGGER dropped ON "Tab le""#),
+    (
+        &[
+            r#"domain constraint "changed d" of @.dom changed"#,
+            "domain constraint dropped of @.dom dropped",
+            r#"domain constraint "new; d" of @."Bare d" made"#,
+        ],
+        r#"ALTER DOMAIN dom DROP CONSTRAINT "changed d"; ALTER DOMAIN dom ADD CONSTRAINT "changed d" CHECK (VALUE < 200) NOT VALID;
+           ALTER DOMAIN dom DROP CONSTRAINT dropped; ALTER DOMAIN "Bare d" ADD CONSTRAINT "new; d" CHECK (VALUE <> 'it''s')"#,
+    ),
+    (
+        &["domain @.fresh made", "domain constraint fresh_check of @.fresh made"],
+        r#"CREATE DOMAIN fresh AS varchar(7) CHECK (VALUE > 'a')"#,
+    ),
+    (&["enum label \"it's new\" of @.mood made"], "ALTER TYPE mood ADD VALUE 'it''s new' AFTER 'sad'"),
+    (&["enum label first of @.mood made"], "ALTER TYPE mood ADD VALUE 'first' BEFORE 'sad'"),
+    (&["enum label last of @.mood made"], "ALTER TYPE mood ADD VALUE 'last'"),
+    (&["enum label \"Renamed l\" of @.mood made"], "ALTER TYPE mood RENAME VALUE 'it''s ok' TO 'Renamed l'"),
+    (
+        &["enum @.\"New e\" made", "enum label a of @.\"New e\" made", "enum label b of @.\"New e\" made"],
+        "CREATE TYPE \"New e\" AS ENUM ('a', 'b')",
+    ),
+    (
+        &["function @.joined(text) changed"],
+        "CREATE OR REPLACE AGGREGATE joined(text) (SFUNC = textcat, STYPE = text, INITCOND = 'she''s', PARALLEL = SAFE)",
+    ),
+    (
+        &["function @.summed(integer) changed"],
+        "DROP AGGREGATE summed(int); CREATE AGGREGATE summed(int) (SFUNC = int84pl, STYPE = int8, FINALFUNC = int8up, INITCOND = '0',
+             MSFUNC = int84pl, MINVFUNC = int84mi, MSTYPE = int8, MSSPACE = 8, MINITCOND = '0')",
+    ),
+    (&["function @.dropped(@.mood) dropped"], "DROP AGGREGATE dropped(mood)"),
+    (
+        &["function @.\"New a\"() made", "function @.greatest_text(text) made", "function @.middle(double precision, double precision) made"],
+        r#"CREATE AGGREGATE "New a"(*) (SFUNC = int8inc, STYPE = int8, INITCOND = '0');
+           CREATE AGGREGATE greatest_text(text) (SFUNC = text_larger, STYPE = text, SORTOP = OPERATOR(pg_catalog.>));
+           CREATE AGGREGATE middle(float8 ORDER BY float8) (SFUNC = float8pl, STYPE = float8,
+               FINALFUNC = float8pl)"#,
+    ),
 ];
 
 /// All of one side, as its server describes it.
@@ -156,7 +200,13 @@ const ALL: &str = r"
             WHERE adrelid::regclass::text LIKE '%Odd%'
         UNION ALL SELECT oid::regclass::text || coalesce(array_to_string(reloptions, ','), '') || pg_get_viewdef(oid) FROM pg_class
             WHERE relkind IN ('v', 'm') AND relnamespace::regnamespace::text LIKE '%Odd%'
-        UNION ALL SELECT pg_get_functiondef(oid) FROM pg_proc WHERE pronamespace::regnamespace::text LIKE '%Odd%'
+        UNION ALL SELECT pg_get_functiondef(oid) FROM pg_proc WHERE prokind <> 'a' AND pronamespace::regnamespace::text LIKE '%Odd%'
+        UNION ALL SELECT concat_ws(' ', aggfnoid::regprocedure, aggtransfn, aggtranstype::regtype, aggfinalfn, agginitval, aggmtransfn,
+            aggminvtransfn, aggmtransspace, aggminitval, aggsortop::regoperator, aggkind, aggfinalmodify, aggmfinalmodify, aggfinalextra)
+            FROM pg_aggregate WHERE aggfnoid::regproc::text LIKE '%Odd%'
+        UNION ALL SELECT contypid::regtype || conname || pg_get_constraintdef(oid) FROM pg_constraint WHERE contypid <> 0
+            AND connamespace::regnamespace::text LIKE '%Odd%'
+        UNION ALL SELECT enumtypid::regtype || string_agg(enumlabel, ',' ORDER BY enumsortorder) FROM pg_enum GROUP BY enumtypid
         UNION ALL SELECT pg_get_triggerdef(oid) || tgenabled::text FROM pg_trigger
             WHERE NOT tgisinternal AND tgrelid::regclass::text LIKE '%Odd%'
         UNION ALL SELECT pg_get_ruledef(oid) FROM pg_rewrite WHERE ev_class::regclass::text LIKE '%Odd%'

@@ -38,8 +38,8 @@ pub(super) async fn functions(sides: &Sides<'_>) -> Result<Option<Finding>, Erro
         found.push(format!("{} ({said})", expression.of));
     }
     let not_tried = format!(
-        "not tried, since code of others would run as the source's user, or a default would write; `migrate` stops where it names things without \
-         their schemas: {}",
+        "not tried, since code of others would run as the source's user, or a default would write; `migrate` stops where it \
+         names things without their schemas: {}",
         listed(&untried)
     );
     if found.is_empty() {

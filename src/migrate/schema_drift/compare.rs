@@ -138,7 +138,9 @@ impl<'a> Compared<'a> {
         match (now, there) {
             (None, None) => true,
             (Some(now), Some(there)) => {
+                // Where a label is may be said in two ways.
                 now.statement == there.statement
+                    || now.key.kind == SchemaObjectKind::EnumLabel
                     || self.same_views.contains(&now.key)
                     || (then.is_none() && !self.same_words)
             }
@@ -155,7 +157,14 @@ impl<'a> Compared<'a> {
         views: &HashSet<QualifiedName>,
     ) -> bool {
         // One that is left over does no harm, and a column that the target keeps may need it.
-        if key.kind == SchemaObjectKind::Sequence && now.is_none() {
+        let kept = matches!(
+            key.kind,
+            SchemaObjectKind::Sequence
+                | SchemaObjectKind::Domain
+                | SchemaObjectKind::Enum
+                | SchemaObjectKind::EnumLabel
+        );
+        if kept && now.is_none() {
             return false;
         }
         let Some(relation) = key.relation() else { return true };
@@ -177,7 +186,7 @@ impl<'a> Compared<'a> {
         views.contains(relation) && tables.named(relation).is_none() && tables_there.named(relation).is_none()
     }
 
-    /// First what goes away of tables; then what was made and changed; then the rest that goes away.
+    /// First what goes away of tables, and what gets another name; then what was made and changed; then the rest that goes away.
     fn statements(&self, drifting: &[Differing<'a>], tables: &Hierarchy<'_>) -> Vec<SchemaDrift> {
         let remade: HashSet<QualifiedName> =
             drifting.iter().filter(|found| found.is_remade()).filter_map(|found| found.key.view()).collect();
@@ -189,6 +198,7 @@ impl<'a> Compared<'a> {
                 continue;
             }
             let place = match found.now {
+                Some(now) if self.label_before(now).is_some() => 0,
                 Some(_) => 1,
                 None => {
                     if key.relation().is_some() {
@@ -211,7 +221,14 @@ impl<'a> Compared<'a> {
 
     fn statement(&self, found: Differing<'_>) -> String {
         let (now, there) = match (found.now, found.there) {
-            (Some(now), None) => return ended(&now.statement),
+            (Some(now), None) => {
+                let renamed = self.label_before(now).map(|before| {
+                    let sql =
+                        Sql::new("ALTER TYPE ").name(&now.key.of).text(" RENAME VALUE ").literal(before);
+                    ended(sql.text(" TO ").literal(&now.key.name).as_str())
+                });
+                return renamed.unwrap_or_else(|| ended(&now.statement));
+            }
             (None, there) => {
                 return there.map(|there| ended(there.key.drop().as_str())).unwrap_or_default();
             }
@@ -235,6 +252,16 @@ impl<'a> Compared<'a> {
             statements.extend(on_it.map(|object| ended(&object.statement)));
         }
         statements.join(" ")
+    }
+
+    /// What the label of an enum was recorded as, and still is on the target.
+    fn label_before(&self, now: &SchemaObject) -> Option<&'a str> {
+        let same = |object: &&RecordedObject| {
+            object.key.kind == SchemaObjectKind::EnumLabel && object.oid == now.oid && object.key != now.key
+        };
+        let before =
+            &self.then.iter().find(same).filter(|_| now.key.kind == SchemaObjectKind::EnumLabel)?.key;
+        self.there.iter().any(|there| there.key == *before).then_some(before.name.as_str())
     }
 }
 

@@ -1,5 +1,5 @@
-//! What the stream never brings: indexes, constraints, defaults, views, functions, triggers, rules and sequences that were
-//! made, changed or dropped on the source since the start.
+//! What the stream never brings: indexes, constraints, defaults, views, functions, triggers, rules, sequences, domains and
+//! enums that were made, changed or dropped on the source since the start.
 //!
 //! What the source's were is recorded when the schema is made ([`crate::apply::RecordedObject`]): read before the snapshot
 //! that is dumped, and once more when the dump is there. `pg_dump` shows some as of its snapshot and some as they are when
@@ -9,7 +9,7 @@
 //! Whatever the target has as the source has it is recorded as such by the running engine, so that a change which is taken
 //! back on the source is noticed, too.
 //!
-//! Not here: tables, partitions and columns (`definitions`, `drift`); types, policies, comments, owners and privileges, which
+//! Not here: tables, partitions and columns (`definitions`, `drift`); other types, policies, comments, owners and privileges, which
 //! nobody compares.
 
 mod compare;

@@ -68,7 +68,7 @@ pub async fn expressions(client: &Client) -> Result<Vec<Expression>, Error> {
          FROM pg_partitioned_table s WHERE s.partexprs IS NOT NULL \
          AND s.partrelid IN (SELECT objid FROM called WHERE classid = 'pg_class'::regclass) \
          UNION ALL SELECT 'pg_attrdef'::regclass, d.oid, 0, d.adrelid, pg_get_expr(d.adbin, d.adrelid), \
-           to_jsonb(a) ->> 'attgenerated' = '' AND EXISTS (SELECT FROM pg_depend e JOIN pg_proc v ON v.oid = e.refobjid \
+           coalesce(to_jsonb(a) ->> 'attgenerated', '') = '' AND EXISTS (SELECT FROM pg_depend e JOIN pg_proc v ON v.oid = e.refobjid \
            WHERE e.classid = 'pg_attrdef'::regclass AND e.objid = d.oid AND e.refclassid = 'pg_proc'::regclass \
            AND v.provolatile = 'v') \
          FROM pg_attrdef d JOIN pg_attribute a ON a.attrelid = d.adrelid AND a.attnum = d.adnum \

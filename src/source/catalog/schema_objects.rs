@@ -1,9 +1,9 @@
 //! What hangs on tables or stands beside them, each with the statement that makes it: indexes, constraints, column defaults,
-//! views, functions, triggers, rules, sequences.
+//! views, functions, triggers, rules, sequences, domains with their constraints, enums with their labels.
 //!
 //! Left out: what is a part of an extension, or of another object (the indexes, constraints and triggers of partitions
 //! that come with those of the table above; indexes of constraints), functions of languages that only a superuser may
-//! use, NOT NULL and what of a column is in its table's definition.
+//! use, NOT NULL and what of a column is in its table's definition; of a domain its default and NOT NULL.
 //!
 //! The texts are the server's own, by `pg_get_indexdef` and the like, with the schema of each name outside `pg_catalog`: so
 //! they can be pasted anywhere, and two of one server are equal where the objects are. Those functions show what is now
@@ -31,7 +31,7 @@ pub enum SchemaObjectKind {
     View,
     /// A materialised view, without its rows.
     MaterializedView,
-    /// A function or procedure; not an aggregate.
+    /// A function, procedure or aggregate.
     Function,
     /// A trigger, and whether it is enabled.
     Trigger,
@@ -39,6 +39,14 @@ pub enum SchemaObjectKind {
     Rule,
     /// A sequence, without where it stands; not an identity column's.
     Sequence,
+    /// A domain, without its constraints.
+    Domain,
+    /// A CHECK constraint of a domain.
+    DomainConstraint,
+    /// An enum, without its labels.
+    Enum,
+    /// A label of an enum, and which one it comes after.
+    EnumLabel,
 }
 
 /// Which object it is.
@@ -46,7 +54,8 @@ pub enum SchemaObjectKind {
 pub struct SchemaObjectKey {
     /// What it is.
     pub kind: SchemaObjectKind,
-    /// Its table, or view, or of a sequence the table that has it; of what stands by itself, its schema and an empty name.
+    /// Its table, or view, or of a sequence the table that has it, or its domain or enum; of what stands by itself, its schema
+    /// and an empty name.
     pub of: QualifiedName,
     /// Its name; a default's is that of its column, and a function's is SQL, with the types of its parameters.
     pub name: String,
@@ -68,7 +77,7 @@ pub struct SchemaObject {
 
 impl SchemaObjectKind {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 13] = [
         Self::Index,
         Self::Constraint,
         Self::Default,
@@ -78,6 +87,10 @@ impl SchemaObjectKind {
         Self::Trigger,
         Self::Rule,
         Self::Sequence,
+        Self::Domain,
+        Self::DomainConstraint,
+        Self::Enum,
+        Self::EnumLabel,
     ];
 
     /// The name, as stored and shown.
@@ -92,6 +105,10 @@ impl SchemaObjectKind {
             Self::Trigger => "trigger",
             Self::Rule => "rule",
             Self::Sequence => "sequence",
+            Self::Domain => "domain",
+            Self::DomainConstraint => "domain constraint",
+            Self::Enum => "enum",
+            Self::EnumLabel => "enum label",
         }
     }
 
@@ -119,10 +136,11 @@ impl SchemaObjectKey {
 
     /// The table or view that it is on, if it is on one.
     pub fn relation(&self) -> Option<&QualifiedName> {
-        (!self.of.name.is_empty()).then_some(&self.of)
+        let of_type = matches!(self.kind, SchemaObjectKind::DomainConstraint | SchemaObjectKind::EnumLabel);
+        (!of_type && !self.of.name.is_empty()).then_some(&self.of)
     }
 
-    /// The statement that drops it, without a semicolon.
+    /// The statement that drops it, without a semicolon; nothing where it cannot be dropped.
     pub fn drop(&self) -> Sql {
         let alter = || Sql::new("ALTER TABLE ").name(&self.of);
         let named = |drop: &'static str| Sql::new(drop).ident(&self.of.schema).text(".");
@@ -136,6 +154,12 @@ impl SchemaObjectKey {
             SchemaObjectKind::MaterializedView => named("DROP MATERIALIZED VIEW ").ident(&self.name),
             SchemaObjectKind::Function => named("DROP ROUTINE ").catalog(&self.name),
             SchemaObjectKind::Sequence => named("DROP SEQUENCE ").ident(&self.name),
+            SchemaObjectKind::Domain => named("DROP DOMAIN ").ident(&self.name),
+            SchemaObjectKind::Enum => named("DROP TYPE ").ident(&self.name),
+            SchemaObjectKind::DomainConstraint => {
+                Sql::new("ALTER DOMAIN ").name(&self.of).text(" DROP CONSTRAINT ").ident(&self.name)
+            }
+            SchemaObjectKind::EnumLabel => Sql::default(),
             SchemaObjectKind::Rule => Sql::new("DROP RULE ").ident(&self.name).text(" ON ").name(&self.of),
             SchemaObjectKind::Trigger => {
                 Sql::new("DROP TRIGGER ").ident(&self.name).text(" ON ").name(&self.of)
@@ -151,14 +175,20 @@ impl fmt::Display for SchemaObjectKey {
         let schema = QuotedName(&of.schema);
         match kind {
             SchemaObjectKind::Default => write!(f, "default of column {} of {of}", QuotedName(name)),
-            SchemaObjectKind::Constraint | SchemaObjectKind::Trigger | SchemaObjectKind::Rule => {
+            SchemaObjectKind::Constraint
+            | SchemaObjectKind::Trigger
+            | SchemaObjectKind::Rule
+            | SchemaObjectKind::DomainConstraint
+            | SchemaObjectKind::EnumLabel => {
                 write!(f, "{} {} of {of}", kind.as_str(), QuotedName(name))
             }
             SchemaObjectKind::Function => write!(f, "function {schema}.{name}"),
             SchemaObjectKind::Index
             | SchemaObjectKind::View
             | SchemaObjectKind::MaterializedView
-            | SchemaObjectKind::Sequence => {
+            | SchemaObjectKind::Sequence
+            | SchemaObjectKind::Domain
+            | SchemaObjectKind::Enum => {
                 write!(f, "{} {schema}.{}", kind.as_str(), QuotedName(name))
             }
         }
@@ -173,6 +203,8 @@ pub async fn schema_objects(client: &Client) -> Result<Vec<SchemaObject>, Error>
     let dialect = Dialect::of(client).await?;
     let sql = Sql::new("WITH relation AS (")
         .text(RELATIONS)
+        .text("), type AS (")
+        .text(DOMAINS_AND_ENUMS)
         .text("), found AS (")
         .text(INDEXES)
         .text(" UNION ALL ")
@@ -197,6 +229,10 @@ pub async fn schema_objects(client: &Client) -> Result<Vec<SchemaObject>, Error>
         .text(RULES)
         .text(" UNION ALL ")
         .text(SEQUENCES)
+        .text(" UNION ALL ")
+        .text(AGGREGATES)
+        .text(" UNION ALL ")
+        .text(TYPES)
         .text(
             ") SELECT kind, oid, schema::text AS schema, relation::text AS name, object::text AS object, shape, \
              statement FROM found ORDER BY age(version) DESC, oid",
@@ -235,6 +271,8 @@ pub async fn schema_version(client: &Client) -> Result<String, Error> {
          (SELECT concat_ws('.', count(*), sum(x.xmin::text::int8)) FROM pg_index x JOIN relation r ON r.oid = x.indrelid), \
          (SELECT concat_ws('.', count(*), sum(k.xmin::text::int8)) FROM pg_constraint k JOIN relation r \
            ON r.oid = k.conrelid), \
+         (SELECT concat_ws('.', count(*), sum(k.xmin::text::int8)) FROM pg_constraint k WHERE k.contypid <> 0), \
+         (SELECT concat_ws('.', count(*), sum(e.xmin::text::int8)) FROM pg_enum e), \
          (SELECT concat_ws('.', count(*), sum(d.xmin::text::int8)) FROM pg_attrdef d JOIN relation r ON r.oid = d.adrelid), \
          (SELECT concat_ws('.', count(*), sum(w.xmin::text::int8)) FROM pg_rewrite w JOIN relation r ON r.oid = w.ev_class), \
          (SELECT concat_ws('.', count(*), sum(g.xmin::text::int8)) FROM pg_trigger g JOIN relation r ON r.oid = g.tgrelid), \
@@ -321,3 +359,61 @@ const SEQUENCES: &str = "SELECT 'sequence', c.oid, q.xmin, n.nspname, coalesce((
      AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast', 'walferry', 'aiven_extras') \
      AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid \
      AND d.deptype IN ('e', 'i'))";
+
+/// The functions of an aggregate go by their names, which have their schemas outside `pg_catalog`; what is as it is without
+/// being said is left out.
+const AGGREGATES: &str = "SELECT 'function', p.oid, p.xmin, n.nspname, '', \
+     quote_ident(p.proname) || '(' || oidvectortypes(p.proargtypes) || ')', \
+     concat('a ', g.arguments, ' ', coalesce(pg_get_function_result(p.oid), ''), E'\\n'), \
+     format('CREATE OR REPLACE AGGREGATE %I.%I(%s) (', n.nspname, p.proname, g.arguments) || concat_ws(', ', \
+     'SFUNC = ' || a.aggtransfn::regproc, 'STYPE = ' || format_type(a.aggtranstype, NULL), \
+     'SSPACE = ' || nullif(a.aggtransspace, 0), 'FINALFUNC = ' || nullif(a.aggfinalfn::oid, 0)::regproc, \
+     CASE WHEN a.aggfinalextra THEN 'FINALFUNC_EXTRA' END, \
+     'FINALFUNC_MODIFY = ' || CASE WHEN a.aggfinalfn::oid <> 0 THEN m.modify END, \
+     'COMBINEFUNC = ' || nullif(a.aggcombinefn::oid, 0)::regproc, 'SERIALFUNC = ' || nullif(a.aggserialfn::oid, 0)::regproc, \
+     'DESERIALFUNC = ' || nullif(a.aggdeserialfn::oid, 0)::regproc, 'INITCOND = ' || quote_literal(a.agginitval), \
+     'MSFUNC = ' || nullif(a.aggmtransfn::oid, 0)::regproc, 'MINVFUNC = ' || nullif(a.aggminvtransfn::oid, 0)::regproc, \
+     'MSTYPE = ' || format_type(nullif(a.aggmtranstype, 0), NULL), 'MSSPACE = ' || nullif(a.aggmtransspace, 0), \
+     'MFINALFUNC = ' || nullif(a.aggmfinalfn::oid, 0)::regproc, CASE WHEN a.aggmfinalextra THEN 'MFINALFUNC_EXTRA' END, \
+     'MFINALFUNC_MODIFY = ' || CASE WHEN a.aggmfinalfn::oid <> 0 THEN m.moving_modify END, \
+     'MINITCOND = ' || quote_literal(a.aggminitval), \
+     (SELECT format('SORTOP = OPERATOR(%I.%s)', s.nspname, o.oprname) FROM pg_operator o \
+     JOIN pg_namespace s ON s.oid = o.oprnamespace WHERE o.oid = a.aggsortop), \
+     'PARALLEL = ' || CASE p.proparallel WHEN 's' THEN 'SAFE' WHEN 'r' THEN 'RESTRICTED' END, \
+     CASE a.aggkind WHEN 'h' THEN 'HYPOTHETICAL' END) || ')' \
+     FROM pg_aggregate a JOIN pg_proc p ON p.oid = a.aggfnoid JOIN pg_namespace n ON n.oid = p.pronamespace, \
+     LATERAL (SELECT coalesce(nullif(pg_get_function_identity_arguments(p.oid), ''), '*') AS arguments OFFSET 0) g, \
+     LATERAL (SELECT CASE to_jsonb(a) ->> 'aggfinalmodify' WHEN 's' THEN 'SHAREABLE' WHEN 'w' THEN 'READ_WRITE' \
+     WHEN 'r' THEN CASE WHEN a.aggkind <> 'n' THEN 'READ_ONLY' END END AS modify, \
+     CASE to_jsonb(a) ->> 'aggmfinalmodify' WHEN 's' THEN 'SHAREABLE' WHEN 'w' THEN 'READ_WRITE' \
+     WHEN 'r' THEN CASE WHEN a.aggkind <> 'n' THEN 'READ_ONLY' END END AS moving_modify OFFSET 0) m \
+     WHERE n.nspname NOT LIKE 'pg\\_temp\\_%' \
+     AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast', 'walferry', 'aiven_extras') \
+     AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid \
+     AND d.deptype IN ('e', 'i'))";
+
+/// Of users.
+const DOMAINS_AND_ENUMS: &str = "SELECT t.oid, t.xmin AS version, n.nspname, t.typname, t.typtype, t.typbasetype, \
+     t.typtypmod, t.typcollation, quote_ident(n.nspname) || '.' || quote_ident(t.typname) AS quoted \
+     FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace \
+     WHERE t.typtype IN ('d', 'e') AND n.nspname NOT LIKE 'pg\\_temp\\_%' \
+     AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast', 'walferry', 'aiven_extras') \
+     AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_type'::regclass AND d.objid = t.oid \
+     AND d.deptype IN ('e', 'i'))";
+
+/// Each label comes after the nearest one that was there when it was added, so that later ones leave its text as it is.
+const TYPES: &str = "SELECT CASE t.typtype WHEN 'd' THEN 'domain' ELSE 'enum' END, t.oid, t.version, t.nspname, '', t.typname, '', \
+     CASE t.typtype WHEN 'd' THEN 'CREATE DOMAIN ' || t.quoted || ' AS ' || format_type(t.typbasetype, t.typtypmod) \
+     || coalesce((SELECT format(' COLLATE %I.%I', s.nspname, l.collname) FROM pg_collation l \
+     JOIN pg_namespace s ON s.oid = l.collnamespace JOIN pg_type b ON b.oid = t.typbasetype \
+     WHERE l.oid = t.typcollation AND b.typcollation <> l.oid), '') ELSE 'CREATE TYPE ' || t.quoted || ' AS ENUM ()' END \
+     FROM type t UNION ALL SELECT 'domain constraint', k.oid, k.xmin, t.nspname, t.typname, k.conname, '', \
+     'ALTER DOMAIN ' || t.quoted || ' ADD CONSTRAINT ' || quote_ident(k.conname) || ' ' || pg_get_constraintdef(k.oid) \
+     FROM pg_constraint k JOIN type t ON t.oid = k.contypid WHERE k.contype = 'c' \
+     UNION ALL SELECT 'enum label', e.oid, e.xmin, t.nspname, t.typname, e.enumlabel, '', \
+     'ALTER TYPE ' || t.quoted || ' ADD VALUE ' || quote_literal(e.enumlabel) || coalesce( \
+     (SELECT ' AFTER ' || quote_literal(o.enumlabel) FROM pg_enum o WHERE o.enumtypid = e.enumtypid AND o.oid < e.oid \
+     AND o.enumsortorder < e.enumsortorder ORDER BY o.enumsortorder DESC LIMIT 1), \
+     (SELECT ' BEFORE ' || quote_literal(o.enumlabel) FROM pg_enum o WHERE o.enumtypid = e.enumtypid AND o.oid < e.oid \
+     AND o.enumsortorder > e.enumsortorder ORDER BY o.enumsortorder LIMIT 1), '') \
+     FROM pg_enum e JOIN type t ON t.oid = e.enumtypid";
