@@ -25,6 +25,13 @@ impl Dialect {
         Ok(Self::new(server_version(client).await?))
     }
 
+    /// Sessions can be told to read no views of users (`restrict_nonsystem_relation_kind`): from these minor versions on.
+    pub fn refuses_views(self) -> bool {
+        let since = [120_020, 130_016, 140_013, 150_008, 160_004].into_iter();
+        let mut of_major = since.filter(|since| since / 10_000 == self.0.major());
+        of_major.next().map_or(self.0.major() >= 17, |since| self.0.get() >= since)
+    }
+
     /// `pg_index i`: how many columns are keys. The rest are INCLUDEd ones (11).
     pub(super) const fn key_columns(self) -> &'static str {
         if self.0.major() >= 11 { "i.indnkeyatts" } else { "i.indnatts" }
@@ -200,5 +207,23 @@ impl Dialect {
     /// Whether a range of pages is read without the rest of the table: by a TID range scan (14).
     pub const fn scans_page_ranges(self) -> bool {
         self.0.major() >= 14
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn views_can_be_refused_from_some_minor_versions_on() {
+        let check = |version: u32, expected: bool| {
+            assert_eq!(Dialect::new(ServerVersion::new(version)).refuses_views(), expected, "{version}");
+        };
+        for version in [100_023, 110_022, 120_019, 130_015, 140_012, 150_007, 160_003] {
+            check(version, false);
+        }
+        for version in [120_020, 120_022, 130_016, 140_013, 150_008, 160_004, 170_000, 180_001] {
+            check(version, true);
+        }
     }
 }

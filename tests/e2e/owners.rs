@@ -4,6 +4,7 @@ use walferry::wire::{ConnInfo, Environment, control};
 
 use super::harness::{DATABASE, Launch, PATIENCE, Pair, wait_for};
 use super::roles::{may_log_in, passwords};
+use super::versions::asked_pairs;
 
 /// Whether the owner of the source's databases may log in on the target, as its catalog has it.
 const LOGIN: &str = "SELECT rolcanlogin FROM pg_roles WHERE rolname = 'app_owner'";
@@ -157,7 +158,12 @@ async fn passwords_without_a_home() {
 /// must not run as him.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_a_sequence_is_not_read_as_a_view() {
-    let pair = Pair::start().await;
+    for (source, target) in asked_pairs().await {
+        becomes_a_view(Pair::of(source, target, |_| {}).await).await;
+    }
+}
+
+async fn becomes_a_view(pair: Pair) {
     pair.source(
         "CREATE ROLE mallory; GRANT mallory TO app_owner; CREATE SCHEMA m AUTHORIZATION mallory; SET ROLE mallory;
          CREATE TABLE m.t (a int PRIMARY KEY); CREATE SEQUENCE m.s;

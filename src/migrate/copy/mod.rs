@@ -31,6 +31,7 @@ use crate::apply::{AsCopied, become_replica};
 use crate::error::{Definite, Failure, Result, Side, Transient};
 use crate::limits::{COPY_PIECE_BYTES_MIN, COPY_WAKE_BYTES, TABLES_PER_TRANSACTION};
 use crate::pg::{QualifiedName, RelationId, SourceLsn, Sql};
+use crate::source::Dialect;
 use crate::source::catalog::{self, Table, TableColumn};
 use crate::status::{Metrics, StatusHandle, TableState};
 use crate::wire::{self, ConnInfo, RelayError, Session, SessionOptions, relay};
@@ -249,6 +250,22 @@ impl Copy {
         Ok(now.filenode == table.filenode && now.name == table.name && table.columns.iter().all(there))
     }
 
+    /// Locks what has the table's name now; whether that is the table, as it was at the snapshot.
+    async fn locked(&self, source: &mut Session, table: &Table) -> Result<bool> {
+        let failed = |error: wire::Error| failed(&table.name, Side::Source, error);
+        let lock = Sql::new("LOCK TABLE ONLY ").name(&table.name).text(" IN ACCESS SHARE MODE");
+        match source.execute(&lock).await {
+            Err(error) if is_gone(&error) => return Ok(false),
+            locked => locked.map_err(failed)?,
+        }
+        let held = Sql::new(
+            "SELECT FROM pg_locks WHERE pid = pg_backend_pid() AND locktype = 'relation' AND relation = ",
+        )
+        .number(table.oid.get());
+        let held = source.query(&held).await.map_err(failed)?;
+        Ok(!held.is_empty() && self.is_as_at_the_snapshot(table).await?)
+    }
+
     /// A session on the source that sees the snapshot, and holds no lock but those of the statement at hand up to the next
     /// [`UNLOCK`].
     ///
@@ -301,6 +318,14 @@ impl Copy {
         }
         if self.as_replica {
             manner.begun = unchecked::any(&self.control, &table.name).await?;
+        }
+        // COPY takes nothing but tables by itself; what it selects may be a view by now.
+        let selects = piece.pages.is_some() || table.extension.is_some();
+        if selects
+            && !Dialect::new(source.server_version()).refuses_views()
+            && !self.locked(source, table).await?
+        {
+            return Ok(None);
         }
         let (from, to) = pieces::statements(table, piece, &manner);
         let (binary, freeze) = (manner.binary, manner.freezes(piece));

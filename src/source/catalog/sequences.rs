@@ -4,7 +4,7 @@ use tokio_postgres::Client;
 
 use crate::limits::SEQUENCES_PER_QUERY;
 use crate::pg::{Oid, QualifiedName, Sql};
-use crate::source::{Error, ask};
+use crate::source::{Dialect, Error, ask};
 
 /// A user's sequence.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -108,41 +108,89 @@ pub async fn sequence_values(client: &Client) -> Result<SequenceValues, Error> {
     let mut found = SequenceValues::default();
     let mut readable = Vec::new();
     for sequence in sequences(client).await? {
-        if sequence.readable { readable.push(sequence.name) } else { found.unreadable.push(sequence.name) }
+        if sequence.readable {
+            readable.push((sequence.oid.get(), sequence.name));
+        } else {
+            found.unreadable.push(sequence.name);
+        }
     }
-    for names in readable.chunks(SEQUENCES_PER_QUERY) {
-        match values(client, names).await {
-            Ok(values) => found.values.extend(values),
-            Err(error) if cannot_be_read(&error) => one_by_one(client, names, &mut found).await?,
-            Err(error) => return Err(error),
+    let locks = !Dialect::of(client).await?.refuses_views();
+    for some in readable.chunks(SEQUENCES_PER_QUERY) {
+        match read(client, some, locks).await? {
+            Some(values) => found.values.extend(values),
+            None => one_by_one(client, some, locks, &mut found).await?,
         }
     }
     Ok(found)
 }
 
+/// Their values; `None` where one of them cannot be read.
+async fn read(
+    client: &Client,
+    sequences: &[(u32, QualifiedName)],
+    locks: bool,
+) -> Result<Option<Vec<SequenceValue>>, Error> {
+    let values = if locks {
+        values_locked(client, sequences).await
+    } else {
+        values(client, sequences).await.map(Some)
+    };
+    match values {
+        Err(error) if cannot_be_read(&error) => Ok(None),
+        values => values,
+    }
+}
+
 async fn one_by_one(
     client: &Client,
-    names: &[QualifiedName],
+    sequences: &[(u32, QualifiedName)],
+    locks: bool,
     found: &mut SequenceValues,
 ) -> Result<(), Error> {
-    for name in names {
-        match values(client, std::slice::from_ref(name)).await {
-            Ok(values) => found.values.extend(values),
-            Err(error) if cannot_be_read(&error) => found.unreadable.push(name.clone()),
-            Err(error) => return Err(error),
+    for sequence in sequences {
+        match read(client, std::slice::from_ref(sequence), locks).await? {
+            Some(values) => found.values.extend(values),
+            None => found.unreadable.push(sequence.1.clone()),
         }
     }
     Ok(())
 }
 
+/// For a server that would read a view, too, under a name that was a sequence's: they are locked by their identifiers, which
+/// keeps them what they are, and read if they still have their names. `None` where one has not.
+async fn values_locked(
+    client: &Client,
+    sequences: &[(u32, QualifiedName)],
+) -> Result<Option<Vec<SequenceValue>>, Error> {
+    let failed = |cause| Error::new(VALUES, cause);
+    client.batch_execute("BEGIN").await.map_err(failed)?;
+    let read = async {
+        let oids: Vec<u32> = sequences.iter().map(|(oid, _)| *oid).collect();
+        let names: Vec<String> =
+            sequences.iter().map(|(_, name)| Sql::default().name(name).to_string()).collect();
+        // The one function that takes a sequence's lock and needs no more than SELECT.
+        let lock = "SELECT count(pg_sequence_last_value(oid)) FROM unnest($1::oid[]) oid";
+        client.query_one(lock, &[&oids]).await.map_err(failed)?;
+        let same = "SELECT bool_and(to_regclass(name)::oid IS NOT DISTINCT FROM oid)
+                    FROM unnest($1::oid[], $2::text[]) s (oid, name)";
+        let same: Option<bool> = client.query_one(same, &[&oids, &names]).await.map_err(failed)?.get(0);
+        if same == Some(true) { values(client, sequences).await.map(Some) } else { Ok(None) }
+    };
+    let read = read.await;
+    client.batch_execute("ROLLBACK").await.map_err(failed)?;
+    read
+}
+
 /// No privilege, or no such table or schema (any more); or something else has its name by now: a view, which is not read, or
 /// a relation of other columns.
 fn cannot_be_read(error: &Error) -> bool {
-    matches!(error.state(), Some("42501" | "42P01" | "3F000" | "55000" | "42703" | "42804"))
+    matches!(error.state(), Some("42501" | "42P01" | "3F000" | "55000" | "42703" | "42804" | "42809"))
 }
 
-async fn values(client: &Client, names: &[QualifiedName]) -> Result<Vec<SequenceValue>, Error> {
-    let sql = Sql::new("").list(names, " UNION ALL ", |sql, name| {
+const VALUES: &str = "the sequences' values";
+
+async fn values(client: &Client, sequences: &[(u32, QualifiedName)]) -> Result<Vec<SequenceValue>, Error> {
+    let sql = Sql::new("").list(sequences, " UNION ALL ", |sql, (_, name)| {
         sql.text("SELECT ")
             .literal(&name.schema)
             .text("::text AS schema, ")
@@ -150,7 +198,7 @@ async fn values(client: &Client, names: &[QualifiedName]) -> Result<Vec<Sequence
             .text("::text AS name, last_value, is_called FROM ")
             .name(name)
     });
-    let rows = ask::rows(client, "the sequences' values", &sql, &[]).await?;
+    let rows = ask::rows(client, VALUES, &sql, &[]).await?;
     let value = |row: &ask::Answer| {
         let (last_value, is_called) = (row.get("last_value")?, row.get("is_called")?);
         Ok(SequenceValue { name: row.name()?, last_value, is_called })
