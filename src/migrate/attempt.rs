@@ -33,7 +33,7 @@ use super::roles::{
 };
 use super::snapshot::{self, Snapshot};
 use super::uncarried::{Which, views, with_extensions};
-use super::{Migration, Phase, STREAM_NAME, objects, phase, sequences, source_failed, unknown_phase};
+use super::{Migration, Phase, STREAM_NAME, objects, phase, sequences, source_failed, told, unknown_phase};
 
 /// `pg_constraint`, as an archive's table of contents has it.
 const FOREIGN_KEYS_OF: &str = "2606";
@@ -99,10 +99,44 @@ pub(super) struct Attempt<'a> {
 impl Migration {
     /// Connects, reads the phase, goes on from there.
     pub(super) async fn attempt(&self, context: &mut Context) -> Result<Ended> {
+        // What an attempt before this one has left up is taken down first, whoever wants it to end.
+        let fenced = context.fenced || context.cutover.is_some();
+        let mut stop = self.stop.clone();
+        let begun = tokio::select! {
+            begun = self.begin_attempt(context) => begun?,
+            () = told(&mut stop), if !fenced => return Ok(Ended::Stopped),
+        };
+        let (mut attempt, session) = match begun {
+            ControlFlow::Continue(begun) => begun,
+            ControlFlow::Break(ended) => return Ok(ended),
+        };
+        if attempt.row.method == Method::PgDump {
+            return attempt.move_once(session).await;
+        }
+        let ended = match attempt.settle_cutover(context.cutover.take()).await {
+            Ok(()) => match attempt.go_on(session, context).await {
+                Err(failure) => match attempt.broken_off(failure).await {
+                    _ if attempt.again && attempt.cutover.is_none() => Ok(Ended::Again),
+                    failure => Err(failure),
+                },
+                ended => ended,
+            },
+            Err(failure) => Err(failure),
+        };
+        context.fenced = attempt.cutover.as_ref().is_some_and(Cutover::is_fenced);
+        context.cutover = attempt.cutover.take().filter(|cutover| !cutover.is_concluding());
+        ended
+    }
+
+    /// Everything up to the migration's lock, and what is recorded of it.
+    async fn begin_attempt(
+        &self,
+        context: &mut Context,
+    ) -> Result<ControlFlow<Ended, (Attempt<'_>, TargetSession)>> {
         let sides = &self.sides;
         let Reached { source, target, requests, chosen } = match self.reach(context).await? {
             ControlFlow::Continue(reached) => reached,
-            ControlFlow::Break(ended) => return Ok(ended),
+            ControlFlow::Break(ended) => return Ok(ControlFlow::Break(ended)),
         };
         let method = chosen.method;
         let locked = async {
@@ -146,7 +180,7 @@ impl Migration {
         let metrics = self.metrics.database(sides.source.dbname());
         let (source, target, told) = (Arc::new(source), Arc::new(target), HashSet::new());
         let cutover = None;
-        let mut attempt = Attempt {
+        let attempt = Attempt {
             migration: self,
             number,
             source,
@@ -164,22 +198,7 @@ impl Migration {
             cutover,
             progress: context.progress.clone(),
         };
-        if method == Method::PgDump {
-            return attempt.move_once(session).await;
-        }
-        let ended = match attempt.settle_cutover(context.cutover.take()).await {
-            Ok(()) => match attempt.go_on(session, context).await {
-                Err(failure) => match attempt.broken_off(failure).await {
-                    _ if attempt.again && attempt.cutover.is_none() => Ok(Ended::Again),
-                    failure => Err(failure),
-                },
-                ended => ended,
-            },
-            Err(failure) => Err(failure),
-        };
-        context.fenced = attempt.cutover.as_ref().is_some_and(Cutover::is_fenced);
-        context.cutover = attempt.cutover.take().filter(|cutover| !cutover.is_concluding());
-        ended
+        Ok(ControlFlow::Continue((attempt, session)))
     }
 
     /// Connects, checks what is not begun, and waits for its turn where there are rows to copy.

@@ -81,11 +81,17 @@ impl<'a> Attempt<'a> {
                 return Ok(Ended::Stopped);
             };
             session = again;
-            let mut left_out = self.left_out().await?;
-            left_out.extend(self.dropped_foreign_keys(&archive).await?);
-            self.making(&archive).foreign_keys(&left_out).await?;
+            let making = async {
+                let mut left_out = self.left_out().await?;
+                left_out.extend(self.dropped_foreign_keys(&archive).await?);
+                self.making(&archive).foreign_keys(&left_out).await
+            };
+            if self.unless_told(making).await?.is_none() {
+                return Ok(Ended::Stopped);
+            }
         }
-        let keys = foreign_keys::unvalidated(&self.source, &self.target).await?;
+        let unvalidated = foreign_keys::unvalidated(&self.source, &self.target);
+        let Some(keys) = self.unless_told(unvalidated).await? else { return Ok(Ended::Stopped) };
         if !keys.is_empty() {
             // By then the source may have mended what its snapshot violated.
             let now = catalog::current_wal(&self.source).await.map_err(source_failed)?;
@@ -93,7 +99,9 @@ impl<'a> Attempt<'a> {
                 return Ok(Ended::Stopped);
             };
             session = again;
-            foreign_keys::validate(&self.target, &keys).await?;
+            if self.unless_told(foreign_keys::validate(&self.target, &keys)).await?.is_none() {
+                return Ok(Ended::Stopped);
+            }
         }
         loop {
             (_, session) = self.stream(session, None, context).await?;
@@ -108,6 +116,15 @@ impl<'a> Attempt<'a> {
         }
         sequences::carry(&self.source, &self.target).await?;
         Ok(Ended::Stopped)
+    }
+
+    /// The work, unless a signal comes first: then it is given up as a kill would give it up.
+    async fn unless_told<T>(&self, work: impl Future<Output = Result<T>>) -> Result<Option<T>> {
+        let mut stop = self.migration.stop.clone();
+        tokio::select! {
+            done = work => done.map(Some),
+            () = told(&mut stop) => Ok(None),
+        }
     }
 
     /// Applies what was written before `end`, where that is not done yet. Breaks when it is stopped meanwhile.

@@ -147,6 +147,40 @@ async fn a_lock_on_the_source_keeps_nobody_from_being_heard() {
     holder.batch_execute("ROLLBACK").await.unwrap();
 }
 
+/// Before the stream, and between two of them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_signal_is_heard_while_checks_and_foreign_keys_wait() {
+    let pair = one_table().await;
+    pair.source("SET ROLE app_owner; CREATE TABLE u (a int REFERENCES t)").await;
+    let stops = async |server: &Server, what: &str| {
+        let mut engine = pair.migrate().start();
+        let waits = "SELECT FROM pg_stat_activity WHERE application_name LIKE 'walferry%' AND wait_event_type = 'Lock'";
+        let waiting = async || !server.sql(DATABASE, waits).await.unwrap().is_empty();
+        wait_for(what, PATIENCE, waiting).await;
+        let began = Instant::now();
+        engine.signal("TERM");
+        engine.wait_exit(0, PATIENCE).await;
+        let took = began.elapsed();
+        assert!(took < Duration::from_secs(5), "{what}: the signal was heard after {took:?}");
+        engine.log()
+    };
+    let (source, target) = (&pair.cluster.source, &pair.cluster.target);
+    let holder = source.client(DATABASE).await.unwrap();
+    holder.batch_execute("BEGIN; LOCK TABLE t IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    stops(source, "a check that waits").await;
+    drop(holder);
+    pair.migrate().arguments(&["--until", "copied"]).run().await.assert(0, &["table copied"]);
+    let holder = target.client(DATABASE).await.unwrap();
+    holder.batch_execute("BEGIN; LOCK TABLE t IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    stops(target, "a foreign key that waits").await;
+    drop(holder);
+    let mut engine = pair.migrate().start();
+    engine.wait_phase("syncing").await;
+    let keys = "SELECT count(*) FROM pg_constraint WHERE contype = 'f' AND convalidated
+                AND connamespace = 'public'::regnamespace";
+    assert_eq!(pair.target_value(keys).await, "1");
+}
+
 /// A cutover looks at the source's tables itself: it says what it waits for, in time, and hears of signals.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lock_on_the_source_keeps_no_cutover_from_being_answered() {
