@@ -44,7 +44,7 @@ use crate::wire::{CopyBothReader, CopyBothWriter};
 pub use lag::Lag;
 pub use monitor::{Monitor, MonitorInput};
 pub use progress::{Progress, Reached};
-pub use reader::Ahead;
+pub use reader::{Ahead, recognise};
 pub use state::Finish;
 
 use reader::Incoming;

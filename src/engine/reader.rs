@@ -15,7 +15,7 @@ use tokio_postgres::Client;
 use crate::assemble::{AssembleError, Assembler, Segment, TakeError};
 use crate::error::{Definite, Failure, Side, Transient};
 use crate::limits::{AHEAD_ASK, BEHIND_AFTER, QUEUE_COST_MAX, RECEIVE_TIMEOUT};
-use crate::pg::{PgTimestamp, SourceLsn, Xid};
+use crate::pg::{PgTimestamp, Resume, SourceLsn, Xid};
 use crate::proto::{DecodeError, ReplicationFrame};
 use crate::source::catalog;
 use crate::source::gap::other_history;
@@ -123,6 +123,29 @@ pub(super) async fn read(
             return;
         }
     }
+}
+
+/// Reads from a stream that is opened as `resume` says until the transaction has come that must come first. Nothing is
+/// applied, and nothing is confirmed.
+///
+/// # Errors
+/// That the source's history is another, or that the stream fails.
+pub async fn recognise(
+    mut stream: CopyBothReader,
+    resume: &Resume,
+    sends_empty: bool,
+) -> Result<(), Failure> {
+    let mut assembler = Assembler::going_on(resume).sent_empty(sends_empty);
+    let mut pace = Pace::default();
+    while assembler.is_recognising() {
+        let payload = next(&mut stream, pace).await?;
+        match take(&mut assembler, &mut pace, None, payload).await {
+            Err(Incoming::Failed(failure)) => return Err(failure),
+            Err(Incoming::SpillFailed(error)) => return Err(Transient::new(Side::Source, error.to_string()).into()),
+            Ok(_) | Err(_) => {}
+        }
+    }
+    Ok(())
 }
 
 async fn next(stream: &mut CopyBothReader, pace: Pace) -> Result<Bytes, Failure> {

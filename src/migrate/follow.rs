@@ -34,7 +34,6 @@ use super::{Migration, Phase, STREAM_NAME, foreign_keys, sequences, snapshot, so
 /// A connection to stream on from the stored position without a gap.
 struct Connected {
     walsender: ReplicationSession,
-    slot: Option<catalog::SlotInfo>,
     /// From where, on the timeline that the source is on.
     resume: Resume,
 }
@@ -273,10 +272,7 @@ impl<'a> Attempt<'a> {
     /// Large transactions are taken before they end: the source then need not keep them on its disk, which costs it a third
     /// of the time that it takes to decode and send them (`cargo bench --bench catchup`, backlog b).
     async fn open(&mut self, stored: Resume, copied: SourceLsn, context: &mut Context) -> Result<Opened> {
-        let Connected { walsender, slot, resume } = self.without_gap(stored, copied).await?;
-        if let Some(pid) = slot.filter(|slot| slot.active).and_then(|slot| slot.active_pid) {
-            return Err(self.in_use(pid).await?);
-        }
+        let Connected { walsender, resume } = self.connect(stored, copied).await?;
         let wanted = walsender.can_stream() && self.wants_spill(context);
         let spill = if wanted { self.spill_dir(context) } else { None };
         if resume != stored {
@@ -297,12 +293,13 @@ impl<'a> Attempt<'a> {
     pub(super) async fn refuse_gap(&mut self) -> Result<()> {
         let store = self.store();
         let (stored, rows) = tokio::try_join!(self.stored(), store.relations())?;
-        let connected = self.without_gap(stored, last_copy(&rows)).await?;
+        let (connected, _) = self.without_gap(stored, last_copy(&rows)).await?;
         self.walsender = Some(connected.walsender);
         Ok(())
     }
 
-    async fn without_gap(&mut self, stored: Resume, copied: SourceLsn) -> Result<Connected> {
+    /// With the server process that uses the slot.
+    async fn without_gap(&mut self, stored: Resume, copied: SourceLsn) -> Result<(Connected, Option<i32>)> {
         let mut walsender = match self.walsender.take() {
             Some(walsender) => walsender,
             None => self.migration.walsender().await?,
@@ -323,7 +320,35 @@ impl<'a> Attempt<'a> {
             copied,
         };
         let resume = refuse_gap(&expected, &identity, slot.as_ref(), history.as_ref())?;
-        Ok(Connected { walsender, slot, resume })
+        let used_by = slot.filter(|slot| slot.active).and_then(|slot| slot.active_pid);
+        Ok((Connected { walsender, resume }, used_by))
+    }
+
+    /// The same, where nobody else has the slot.
+    async fn connect(&mut self, stored: Resume, copied: SourceLsn) -> Result<Connected> {
+        let (connected, used_by) = self.without_gap(stored, copied).await?;
+        match used_by {
+            Some(pid) => Err(self.in_use(pid).await?),
+            None => Ok(connected),
+        }
+    }
+
+    /// Refuses another history than the one that was applied, before its rows replace what the target has.
+    pub(super) async fn recognise(&mut self) -> Result<()> {
+        let store = self.store();
+        let (stored, rows) = tokio::try_join!(self.stored(), store.relations())?;
+        if stored.landmark.is_none() {
+            return Ok(());
+        }
+        let Connected { walsender, resume } = self.connect(stored, last_copy(&rows)).await?;
+        let messages = walsender.can_send_messages();
+        let options = StreamOptions { streaming: false, messages: true };
+        let stream =
+            walsender.start(&self.row.slot, resume.opened_at(), &self.row.publications, options).await;
+        let (reader, writer) = stream.map_err(|error| error.into_failure(Side::Source))?;
+        engine::recognise(reader, &resume, !messages).await?;
+        drop(writer);
+        snapshot::wait_released(&self.source, &self.row.slot).await
     }
 
     /// We hold the lock, so a walsender of ours that still has the slot is one whose engine is gone: it ends soon.

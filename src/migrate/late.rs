@@ -65,6 +65,7 @@ impl Attempt<'_> {
         if self.prepared(&all, left).await?.is_empty() {
             return Ok(true);
         }
+        self.recognise().await?;
         // The snapshot takes a walsender.
         self.walsender = None;
         let snapshot = self.snapshot().await?;

@@ -264,6 +264,8 @@ async fn a_restored_disk_is_refused() {
     let pair = Pair::start().await;
     let source = &pair.cluster.source;
     pair.source("CREATE TABLE public.t (id int PRIMARY KEY); ALTER TABLE public.t OWNER TO app_owner").await;
+    pair.source("CREATE TABLE public.u (id int PRIMARY KEY); ALTER TABLE public.u OWNER TO app_owner").await;
+    pair.source("INSERT INTO public.u VALUES (7)").await;
     let launch = pair.migrate();
     let mut engine = launch.start();
     engine.wait_phase("syncing").await;
@@ -293,6 +295,8 @@ async fn a_restored_disk_is_refused() {
     copy(&earlier, &data);
     source.start_again().await.unwrap();
     pair.source("INSERT INTO public.t SELECT generate_series(100, 5000)").await;
+    // That would have it copied again.
+    pair.source("ALTER TABLE public.u ALTER id TYPE int USING id + 1").await;
     assert!(pair.source_wal().await > pair.progress().await, "the positions fit");
     let ended = launch.run_for(PATIENCE).await;
     ended.assert(
@@ -300,4 +304,5 @@ async fn a_restored_disk_is_refused() {
         &["the source's history is another than the one that was applied", "walferry remove --force"],
     );
     assert_eq!(pair.target_value("SELECT count(*) FROM public.t").await, "50", "nothing of it is applied");
+    assert_eq!(pair.target_value("SELECT id FROM public.u").await, "7", "nothing of it is copied");
 }
