@@ -141,7 +141,9 @@ pub async fn recognise(
         let payload = next(&mut stream, pace).await?;
         match take(&mut assembler, &mut pace, None, payload).await {
             Err(Incoming::Failed(failure)) => return Err(failure),
-            Err(Incoming::SpillFailed(error)) => return Err(Transient::new(Side::Source, error.to_string()).into()),
+            Err(Incoming::SpillFailed(error)) => {
+                return Err(Transient::new(Side::Source, error.to_string()).into());
+            }
             Ok(_) | Err(_) => {}
         }
     }

@@ -10,17 +10,21 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use tokio_postgres::SimpleQueryMessage;
+
 use crate::apply::store::{RelationRow, RelationState};
 use crate::apply::{AsCopied, Drift, Tables};
 use crate::config::{Ddl, Keyless};
 use crate::error::{Definite, Failure, Result, Side};
 use crate::pg::{Oid, QualifiedName, RelationId, Sql};
+use crate::source;
 use crate::source::catalog::{self, Generated, Identity, Table, TableColumn};
 
 use super::attempt::Attempt;
 use super::copy::origin;
 use super::late::announced;
 use super::pairing::Listed;
+use super::source_failed;
 
 /// Tables of the source that are not what they were, and what the target lacks of them.
 #[derive(Debug, Default)]
@@ -97,7 +101,12 @@ impl Attempt<'_> {
             let Some((source, there)) = source.zip(there) else { continue };
             let before = statements.len();
             statements.extend(columns_as(source, there));
-            statements.extend(self.generated_as(source, there).await?);
+            for statement in self.generated_as(source, there).await? {
+                // Those of partitions are the same.
+                if !statements.contains(&statement) {
+                    statements.push(statement);
+                }
+            }
             statements.extend(parents_as(&names, source, &target_names, there));
             of.extend((statements.len() > before).then(|| row.name.to_string()));
         }
@@ -111,34 +120,66 @@ impl Attempt<'_> {
             .into())
     }
 
-    /// Columns that are computed, which the stream does not announce.
+    /// Columns that are computed, which the stream does not announce: those that the target lacks, or computes otherwise.
     async fn generated_as(&self, source: &Table, there: &Table) -> Result<Vec<Sql>> {
-        let differs = |column: &&TableColumn| {
-            let found = there.columns.iter().find(|found| found.name == column.name);
-            column.generated != Generated::No && found.is_none_or(|found| found.generated == Generated::No)
-        };
-        let lacking: Vec<&TableColumn> = source.columns.iter().filter(differs).collect();
-        if lacking.is_empty() {
+        if source.columns.iter().all(|column| column.generated == Generated::No) {
             return Ok(Vec::new());
         }
-        let id = RelationId::new(source.oid.get());
-        let failed = |error: crate::source::Error| error.into_failure(Side::Source);
-        let definition = catalog::definition(&self.source, id).await.map_err(failed)?;
-        let Some(definition) = definition else { return Ok(Vec::new()) };
+        let id = |table: &Table| RelationId::new(table.oid.get());
+        let definition = catalog::definition(&self.source, id(source)).await.map_err(source_failed)?;
+        let on_target = catalog::definition(&self.target, id(there)).await.map_err(target_failed)?;
+        let Some((definition, on_target)) = definition.zip(on_target) else { return Ok(Vec::new()) };
         let mut statements = Vec::new();
-        for column in lacking {
+        for column in source.columns.iter().filter(|column| column.generated != Generated::No) {
             let expression = definition.column(&column.name).and_then(|column| column.default.clone());
             let of = catalog::type_text(&self.source, column.type_oid, column.type_modifier).await;
-            let (Some(expression), Some(of)) = (expression, of.map_err(failed)?) else { continue };
-            if there.columns.iter().any(|found| found.name == column.name) {
-                statements.push(alter(there).text(" DROP COLUMN ").ident(&column.name));
+            let (Some(expression), Some(of)) = (expression, of.map_err(source_failed)?) else { continue };
+            let stored = if column.generated == Generated::Stored { ") STORED" } else { ") VIRTUAL" };
+            let add = Sql::new(" ADD COLUMN ").ident(&column.name).text(" ").catalog(&of);
+            let add = add.text(" GENERATED ALWAYS AS (").catalog(&expression).text(stored);
+            // One of a partition is that of the table above all.
+            let alter = || Sql::new("ALTER TABLE ").name(there.partition_of.as_ref().unwrap_or(&there.name));
+            let found = on_target.column(&column.name);
+            let same_kind = found.filter(|found| found.generated == column.generated);
+            if let Some(found) = same_kind.and_then(|found| found.default.as_ref()) {
+                if *found == expression
+                    || self.in_words_of_target(there, &column.name, &add).await?.as_ref() == Some(found)
+                {
+                    continue;
+                }
+                // The target is as new as the source at least.
+                if self.source_version().await?.major() >= 17 {
+                    let set = alter().text(" ALTER COLUMN ").ident(&column.name).text(" SET EXPRESSION AS (");
+                    statements.push(set.catalog(&expression).text(")"));
+                    continue;
+                }
             }
-            let add = alter(there).text(" ADD COLUMN ").ident(&column.name).text(" ").catalog(&of);
-            let add = add.text(" GENERATED ALWAYS AS (").catalog(&expression);
-            let stored = column.generated == Generated::Stored;
-            statements.push(add.text(if stored { ") STORED" } else { ") VIRTUAL" }));
+            if found.is_some() {
+                statements.push(alter().text(" DROP COLUMN ").ident(&column.name));
+            }
+            statements.push(alter().sql(&add));
         }
         Ok(statements)
+    }
+
+    /// How the target words the expression of a column that `add` adds: versions differ in that. `None` where it does not
+    /// take it.
+    async fn in_words_of_target(&self, there: &Table, column: &str, add: &Sql) -> Result<Option<String>> {
+        let alter = || Sql::new("; ALTER TABLE pg_temp.walferry_wording");
+        // Several statements at once are one transaction.
+        let sql = Sql::new("CREATE TEMPORARY TABLE walferry_wording (LIKE ").name(&there.name).text(")");
+        let sql = sql.sql(&alter()).text(" DROP COLUMN ").ident(column).sql(&alter()).sql(add).text(
+            "; SELECT pg_get_expr(adbin, adrelid) FROM pg_attrdef WHERE adrelid = 'pg_temp.walferry_wording'::regclass; \
+             DROP TABLE pg_temp.walferry_wording",
+        );
+        let answer = match self.target.simple_query(sql.as_str()).await {
+            Err(error) if error.as_db_error().is_some() => return Ok(None),
+            answer => answer.map_err(|error| target_failed(source::Error::new("a wording", error)))?,
+        };
+        Ok(answer.into_iter().find_map(|message| match message {
+            SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+            _ => None,
+        }))
     }
 
     fn is_copied_at_cutover(&self, table: &Table) -> bool {
@@ -181,6 +222,10 @@ fn for_cutover(mut misfit: Definite) -> Definite {
         misfit.hint.replace("`walferry migrate`", "`walferry cutover`")
     };
     misfit
+}
+
+fn target_failed(error: source::Error) -> Failure {
+    error.into_failure(Side::Target)
 }
 
 fn names(tables: &[Table]) -> HashMap<Oid, &QualifiedName> {

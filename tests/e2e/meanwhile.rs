@@ -120,6 +120,16 @@ async fn redefined_without_a_later_change() {
         );
         owner.batch_execute(&sql).await.unwrap();
     }
+    owner
+        .batch_execute(
+            "CREATE TABLE recomputed (id int PRIMARY KEY, n int, c int GENERATED ALWAYS AS (n * 2) STORED);
+             INSERT INTO recomputed SELECT g, g FROM generate_series(1, 100) g;
+             CREATE TABLE leaves (id int PRIMARY KEY, n int, c int GENERATED ALWAYS AS (n * 2) STORED) PARTITION BY LIST (id);
+             CREATE TABLE leaf_1 PARTITION OF leaves FOR VALUES IN (1); CREATE TABLE leaf_2 PARTITION OF leaves FOR VALUES IN (2);
+             INSERT INTO leaves VALUES (1, 1), (2, 2)",
+        )
+        .await
+        .unwrap();
     let mut engine = pair.migrate().start();
     engine.wait_phase("syncing").await;
     engine.terminate(0).await;
@@ -145,6 +155,8 @@ async fn redefined_without_a_later_change() {
         "ALTER TABLE volatile ADD x float8 NOT NULL DEFAULT random()",
         "ALTER TABLE wider ALTER n TYPE bigint USING n * 1000",
         "ALTER TABLE computed ADD twice int GENERATED ALWAYS AS (n * 2) STORED",
+        "ALTER TABLE recomputed DROP c; ALTER TABLE recomputed ADD c int GENERATED ALWAYS AS (n * 3) STORED",
+        "ALTER TABLE leaves DROP c; ALTER TABLE leaves ADD c int GENERATED ALWAYS AS (n * 3) STORED",
     ] {
         owner.batch_execute(statement).await.unwrap_or_else(|error| panic!("{statement}: {error:?}"));
     }
@@ -171,6 +183,8 @@ async fn redefined_without_a_later_change() {
         "ALTER TABLE \"public\".\"wider\" ALTER COLUMN \"n\" TYPE bigint",
         "ALTER TABLE \"public\".\"volatile\" ALTER COLUMN \"x\" SET NOT NULL",
         "ADD COLUMN \"twice\" integer GENERATED ALWAYS AS ((n * 2)) STORED",
+        "ALTER TABLE \"public\".\"recomputed\" ADD COLUMN \"c\" integer GENERATED ALWAYS AS ((n * 3)) STORED",
+        "ALTER TABLE \"public\".\"leaves\" ADD COLUMN \"c\" integer GENERATED ALWAYS AS ((n * 3)) STORED",
     ] {
         assert!(said.contains(part), "no {part:?} in {said}");
     }
