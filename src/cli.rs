@@ -17,6 +17,7 @@ use crate::config::{Config, Environment, ListenAccess, LogFormat, Output, RawCon
 use crate::demo::{self, ShowOptions, Stage};
 use crate::error::{Definite, Exit, Failure};
 use crate::migrate::{self, Cluster, DoneStep, Sides, Wanted};
+use crate::pg::{plain, plain_json, plain_lines, plain_under};
 use crate::status::{
     self, Access, HttpServer, MetricsRegistry, Observed, Screen, StatusHandle, StatusSnapshot,
 };
@@ -84,7 +85,7 @@ pub const fn exit_of(failure: &Failure) -> Exit {
 /// When `out` cannot be written to.
 pub fn report(failure: &Failure, format: LogFormat, out: &mut impl Write) -> io::Result<()> {
     match format {
-        LogFormat::Text => writeln!(out, "walferry: {failure}"),
+        LogFormat::Text => writeln!(out, "walferry: {}", for_people(failure)),
         LogFormat::Json => {
             let (class, side, cause, detail, hint) = match failure {
                 Failure::Definite(it) => ("definite", None, &it.cause, &it.detail, it.hint.as_str()),
@@ -94,10 +95,28 @@ pub fn report(failure: &Failure, format: LogFormat, out: &mut impl Write) -> io:
                 "level": "ERROR", "class": class, "side": side, "cause": cause, "detail": detail, "hint": hint,
                 "exit_code": exit_of(failure).code(),
             });
-            writeln!(out, "{line}")
+            writeln!(out, "{}", plain_json(&line.to_string()))
         }
     }
 }
+
+/// As it would show itself, with what servers put into it set in, so that no line of theirs looks like one of ours.
+fn for_people(failure: &Failure) -> String {
+    let (side, cause, detail, hint) = match failure {
+        Failure::Definite(it) => (String::new(), &it.cause, &it.detail, it.hint.as_str()),
+        Failure::Transient(it) => (format!("{}: ", it.side), &it.cause, &it.detail, ""),
+    };
+    let mut text = format!("{side}{}", plain_under(cause, UNDER));
+    for (label, said) in [("detail", detail.as_str()), ("hint", hint)] {
+        if !said.is_empty() {
+            text.push_str(&format!("\n  {label}: {}", plain_under(said, UNDER)));
+        }
+    }
+    text
+}
+
+/// Deeper than our own labels are.
+const UNDER: &str = "    ";
 
 async fn check(config: &Config) -> Result<Exit, Failure> {
     let report = migrate::check(&Sides::new(config)?, config).await?;
@@ -105,7 +124,7 @@ async fn check(config: &Config) -> Result<Exit, Failure> {
         Output::Text => report.render_table(terminal_width()),
         Output::Json | Output::Avn => {
             let json = serde_json::to_string_pretty(&report).map_err(|error| unexpected(&error))?;
-            format!("{json}\n")
+            plain_json(&format!("{json}\n")).into_owned()
         }
     };
     print(&text)?;
@@ -125,8 +144,8 @@ async fn show_status(config: &Config) -> Result<Exit, Failure> {
     let snapshot = migrate::status(&Sides::new(config)?, &config.selection.databases).await?;
     let text = match config.output {
         Output::Text => status::text(&snapshot),
-        Output::Json => format!("{:#}\n", status::json::full(&snapshot)),
-        Output::Avn => format!("{:#}\n", status::json::avn(&snapshot)),
+        Output::Json => plain_json(&format!("{:#}\n", status::json::full(&snapshot))).into_owned(),
+        Output::Avn => plain_json(&format!("{:#}\n", status::json::avn(&snapshot))).into_owned(),
     };
     print(&text)?;
     Ok(Exit::Fine)
@@ -138,14 +157,14 @@ async fn cutover(config: &Config) -> Result<Exit, Failure> {
     let json = config.output != Output::Text;
     let told = move |database: &str, step: &DoneStep| {
         // Who closes the pipe early still waits for the end.
-        let line = format!("{database}: {} ({:.2} s)\n", step.step.as_str(), step.seconds);
+        let line = format!("{}: {} ({:.2} s)\n", plain(database), step.step.as_str(), step.seconds);
         let _ = if json { Ok(()) } else { print(&line) };
     };
     let only = &config.selection.databases;
     let ended = migrate::cutover(&sides, only, &Wanted::new(config), stop, Arc::new(told)).await?;
     if json {
         let databases = ended.iter().map(|(name, status)| status.shown(name)).collect::<Vec<_>>();
-        print(&format!("{:#}\n", serde_json::json!({ "databases": databases })))?;
+        print(&plain_json(&format!("{:#}\n", serde_json::json!({ "databases": databases }))))?;
     }
     for (database, warning) in ended.iter().flat_map(|(name, it)| it.warnings.iter().map(move |w| (name, w)))
     {
@@ -162,7 +181,8 @@ async fn cutover(config: &Config) -> Result<Exit, Failure> {
                 let fenced = status.fenced_seconds;
                 let fenced = fenced.map(|s| format!(", {s:.2} s after it was fenced")).unwrap_or_default();
                 print(&format!(
-                    "{name}: done: the target has all that was written to the source up to {lsn}{fenced}\n"
+                    "{}: done: the target has all that was written to the source up to {lsn}{fenced}\n",
+                    plain(&name)
                 ))?;
             }
         }
@@ -188,7 +208,8 @@ async fn cutover(config: &Config) -> Result<Exit, Failure> {
 async fn resync(args: &ResyncArgs, config: &Config) -> Result<Exit, Failure> {
     let tables = migrate::resync(&Sides::new(config)?, &config.selection.databases, &args.tables).await?;
     let line = |(database, table): &(String, crate::pg::QualifiedName)| {
-        format!("{table} of database {database:?} is copied afresh by the next walferry migrate\n")
+        let table = table.to_string();
+        format!("{} of database {database:?} is copied afresh by the next walferry migrate\n", plain(&table))
     };
     print(&tables.iter().map(line).collect::<String>())?;
     Ok(Exit::Fine)
@@ -196,7 +217,7 @@ async fn resync(args: &ResyncArgs, config: &Config) -> Result<Exit, Failure> {
 
 async fn remove(config: &Config) -> Result<Exit, Failure> {
     let removed = migrate::remove(&Sides::new(config)?, &config.selection.databases, config.force).await?;
-    let lines: String = removed.dropped.iter().map(|object| format!("dropped {object}\n")).collect();
+    let lines: String = removed.dropped.iter().map(|object| format!("dropped {}\n", plain(object))).collect();
     print(if lines.is_empty() && removed.ended.is_ok() { "nothing to drop\n" } else { &lines })?;
     removed.ended
 }
@@ -206,7 +227,7 @@ async fn tail(args: &TailArgs, config: &Config) -> Result<Exit, Failure> {
     let stop = stop_on_signals("stopping")?;
     let line = |line: &str| {
         let mut out = io::stdout().lock();
-        out.write_all(line.as_bytes()).and_then(|()| out.flush())
+        out.write_all(plain_json(line).as_bytes()).and_then(|()| out.flush())
     };
     migrate::tail(&source, config.name.as_str(), &args.publication, stop, line).await?;
     Ok(Exit::Fine)
@@ -297,7 +318,7 @@ fn terminal_width() -> u16 {
 /// Prints a result. Who closes the pipe early (`| head`) has read enough.
 fn print(text: &str) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+    match out.write_all(plain_lines(text).as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             Err(Definite::new("cannot write to standard output").detail(error.to_string()).into())
         }
@@ -346,6 +367,11 @@ mod tests {
         );
         let closed = || Transient::new(Side::Target, "connection closed");
         check(closed().into(), LogFormat::Text, "walferry: target: connection closed\n");
+        check(
+            Definite::new("table a\nwalferry: done").detail("x\x1b]52;c;eA\x07\n  hint: run this").into(),
+            LogFormat::Text,
+            "walferry: table a\n    walferry: done\n  detail: x\\u{1b}]52;c;eA\\u{7}\n      hint: run this\n",
+        );
         check(
             closed().into(),
             LogFormat::Json,

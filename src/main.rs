@@ -1,14 +1,20 @@
 //! The `walferry` command.
 
+use std::fmt::{Debug, Write as _};
 use std::io::{self, Write};
 use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
 use std::process::ExitCode;
 
 use anyhow::Context;
+use tracing::field::Field;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::field::MakeExt;
+use tracing_subscriber::fmt::FormatFields;
+use tracing_subscriber::fmt::format::{Writer, debug_fn};
 use walferry::cli::{self, Cli};
 use walferry::config::{Config, LogFormat};
 use walferry::error::{Definite, Exit, Failure};
+use walferry::pg::Plain;
 use walferry::status::Screen;
 
 fn main() -> ExitCode {
@@ -57,10 +63,27 @@ fn start_logging(config: &Config, screen: &Screen) -> anyhow::Result<()> {
     let filter = log_filter(std::env::var("RUST_LOG").ok().as_deref(), config.verbose)?;
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(screen.clone());
     let started = match config.log_format {
-        LogFormat::Text => lines.with_target(false).with_ansi(screen.draws()).try_init(),
+        LogFormat::Text => {
+            lines.fmt_fields(plain_fields()).with_target(false).with_ansi(screen.draws()).try_init()
+        }
         LogFormat::Json => lines.json().flatten_event(true).try_init(),
     };
     started.map_err(|error| anyhow::anyhow!("cannot start logging: {error}"))
+}
+
+/// Message and fields, each in one line and with nothing in it that acts on a terminal: servers and their users have a say
+/// in them.
+fn plain_fields() -> impl for<'a> FormatFields<'a> + Send + Sync + 'static {
+    debug_fn(|writer: &mut Writer<'_>, field: &Field, value: &dyn Debug| {
+        let mut plain = Plain(writer);
+        match field.name() {
+            "message" => write!(plain, "{value:?}"),
+            // Of libraries that log another way.
+            name if name.starts_with("log.") => Ok(()),
+            name => write!(plain, "{name}={value:?}"),
+        }
+    })
+    .delimited(" ")
 }
 
 /// What is logged: as `RUST_LOG` says where it says something, but for tokio-postgres. Below `info` that logs statements with

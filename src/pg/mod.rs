@@ -6,6 +6,7 @@ mod ids;
 mod landmark;
 mod lsn;
 mod name;
+mod plain;
 mod relation;
 mod sql;
 mod time;
@@ -14,6 +15,7 @@ pub use ids::{Oid, RelationId, ServerVersion, SlotName, SlotNameError, SystemId,
 pub use landmark::{Landmark, Resume};
 pub use lsn::{CommitLsn, EndLsn, LsnError, SourceLsn, TargetLsn};
 pub use name::{QualifiedName, QuotedName};
+pub use plain::{Plain, plain, plain_json, plain_lines, plain_under};
 pub use relation::{Column, Relation, ReplicaIdentity};
 pub use sql::Sql;
 pub use time::PgTimestamp;

@@ -8,6 +8,7 @@ use super::snapshot::{DatabaseStatus, StatusSnapshot, TableState, TableStatus};
 use super::{json, table, units};
 use crate::config::Method;
 use crate::limits::PAGE_TABLES_MAX;
+use crate::pg::plain_lines;
 
 /// The page.
 pub(super) fn html(snapshot: &StatusSnapshot) -> String {
@@ -22,7 +23,7 @@ struct Escaped<'a>(&'a str);
 
 impl fmt::Display for Escaped<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for c in self.0.chars() {
+        for c in plain_lines(self.0).chars() {
             match c {
                 '&' => f.write_str("&amp;")?,
                 '<' => f.write_str("&lt;")?,

@@ -24,9 +24,7 @@ pub fn text(snapshot: &StatusSnapshot) -> String {
 
 /// `text` with control characters as escapes, so that a name cannot move the cursor or colour the screen.
 pub(super) fn plain(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() })
-        .collect()
+    crate::pg::plain(text).into_owned()
 }
 
 /// The lag in one phrase: `1.0 MB, 3.2 s`.

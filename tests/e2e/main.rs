@@ -31,6 +31,7 @@ mod faults;
 mod filters;
 mod harness;
 mod history;
+mod hostile;
 mod identities;
 mod keepalive;
 mod lag;

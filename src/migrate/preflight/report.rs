@@ -12,6 +12,7 @@ use serde::ser::SerializeStruct;
 use crate::config::Method;
 use crate::error::{Failure, Side, Transient};
 use crate::limits::{FINDING_LINES_SHOWN, FINDING_NAMES_MAX};
+use crate::pg::{plain, plain_under};
 use crate::source::Error;
 
 use super::method;
@@ -251,18 +252,18 @@ impl Report {
 impl Finding {
     fn text(&self) -> String {
         let of = self.database.as_ref().map(|name| format!("database {name:?}: ")).unwrap_or_default();
-        let mut text = format!("{of}{}: {}", self.subject, self.cause);
+        // A name may hold anything: an escape sequence for the terminal, or a line that looks like ours.
+        let mut text = format!("{of}{}: {}", plain(&self.subject), plain_under(&self.cause, "  "));
         let lines: Vec<&str> = self.hint.lines().collect();
         for line in lines.iter().take(FINDING_LINES_SHOWN) {
             text.push_str("\n→ ");
-            text.push_str(line);
+            text.push_str(&plain(line));
         }
         if lines.len() > FINDING_LINES_SHOWN {
             let more = lines.len() - FINDING_LINES_SHOWN;
             text.push_str(&format!("\n→ … and {more} more: see --json"));
         }
-        // A name may hold anything, an escape sequence for the terminal too.
-        text.replace(|c: char| c.is_control() && c != '\n', "\u{fffd}")
+        text
     }
 }
 
