@@ -178,6 +178,47 @@ fn legal_orders() {
     );
 }
 
+/// The last transaction applied comes first, and is not handed out; any other is another history.
+#[test]
+fn what_comes_first_is_recognised() {
+    let landmark = Landmark {
+        commit_lsn: CommitLsn::new(100),
+        end: EndLsn::new(110),
+        xid: xid(100),
+        commit_time: PgTimestamp::from_micros(7),
+    };
+    let check = |landmark: Landmark, messages: Vec<Message>, expected: Result<&[&str], Found>| {
+        let resume = Resume { landmark: Some(landmark), ..Resume::at(EndLsn::new(150)) };
+        let (segments, error) = run(Assembler::going_on(&resume), messages);
+        let (expected, refused) = match expected {
+            Ok(expected) => (expected, None),
+            Err(found) => (&[][..], Some(AssembleError::OtherHistory { expected: landmark, found })),
+        };
+        assert_eq!((segments, error), (expected.iter().map(ToString::to_string).collect(), refused));
+    };
+    let comes = || {
+        vec![
+            begin(100),
+            relation(1, 1),
+            insert(1, 1),
+            commit(100, 110),
+            begin(150),
+            insert(1, 1),
+            commit(150, 160),
+        ]
+    };
+    check(landmark, comes(), Ok(&[">150 [I1/1] =160"]));
+    let found = || Err(Found::Transaction(xid(100), CommitLsn::new(100)));
+    check(Landmark { xid: xid(99), ..landmark }, comes(), found());
+    check(Landmark { commit_time: PgTimestamp::from_micros(8), ..landmark }, comes(), found());
+    check(Landmark { end: EndLsn::new(109), ..landmark }, comes(), found());
+    check(Landmark { end: EndLsn::new(111), ..landmark }, comes(), found());
+    // Another place is that of another one.
+    check(Landmark { commit_lsn: CommitLsn::new(99), ..landmark }, comes(), found());
+    let later = Err(Found::Transaction(xid(150), CommitLsn::new(150)));
+    check(landmark, vec![begin(150), relation(1, 1), insert(1, 1), commit(150, 160)], later);
+}
+
 #[test]
 fn illegal_orders() {
     let check = |messages: Vec<Message>, expected: AssembleError| {

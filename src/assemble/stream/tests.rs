@@ -5,7 +5,7 @@ use bytes::{Bytes, BytesMut};
 use crate::assemble::tests;
 use crate::assemble::{AssembleError, Assembler, Change, Segment, TakeError};
 use crate::limits::SEGMENT_COST_MAX;
-use crate::pg::{CommitLsn, EndLsn, PgTimestamp, RelationId, SourceLsn, Xid};
+use crate::pg::{CommitLsn, EndLsn, Landmark, PgTimestamp, RelationId, Resume, SourceLsn, Xid};
 use crate::proto::{
     Begin, BeginPrepare, Commit, DecodeError, Insert, Message, Prepared, StreamAbort, StreamCommit,
     StreamStart, Truncate, Tuple, TupleValue,
@@ -99,6 +99,38 @@ fn short(segments: &[Segment]) -> Vec<String> {
         format!("{}@{}: {} ={end}", segment.xid, segment.commit_lsn.get(), changes.join(" "))
     };
     segments.iter().map(segment).collect()
+}
+
+/// The last transaction applied may come in progress again.
+#[test]
+fn what_comes_first_is_recognised() {
+    let landmark = Landmark {
+        commit_lsn: CommitLsn::new(100),
+        end: EndLsn::new(105),
+        xid: Xid::new(7),
+        commit_time: PgTimestamp::from_micros(7),
+    };
+    let check = |landmark: Landmark, expected: Result<&[&str], &str>| {
+        let mut fed = Fed::new();
+        let resume = Resume { landmark: Some(landmark), ..Resume::at(EndLsn::new(150)) };
+        fed.assembler = Assembler::going_on(&resume).streaming(fed.spill.clone());
+        let first = [start(7, true), relation(7, 1, 1), insert(7, 1, "a", 1), stop(), commit(7, 100)];
+        let next = [start(8, true), relation(8, 1, 1), insert(8, 1, "b", 1), stop(), commit(8, 150)];
+        match (fed.feed(first.into_iter().chain(next)), expected) {
+            (Ok(segments), Ok(expected)) => assert_eq!(short(&segments), expected),
+            (Err(TakeError::Order(error)), Err(found)) => {
+                assert!(matches!(error, AssembleError::OtherHistory { .. }), "{error:?}");
+                assert!(error.to_string().contains(found), "{error}");
+            }
+            (found, expected) => panic!("{found:?} instead of {expected:?}"),
+        }
+    };
+    check(landmark, Ok(&["8@150: b =155"]));
+    let found = Err("transaction 7 that committed at 0/64");
+    check(Landmark { xid: Xid::new(6), ..landmark }, found);
+    check(Landmark { commit_time: PgTimestamp::from_micros(8), ..landmark }, found);
+    check(Landmark { end: EndLsn::new(104), ..landmark }, found);
+    check(Landmark { commit_lsn: CommitLsn::new(101), ..landmark }, found);
 }
 
 #[test]

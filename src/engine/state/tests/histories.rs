@@ -5,7 +5,10 @@
 //! The source itself may be another one suddenly: a standby, or a disk of earlier, that lacks the end of the history and
 //! writes on, under positions and identifiers that were used before. Then what is applied is a part of the history that
 //! survived, from its beginning, or the engine refuses it; and it refuses none that lacks nothing. A standby says where it
-//! left the timeline of before, which tells more than positions do; a disk of earlier says nothing.
+//! left the timeline of before, which tells more than positions do; a disk of earlier says nothing. What is refused before
+//! the stream begins, the program's own comparison refuses.
+//!
+//! Tables are copied meanwhile, too: what such a table had by then the source must still have.
 
 use std::collections::VecDeque;
 
@@ -15,8 +18,12 @@ use proptest::prelude::*;
 use super::*;
 use crate::assemble::{AssembleError, Assembler, Change};
 use crate::limits::{QUEUE_COST_MAX, TICK};
-use crate::pg::{QualifiedName, Relation, RelationId, ReplicaIdentity, TimelineId};
+use crate::pg::{QualifiedName, Relation, RelationId, ReplicaIdentity, SlotName, SystemId, TimelineId};
 use crate::proto::{Begin, Commit, Insert, LogicalMessage, Message, Tuple, TupleValue};
+use crate::source::catalog::SlotInfo;
+use crate::source::gap::{Expected, refuse_gap};
+use crate::source::history::TimelineHistory;
+use crate::source::replication::Identity;
 
 /// Where the slot starts.
 const START: u64 = 1_000;
@@ -63,6 +70,10 @@ enum Action {
     },
     /// The target dies, and has what is on its disk when it is back.
     TargetCrash {
+        start: Start,
+    },
+    /// A table is copied as the source has it now; the engine goes on after that.
+    Copy {
         start: Start,
     },
     /// The source has lost what lies beyond a place, and goes on with other transactions; its slot is at what was
@@ -116,6 +127,7 @@ fn actions() -> impl Strategy<Value = Vec<Action>> {
         1 => Just(Action::Stop),
         2 => (0..=UNDER_WAY_MAX, start()).prop_map(|(completes, start)| Action::Crash { completes, start }),
         2 => start().prop_map(|start| Action::TargetCrash { start }),
+        1 => start().prop_map(|start| Action::Copy { start }),
         1 => (any::<prop::sample::Index>(), any::<prop::sample::Index>(), transactions(), start()).prop_map(
             |(place, told, transactions, start)| {
                 let promoted = start.own_clock;
@@ -163,6 +175,8 @@ struct World {
     now: Duration,
     /// When the engine's time started.
     epoch: Duration,
+    /// Where the last copy of a table was made.
+    copied: SourceLsn,
     /// The source is another one than before, and lacks something that the target has.
     lost: bool,
     /// The engine has refused it.
@@ -303,24 +317,44 @@ impl Source {
         self.timeline = TimelineId::new(self.timeline.get() + 1);
     }
 
-    /// What is stored, as this timeline has it; nothing where that has another history.
-    fn followed(&self, stored: Resume) -> Option<Resume> {
-        match stored.timeline {
-            None => Some(Resume { timeline: Some(self.timeline), ..stored }),
-            Some(timeline) if timeline == self.timeline => Some(stored),
-            Some(timeline) => {
-                let (_, left) = self.left.iter().find(|(before, _)| *before == timeline)?;
-                stored.on_timeline(self.timeline, *left)
-            }
-        }
+    /// Whether this timeline comes from there, and after what is stored.
+    fn comes_from(&self, stored: Resume) -> bool {
+        let Some(timeline) = stored.timeline.filter(|timeline| *timeline != self.timeline) else {
+            return true;
+        };
+        let end = stored.landmark.map_or(stored.end, |landmark| landmark.end).position();
+        self.left.iter().any(|(before, left)| *before == timeline && end <= *left)
     }
 
-    /// What a walsender sends that starts there; nothing when that is refused before.
-    fn connect(&mut self, resume: &Resume) -> Option<Connection> {
+    /// What the program makes of this source, before a stream begins.
+    fn compare(&self, stored: Resume, copied: SourceLsn) -> Result<Resume, crate::error::Definite> {
+        let slot = SlotName::new("walferry_default").unwrap();
+        let known = SlotInfo {
+            name: slot.to_string(),
+            plugin: Some("pgoutput".to_owned()),
+            slot_type: "logical".to_owned(),
+            database: Some("shop".to_owned()),
+            temporary: false,
+            active: false,
+            active_pid: None,
+            restart_lsn: Some(self.confirmed),
+            confirmed_flush_lsn: Some(self.confirmed),
+            wal_status: Some("reserved".to_owned()),
+            safe_wal_size: None,
+            invalidation_reason: None,
+            retained_bytes: None,
+        };
+        let system_id = SystemId::new(7);
+        let expected = Expected { system_id, slot, dbname: "shop".to_owned(), stored, copied };
+        let identity = Identity { system_id, timeline: self.timeline, flushed: SourceLsn::new(self.wal_end) };
+        let file: String =
+            self.left.iter().map(|(before, at)| format!("{before}\t{at}\tpromoted\n")).collect();
+        refuse_gap(&expected, &identity, Some(&known), TimelineHistory::parse(&file).as_ref())
+    }
+
+    /// What a walsender sends that starts there.
+    fn connect(&mut self, resume: &Resume) -> Connection {
         let from = resume.opened_at();
-        if self.confirmed > from || resume.end.get() > self.wal_end {
-            return None;
-        }
         self.connections += 1;
         let mut messages = VecDeque::from([relation(self.wal_end)]);
         for transaction in self.transactions.iter().filter(|t| t.commit_lsn >= from.get()) {
@@ -331,7 +365,7 @@ impl Source {
             }
         }
         let assembler = Assembler::going_on(resume);
-        Some(Connection { messages, assembler, ahead: None, sent: self.confirmed.get() })
+        Connection { messages, assembler, ahead: None, sent: self.confirmed.get() }
     }
 
     /// The changes of all that commits before `position`.
@@ -443,7 +477,7 @@ impl World {
     fn new(transactions: &[Transaction], confirm_delay: Duration, start: Start) -> Self {
         let mut source = Source::new(transactions);
         let resume = Resume::at(EndLsn::new(START));
-        let connection = source.connect(&resume).unwrap();
+        let connection = source.connect(&resume);
         let mut world = Self {
             source,
             connection,
@@ -457,6 +491,7 @@ impl World {
             confirm_delay,
             now: Duration::ZERO,
             epoch: Duration::ZERO,
+            copied: SourceLsn::ZERO,
             lost: false,
             refused: false,
         };
@@ -467,20 +502,18 @@ impl World {
     /// A new engine, which knows what the target remembers and nothing else.
     fn start(&mut self, Start { run_to, own_clock }: Start) {
         self.target.open = None;
-        let Some(stored) = self.source.followed(self.target.progress()) else {
-            return self.refuse("its timeline begins before what is applied");
+        let stored = match self.source.compare(self.target.progress(), self.copied) {
+            Ok(stored) => stored,
+            Err(definite) => return self.refuse(&definite.to_string()),
         };
         if stored != self.target.progress() {
             self.target.commit(stored);
         }
         // The shell has what is stored written to the disk before it begins: the engine takes it as durable.
         self.target.write(self.target.wal, self.now);
-        let Some(connection) = self.source.connect(&stored) else {
-            return self.refuse(&format!("confirmed {} stored {stored:?}", self.source.confirmed));
-        };
-        self.connection = connection;
+        self.connection = self.source.connect(&stored);
         self.run_to = run_to.map(|ahead| SourceLsn::new(stored.end.get() + ahead));
-        self.engine = State::new(stored, self.confirm_delay, self.run_to);
+        self.engine = State::new(stored, self.confirm_delay, self.run_to).with_copies_of(self.copied);
         self.epoch = if own_clock { self.now } else { Duration::ZERO };
         self.under_way.clear();
         self.replies.clear();
@@ -514,15 +547,19 @@ impl World {
         }
         let length = usize::try_from(self.source.wal_end - START).unwrap();
         let at = START + place.index(length + 1) as u64;
+        if !promoted && at < self.copied.get() {
+            // Until a transaction after the copy is applied, nothing of a disk of before it shows that.
+            return false;
+        }
         let told = self.source.told[told.index(self.source.told.len())].min(SourceLsn::new(at));
         if promoted {
             self.source.promote(at);
         }
         self.source.fail_over(at, told, others);
         let proven = stored.landmark.filter(|_| promoted).map_or(stored.end, |landmark| landmark.end);
-        self.lost |= at < proven.get();
+        self.lost |= at < proven.get() || at < self.copied.get();
         // It may be a standby of one that is no ancestor of the last one's.
-        self.lost |= promoted && self.source.followed(stored).is_none();
+        self.lost |= promoted && !self.source.comes_from(stored);
         true
     }
 
@@ -557,9 +594,16 @@ impl World {
                 self.target.crash();
                 self.start(start);
             }
+            Action::Copy { start } => {
+                self.copied = SourceLsn::new(self.source.wal_end);
+                self.start(start);
+            }
             Action::Failover { place, told, transactions, promoted, start } => {
                 if self.fail_over(place, told, &transactions, promoted) {
+                    // Nothing of the stream shows what the copy of a table has; where a standby left does.
+                    let lacks = self.source.left.last().is_some_and(|(_, left)| *left < self.copied);
                     self.start(start);
+                    assert!(self.refused || !promoted || !lacks, "a table has more than the source");
                 }
             }
         }
@@ -810,6 +854,11 @@ impl World {
             }
             self.complete_all();
             self.pass(FLUSH_AFTER + TICK);
+            // What shows that the source has what was copied is asked for so long after the last one that was received.
+            let end = self.now + MARK_INTERVAL_MIN;
+            while !self.shows_copies() && self.connection.messages.is_empty() && self.now < end {
+                self.pass(TICK);
+            }
         }
         let all = SourceLsn::new(self.source.wal_end);
         assert_eq!(self.target.changes, self.source.before(all));
@@ -824,6 +873,13 @@ impl World {
             Positions { received: all, applied: all, durable: all, confirmed }
         );
         assert_eq!(self.source.confirmed, confirmed);
+        assert!(self.shows_copies(), "{confirmed} does not show what was copied at {}", self.copied);
+    }
+
+    /// Whether the history is known by something that was there after the last copy.
+    fn shows_copies(&self) -> bool {
+        let known = self.target.progress().landmark.map(|landmark| landmark.commit_lsn.position());
+        self.copied == SourceLsn::ZERO || known.is_some_and(|known| known >= self.copied)
     }
 
     fn complete_all(&mut self) {
