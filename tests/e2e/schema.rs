@@ -8,7 +8,7 @@ use super::harness::{DATABASE, PATIENCE, POLL, Pair, wait_for};
 
 /// Kinds of objects as an archive of `pg_dump` names them, and what makes one. `{n}` is an awkward name in quotes, which
 /// every object has; `COMMENT` and `GRANT` say the object that gets one.
-const KINDS: [(&str, &str); 36] = [
+const KINDS: [(&str, &str); 39] = [
     ("SCHEMA", "COMMENT SCHEMA {n}; GRANT USAGE ON SCHEMA {n}"),
     ("TYPE", "CREATE TYPE {n}.enum AS ENUM ('a', 'FK CONSTRAINT'); COMMENT TYPE {n}.enum; GRANT USAGE ON TYPE {n}.enum"),
     ("TYPE", "CREATE TYPE {n}.composite AS (a int, {n} text); COMMENT TYPE {n}.composite; COMMENT COLUMN {n}.composite.{n}"),
@@ -80,6 +80,54 @@ SET statement_timeout = 0;' $a$"),
     ("POLICY", "ALTER TABLE {n}.child ENABLE ROW LEVEL SECURITY; CREATE POLICY {n} ON {n}.child USING (true);
                 COMMENT POLICY {n} ON {n}.child"),
     ("SEQUENCE OWNED BY", "ALTER SEQUENCE {n}.seq OWNED BY {n}.child.id; COMMENT COLUMN {n}.child.id"),
+    ("DEFAULT ACL", "ALTER DEFAULT PRIVILEGES IN SCHEMA {n} GRANT SELECT ON TABLES TO \"Reader\""),
+    ("SERVER", "CREATE SERVER {n} FOREIGN DATA WRAPPER file_fdw; COMMENT SERVER {n}; GRANT USAGE ON FOREIGN SERVER {n}"),
+    ("FOREIGN TABLE", "CREATE FOREIGN TABLE {n}.far (id int, {n} text) SERVER {n} OPTIONS (filename '/nowhere');
+                       COMMENT FOREIGN TABLE {n}.far; COMMENT COLUMN {n}.far.{n}; GRANT SELECT ON {n}.far"),
+];
+
+/// What hangs on others or comes with them.
+const HANGING: [&str; 3] = ["COMMENT", "ACL", "ROW SECURITY"];
+
+/// The other kinds that `pg_dump` writes, and why nothing in [`KINDS`] makes one.
+const LEFT_OUT: [(&str, &[&str]); 8] = [
+    ("settings of the archive's own session", &["ENCODING", "STDSTRINGS", "SEARCHPATH"]),
+    (
+        "rows, which are copied: not in a dump of the schema",
+        &["TABLE DATA", "MATERIALIZED VIEW DATA", "SEQUENCE SET", "STATISTICS DATA"],
+    ),
+    (
+        "large objects with their comments and grants, carried at cutover: `uncarried::large_objects`",
+        &["BLOB", "BLOBS", "BLOB METADATA"],
+    ),
+    (
+        "of the source's own replication, and left there: `--no-publications`, `--no-subscriptions`",
+        &[
+            "PUBLICATION",
+            "PUBLICATION TABLE",
+            "PUBLICATION TABLES IN SCHEMA",
+            "SUBSCRIPTION",
+            "SUBSCRIPTION TABLE",
+        ],
+    ),
+    ("made before the schema: `databases`", &["DATABASE", "DATABASE PROPERTIES"]),
+    ("each with its own ways: `extensions`", &["EXTENSION"]),
+    (
+        "a superuser's alone, which the target's user cannot be: `check` names them, or the object at which it stops",
+        &[
+            "ACCESS METHOD",
+            "EVENT TRIGGER",
+            "FOREIGN DATA WRAPPER",
+            "OPERATOR CLASS",
+            "OPERATOR FAMILY",
+            "PROCEDURAL LANGUAGE",
+            "SHELL TYPE",
+            "TEXT SEARCH PARSER",
+            "TEXT SEARCH TEMPLATE",
+            "TRANSFORM",
+        ],
+    ),
+    ("options of a login, or a provider that has to be loaded", &["USER MAPPING", "SECURITY LABEL"]),
 ];
 
 /// Schemas that a list without quotes makes one want to read otherwise.
@@ -144,10 +192,28 @@ async fn assert_same_definitions(pair: &Pair) {
 async fn every_kind_with_what_hangs_on_it() {
     let pair = Pair::start().await;
     pair.source("CREATE ROLE \"Reader\"").await;
+    // As an administrator does it beforehand.
+    let wrapper = "CREATE EXTENSION file_fdw; GRANT USAGE ON FOREIGN DATA WRAPPER file_fdw TO PUBLIC";
+    pair.source(wrapper).await;
+    pair.source("GRANT pg_read_server_files TO app_owner").await;
+    pair.target(wrapper).await;
+    pair.target("GRANT pg_read_server_files TO avnadmin").await;
     let owner = pair.owner().await;
     for name in NAMES {
         owner.batch_execute(&statements(name)).await.unwrap_or_else(|error| panic!("{name}: {error:?}"));
     }
+    let headings = definitions(&pair.cluster.source).await;
+    let kind = |entry: &String| {
+        let heading = entry.lines().next().unwrap_or_default();
+        let (_, kind) = heading.rsplit_once("; Type: ").unwrap_or_else(|| panic!("{entry}"));
+        kind.split("; Schema: ").next().unwrap_or_default().to_owned()
+    };
+    let found: BTreeSet<String> = headings.iter().map(kind).filter(|kind| kind != "EXTENSION").collect();
+    let made = KINDS.iter().map(|(kind, _)| *kind).chain(HANGING);
+    let made: BTreeSet<String> = made.map(str::to_owned).collect();
+    assert_eq!(found, made);
+    let left_out: Vec<&str> = LEFT_OUT.iter().flat_map(|(_, kinds)| kinds.iter().copied()).collect();
+    assert_eq!(left_out.iter().find(|kind| made.contains(**kind)), None);
     // What stays behind, and what hangs on it.
     pair.source(
         "CREATE FUNCTION told() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END';
@@ -308,6 +374,27 @@ const OURS: &str = "SELECT count(*) FROM pg_stat_activity WHERE application_name
 /// Some five locks each.
 const TABLES: &str =
     "SELECT format('CREATE TABLE t%s (id serial PRIMARY KEY, body text)', i) FROM generate_series(1, 700) i";
+
+/// One statement that takes more locks than there are: no waiting helps, and the object is named with what does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_object_that_the_target_has_no_locks_for() {
+    let few = |options: &mut walferry::demo::ClusterOptions| {
+        let settings = options.target_options.clone().setting("max_locks_per_transaction", "10");
+        options.target_options = settings.setting("max_connections", "20");
+    };
+    let pair = Pair::with(few).await;
+    let owner = pair.owner().await;
+    let create = "DO $$ DECLARE branches text; BEGIN
+            FOR i IN 1..1000 LOOP EXECUTE format('CREATE TABLE t%s (id int)', i); END LOOP;
+            SELECT string_agg(format('SELECT id FROM t%s', i), ' UNION ALL ') INTO branches FROM generate_series(1, 1000) i;
+            EXECUTE 'CREATE VIEW of_all AS ' || branches; END $$";
+    owner.batch_execute(create).await.unwrap();
+    let mut engine = pair.migrate().start();
+    let log = engine.wait_exit(5, PATIENCE * 3).await;
+    for part in ["VIEW public.of_all: 53200", "on the target: raise max_locks_per_transaction"] {
+        assert!(log.contains(part), "no {part:?} in\n{log}");
+    }
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn more_tables_than_the_target_has_locks_for() {
