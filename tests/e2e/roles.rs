@@ -381,6 +381,12 @@ async fn names_alone_give_nothing() {
         "--grant-existing-roles avnadmin,billing,pg_execute_server_program,pg_read_all_data",
     ];
     check.assert(0, &left_out);
+    // What helps where the file cannot be written, as its reader pastes it.
+    let nowhere = pair.migrate().arguments(&["--passwords-file", "/no/such/directory/passwords"]).run().await;
+    nowhere.assert(5, &["the file for new passwords cannot be used", "of the source, in database defaultdb"]);
+    let grant =
+        nowhere.stderr.split("in database defaultdb: ").nth(1).and_then(|rest| rest.split(';').next());
+    pair.source(grant.unwrap()).await;
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("passwords");
     let launch = pair.migrate().arguments(&["--passwords-file", file.to_str().unwrap()]);
@@ -389,6 +395,7 @@ async fn names_alone_give_nothing() {
         .run()
         .await
         .assert(0, &["not carried, since the target had a role of that name", "mallory in avnadmin"]);
+    assert!(!file.exists());
     let members = "SELECT string_agg(roleid::regrole || ' ' || member::regrole, ', ' ORDER BY roleid::regrole::text)
                    FROM pg_auth_members WHERE 'mallory'::regrole IN (roleid, member) AND member::regrole <> 'avnadmin'::regrole";
     assert_eq!(pair.target_value(members).await, "crew mallory");

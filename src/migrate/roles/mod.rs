@@ -148,10 +148,12 @@ async fn carry(
     let hashes = catalog::password_hashes(source).await.map_err(on_source)?;
     let there = catalog::roles(target).await.map_err(on_target)?;
     let settings = catalog::role_settings(source).await.map_err(on_source)?;
+    let (database, grant) = catalog::password_grant(source).await.map_err(on_source)?;
+    let instead = format!("as a superuser of the source, in database {database}: {grant}");
     let mut maker = Maker {
         target,
         hashes,
-        passwords: PasswordFile::read(options.passwords_file.as_deref())?,
+        passwords: PasswordFile::read(options.passwords_file.as_deref(), &instead)?,
         settings,
         open: options.open,
     };

@@ -21,6 +21,8 @@ use crate::error::{Definite, Result};
 /// The file, as far as it is known, and what is to be added.
 pub(super) struct PasswordFile {
     path: Option<PathBuf>,
+    /// What makes new passwords needless.
+    instead: String,
     /// The file's end is that of a line.
     whole: bool,
     written: HashMap<String, String>,
@@ -28,13 +30,14 @@ pub(super) struct PasswordFile {
 }
 
 impl PasswordFile {
-    /// Reads the file, if there is one.
+    /// Reads the file, if there is one; `instead` is what makes new passwords needless.
     ///
     /// # Errors
     /// When it cannot be read, or others may read or replace it.
-    pub(super) fn read(path: Option<&Path>) -> Result<Self> {
-        let kept = path.map(Path::to_owned);
-        let mut file = Self { path: kept, whole: true, written: HashMap::new(), new: HashMap::new() };
+    pub(super) fn read(path: Option<&Path>, instead: &str) -> Result<Self> {
+        let (path_kept, instead) = (path.map(Path::to_owned), instead.to_owned());
+        let mut file =
+            Self { path: path_kept, instead, whole: true, written: HashMap::new(), new: HashMap::new() };
         let Some(path) = path else { return Ok(file) };
         let text = match fs::symlink_metadata(path) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(file),
@@ -103,10 +106,10 @@ impl PasswordFile {
     fn unusable(&self, reason: &str) -> Definite {
         Definite::new("the file for new passwords cannot be used")
             .detail(format!("{}: {reason}", self.path.as_deref().unwrap_or(Path::new("")).display()))
-            .hint(
-                "give another one with --passwords-file, or let the source's user read the old passwords: \
-                 GRANT SELECT ON pg_catalog.pg_authid TO it, as a superuser",
-            )
+            .hint(format!(
+                "give another one with --passwords-file, or let the source's user read the old passwords: {}",
+                self.instead
+            ))
     }
 }
 
@@ -159,7 +162,7 @@ mod tests {
     fn a_password_is_made_once_and_kept() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("passwords");
-        let mut file = PasswordFile::read(Some(&path)).unwrap();
+        let mut file = PasswordFile::read(Some(&path), "").unwrap();
         let roles = ["plain", "My \"odd\": role\n"].map(str::to_owned);
         for role in &roles {
             file.verifier(role);
@@ -171,14 +174,14 @@ mod tests {
         // As a kill in the middle of a line leaves it.
         let before = fs::read_to_string(&path).unwrap();
         fs::write(&path, format!("{before}{{\"role\": \"ha")).unwrap();
-        let mut again = PasswordFile::read(Some(&path)).unwrap();
+        let mut again = PasswordFile::read(Some(&path), "").unwrap();
         for role in &roles {
             assert_eq!(again.written[role], file.new[role]);
             again.verifier(role);
         }
         again.verifier("half");
         again.write(&[roles[0].clone(), "half".to_owned()]).unwrap();
-        let last = PasswordFile::read(Some(&path)).unwrap();
+        let last = PasswordFile::read(Some(&path), "").unwrap();
         assert_eq!((last.written.len(), &last.written["half"]), (3, &again.new["half"]));
     }
 
@@ -188,7 +191,7 @@ mod tests {
         let path = directory.path().join("passwords");
         fs::write(&path, "").unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
-        let refused = |path: &Path| PasswordFile::read(Some(path)).err().unwrap().to_string();
+        let refused = |path: &Path| PasswordFile::read(Some(path), "").err().unwrap().to_string();
         assert!(refused(&path).contains("chmod 0600"));
         let link = directory.path().join("link");
         std::os::unix::fs::symlink(&path, &link).unwrap();
@@ -199,10 +202,10 @@ mod tests {
         assert!(text_of(&link).unwrap_err().to_string().contains("another file in its place"));
         assert!(refused(directory.path()).contains("not a plain file"));
         let nowhere = directory.path().join("no/such/directory");
-        let mut file = PasswordFile::read(Some(&nowhere)).unwrap();
+        let mut file = PasswordFile::read(Some(&nowhere), "").unwrap();
         file.verifier("a");
         assert!(file.write(&["a".to_owned()]).unwrap_err().to_string().contains("--passwords-file"));
-        let mut file = PasswordFile::read(None).unwrap();
+        let mut file = PasswordFile::read(None, "").unwrap();
         file.write(&["a".to_owned()]).unwrap();
         file.verifier("a");
         assert!(file.write(&["a".to_owned()]).unwrap_err().to_string().contains("no home directory"));

@@ -58,7 +58,7 @@ pub use privileges::{
 pub use references::{Reference, foreign_keys, references, references_to};
 pub use roles::{
     Membership, MembershipOptions, Role, Setting, current_user, database_settings, memberships,
-    password_hashes, role_settings, roles,
+    password_grant, password_hashes, role_settings, roles,
 };
 pub use schema_objects::{SchemaObject, SchemaObjectKey, SchemaObjectKind, schema_objects, schema_version};
 pub use sequences::{Sequence, SequenceOwner, SequenceValue, SequenceValues, sequence_values, sequences};

@@ -118,6 +118,18 @@ pub async fn current_user(client: &Client) -> Result<String, Error> {
     ask::row(client, "the current user", &sql, &[]).await?.get("name")
 }
 
+/// What lets the current user read the hashes of passwords, as a superuser's `psql` takes it, and in which database: catalogs
+/// that are shared have privileges in each.
+///
+/// # Errors
+/// When the server does not answer.
+pub async fn password_grant(client: &Client) -> Result<(String, Sql), Error> {
+    let sql = Sql::new("SELECT current_user::text AS name, current_database()::text AS database");
+    let row = ask::row(client, "the current user", &sql, &[]).await?;
+    let user: String = row.get("name")?;
+    Ok((row.get("database")?, Sql::new("GRANT SELECT ON pg_catalog.pg_authid TO ").ident(&user).text(";")))
+}
+
 /// Which roles are members of which, by their names.
 ///
 /// # Errors
