@@ -65,7 +65,7 @@ const SETTINGS: [(&str, &str); 21] = [
     ("lc_monetary", "C"),
     ("quote_all_identifiers", "off"),
     ("xmloption", "content"),
-    ("search_path", "pg_catalog"),
+    ("search_path", SEARCH_PATH),
     ("row_security", "off"),
     ("default_transaction_isolation", "read committed"),
     ("default_transaction_deferrable", "off"),
@@ -76,6 +76,10 @@ const SETTINGS: [(&str, &str); 21] = [
     ("tcp_keepalives_interval", "5"),
     ("tcp_keepalives_count", "6"),
 ];
+
+/// Where names without a schema are looked for. Unless it is named, the schema of temporary tables comes first: code of the
+/// target's owners that runs for a row could put a table of its own there, in place of a catalog.
+const SEARCH_PATH: &str = "pg_catalog, pg_temp";
 
 /// Settings of every session that servers have from this major version on.
 const NEWER_SETTINGS: [(u32, &str); 2] = [(14, "idle_session_timeout"), (17, "transaction_timeout")];
@@ -179,7 +183,7 @@ impl Attempt<'_> {
         let tables_only = self.conninfo.tables_only && !self.options.replication;
         session.pin_newer_settings(tables_only).await?;
         if self.options.search_path_late {
-            session.execute(&Sql::new("SET search_path = pg_catalog")).await?;
+            session.execute(&Sql::new("SET search_path = ").text(SEARCH_PATH)).await?;
         }
         if self.wanted != TargetSessionAttrs::Any && !session.suits(self.wanted).await? {
             let wanted = self.wanted.as_str();

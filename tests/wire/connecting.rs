@@ -165,7 +165,7 @@ async fn settings(server: &Server) {
         assert_eq!(session.server_version().major(), 15);
         assert_eq!(session.parameter("TimeZone"), Some("UTC"));
         for (name, expected) in [
-            ("SHOW search_path", "pg_catalog"),
+            ("SHOW search_path", "pg_catalog, pg_temp"),
             ("SHOW statement_timeout", "0"),
             ("SHOW lock_timeout", "7s"),
             ("SHOW idle_session_timeout", "0"),
@@ -180,7 +180,7 @@ async fn settings(server: &Server) {
         // What scripts of extensions read, and may keep for the database.
         let reset = "SELECT reset_val FROM pg_catalog.pg_settings WHERE name = 'search_path'";
         let rows = session.query(&Sql::new(reset)).await.expect("the value of RESET");
-        assert_eq!(rows[0].text(0), Some(if replication { "public" } else { "pg_catalog" }));
+        assert_eq!(rows[0].text(0), Some(if replication { "public" } else { "pg_catalog, pg_temp" }));
         if replication {
             let rows = session.query(&Sql::new("IDENTIFY_SYSTEM")).await.expect("IDENTIFY_SYSTEM");
             assert_eq!(rows[0].named("dbname"), Some("postgres"));
@@ -201,7 +201,11 @@ async fn control_client(server: &Server) {
         )
         .await
         .expect("query");
-    assert_eq!((row.get(0), row.get(1), row.get(2)), ("pg_catalog", "a client", 7_i64));
+    assert_eq!((row.get(0), row.get(1), row.get(2)), ("pg_catalog, pg_temp", "a client", 7_i64));
+    // What code of others may leave in the session does not take a catalog's place.
+    client.batch_execute("CREATE TEMP TABLE pg_locks (a int)").await.expect("a table");
+    let locks: i64 = client.query_one("SELECT count(*) FROM pg_locks", &[]).await.expect("locks").get(0);
+    assert!(locks > 0, "somebody's own table");
     let error = client.simple_query("SELECT 'secret'::int").await.expect_err("not a number");
     let error = walferry::wire::Error::from(error);
     assert_eq!(error.to_string(), "22P02 (invalid_text_representation)");
