@@ -13,10 +13,11 @@ use std::collections::BTreeSet;
 use tokio_postgres::Client;
 
 use super::choose::{Looked, look};
-use super::roles::{give_login, login};
+use super::roles::{carried, give_login, login};
 use super::{Migration, Phase, Sides};
 use crate::apply::store::Store;
-use crate::error::Result;
+use crate::error::{Result, Side};
+use crate::source::catalog;
 
 /// The databases of a migration that have roles which wait for their LOGIN, and those that are not done.
 #[derive(Debug, Default)]
@@ -50,7 +51,12 @@ impl Migration {
             );
             return Ok(());
         }
-        open_all(&self.sides, &target).await.map(|_| ())
+        open_all(&self.sides, &target).await?;
+        // By now the source may be gone, and this is help alone.
+        if let Ok(Some(others)) = left_nologin(&self.sides).await {
+            tracing::warn!("{others}");
+        }
+        Ok(())
     }
 
     /// Lets the roles of this database's run log in, whatever is done: that was asked for.
@@ -97,6 +103,26 @@ async fn open(sides: &Sides) -> Result<Vec<String>> {
         tracing::info!(roles = opened.join(", "), "the target is open: these roles may log in");
     }
     Ok(opened)
+}
+
+/// Roles that may log in on the source, and that the target had before, where they may not: those of a migration that was
+/// removed before its end, say. Nobody gives it to them.
+///
+/// # Errors
+/// When a side does not answer.
+pub(super) async fn left_nologin(sides: &Sides) -> Result<Option<String>> {
+    let (source, target) = tokio::try_join!(sides.source_client(), sides.target_client())?;
+    let wanted = carried(&source, &sides.ignored_roles).await?;
+    let there = catalog::roles(&target).await.map_err(|error| error.into_failure(Side::Target))?;
+    let closed = wanted.into_iter().filter(|role| role.login).map(|role| role.name);
+    let closed: Vec<String> =
+        closed.filter(|name| there.iter().any(|there| there.name == *name && !there.login)).collect();
+    Ok((!closed.is_empty()).then(|| {
+        format!(
+            "roles that may log in on the source are NOLOGIN on the target, which had them before; if they should: {}",
+            by_hand(&closed)
+        )
+    }))
 }
 
 /// The statements that open the target to these roles, for a person.

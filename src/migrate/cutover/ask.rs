@@ -15,7 +15,7 @@ use crate::limits::{
     CUTOVER_ANSWER_WAIT, REQUEST_ENGINE_WAIT, REQUEST_POLL, REQUEST_TAKEN_WAIT, TARGET_OPENED_WAIT,
 };
 use crate::migrate::choose::{databases_begun, databases_waiting};
-use crate::migrate::open::{by_hand, shut};
+use crate::migrate::open::{by_hand, left_nologin, shut};
 use crate::migrate::{Phase, Sides, fenced, unknown_phase};
 
 use super::fence::if_fenced;
@@ -124,7 +124,10 @@ async fn still_shut(sides: &Sides) -> Result<Option<String>> {
     loop {
         let left = shut(sides, &sides.target_client().await?).await?;
         if left.roles.is_empty() {
-            return Ok(None);
+            return Ok(left_nologin(sides).await.unwrap_or_else(|failure| {
+                tracing::debug!(%failure, "the roles of both sides cannot be compared");
+                None
+            }));
         }
         let by_hand = by_hand(&left.roles);
         if !left.unfinished.is_empty() {
