@@ -12,6 +12,7 @@ use tempfile::TempDir;
 
 const PREFIX: &str = "walferry-dump-";
 const LOCK: &str = "lock";
+const PENDING: &str = "lock.pending";
 
 /// A temporary directory, until it is dropped.
 #[derive(Debug)]
@@ -29,8 +30,11 @@ impl Directory {
         sweep(parent);
         let private = Permissions::from_mode(0o700);
         let directory = tempfile::Builder::new().prefix(PREFIX).permissions(private).tempdir_in(parent)?;
-        let lock = File::create_new(directory.path().join(LOCK))?;
+        // Who sweeps meanwhile finds no lock that nobody holds yet.
+        let pending = directory.path().join(PENDING);
+        let lock = File::create_new(&pending)?;
         lock.lock()?;
+        fs::rename(pending, directory.path().join(LOCK))?;
         Ok(Self { directory, _lock: lock })
     }
 
@@ -77,5 +81,17 @@ mod tests {
         let path = used.path().to_owned();
         drop(used);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn what_others_make_meanwhile_stays() {
+        let parent = tempfile::tempdir().unwrap();
+        let make = || {
+            for _ in 0..300 {
+                let made = Directory::make(parent.path()).unwrap();
+                fs::write(made.path().join("schema.dump"), "").unwrap();
+            }
+        };
+        std::thread::scope(|scope| (0..4).for_each(|_| drop(scope.spawn(make))));
     }
 }
