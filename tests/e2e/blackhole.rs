@@ -118,6 +118,7 @@ async fn swallowed(net: &Net, side: u8, name: &str) {
             AS 'BEGIN PERFORM pg_catalog.pg_sleep(0.02); RETURN a; END';
          CREATE TABLE t (a int PRIMARY KEY, b text); INSERT INTO t SELECT g, repeat('x', 9000) FROM generate_series(1, 500) g;
          ALTER TABLE t ADD CHECK (public.slow(a) > 0);
+         CREATE TABLE written (a bigserial PRIMARY KEY);
          CREATE TABLE pause (seconds int PRIMARY KEY); INSERT INTO pause VALUES (0);
          CREATE MATERIALIZED VIEW v AS SELECT seconds, pg_catalog.pg_sleep(seconds) IS NULL AS slept FROM public.pause",
     )
@@ -162,7 +163,15 @@ async fn swallowed(net: &Net, side: u8, name: &str) {
         wait_for("it goes on", PATIENCE * 3, async || !pair.target(&there).await.is_empty()).await;
     };
     followed(1000).await;
+    // With rows in flight, for which a kernel's keepalives do not count.
+    let writer = pair.owner().await;
+    let writes = tokio::spawn(async move {
+        loop {
+            writer.batch_execute("INSERT INTO written DEFAULT VALUES").await.unwrap();
+        }
+    });
     notices("stream").await;
+    writes.abort();
     followed(1001).await;
 
     pair.source("UPDATE pause SET seconds = 100").await;

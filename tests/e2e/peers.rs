@@ -11,7 +11,7 @@ use walferry::wire::{ConnInfo, Environment, control};
 use super::harness::{DATABASE, PATIENCE, Pair, wait_for};
 
 /// Halts the server with all its processes, or lets them go on.
-fn signal_all(server: &Server, signal: &str) {
+pub fn signal_all(server: &Server, signal: &str) {
     let pid = std::fs::read_to_string(server.data_dir().join("postmaster.pid")).unwrap();
     let postmaster = pid.lines().next().unwrap().to_owned();
     let children = std::process::Command::new("pgrep").args(["-P", &postmaster]).output().unwrap();

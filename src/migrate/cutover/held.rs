@@ -60,7 +60,8 @@ impl Held {
         client.batch_execute("BEGIN").await.map_err(failed)?;
         let (mut streamed, mut open) = (again.streamed.clone(), Vec::new());
         for table in &again.tables {
-            let lock = Sql::new("SAVEPOINT one; LOCK TABLE ONLY ").name(&table.name).text(" IN SHARE MODE");
+            let lock = Sql::new("SAVEPOINT one; LOCK TABLE ONLY ").name(&table.name);
+            let lock = lock.text(" IN SHARE MODE; RELEASE SAVEPOINT one");
             let Err(error) = client.batch_execute(lock.as_str()).await else { continue };
             match error.code().map(tokio_postgres::error::SqlState::code) {
                 Some("42501") => {

@@ -1,10 +1,12 @@
 //! The fence: who puts it up can take it down, and so can whoever pastes what is printed.
 
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use tokio::io::AsyncWriteExt;
 
 use super::super::harness::{DATABASE, Engine, Launch, PATIENCE, Pair, wait_for};
+use super::super::peers::signal_all;
 use super::{PREVIOUS, Shop};
 
 /// What makes the database's owner's role powerless while the fence is up.
@@ -165,7 +167,7 @@ async fn a_source_that_restarts() {
     // Longer than an engine may be away.
     let tries = async || engine.log().matches("the fence is not down yet").count();
     wait_for("the engine tries", PATIENCE, async || tries().await >= 1).await;
-    let began = std::time::Instant::now();
+    let began = Instant::now();
     wait_for("a while", PATIENCE, async || began.elapsed().as_secs() >= 8 && tries().await >= 10).await;
     pair.cluster.source.start_again().await.unwrap();
     let output = command.wait_with_output().await.unwrap();
@@ -243,7 +245,7 @@ async fn a_session_that_is_about_to_begin() {
             if client.batch_execute("INSERT INTO orders (clerk, note) VALUES (9, 'late')").await.is_err() {
                 return false;
             }
-            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
         }
         true
     });
@@ -257,4 +259,32 @@ async fn a_session_that_is_about_to_begin() {
     assert!(!late.await.unwrap(), "it wrote to a source that was cut over");
     let comparison = pair.compare().await;
     assert!(comparison.equal(), "{comparison}");
+}
+
+/// No process of the target answers any more, while the source is fenced.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "long"]
+async fn a_target_that_hangs() {
+    let shop = Shop::start().await;
+    let pair = &shop.pair;
+    let mut engine = pair.migrate().start();
+    engine.wait_phase("syncing").await;
+    let blocked = shop.hang().await;
+    let command = shop.spawn(&shop.cutover(&["--timeout", "10m"]));
+    shop.wait_fenced(&mut engine).await;
+    signal_all(&pair.cluster.target, "STOP");
+    let began = Instant::now();
+    let on = "SELECT EXISTS (SELECT FROM pg_db_role_setting WHERE setconfig::text LIKE '%only=on%')";
+    wait_for("the source is open", PATIENCE * 3, async || pair.source_value(on).await == "f").await;
+    let took = began.elapsed();
+    eprintln!("open after {took:?}");
+    assert!(took < Duration::from_secs(70), "open after {took:?}");
+    shop.assert_open().await;
+    signal_all(&pair.cluster.target, "CONT");
+    drop(blocked);
+    engine.wait_phase("syncing").await;
+    pair.assert_follows(&mut engine).await;
+    let output = command.wait_with_output().await.unwrap();
+    assert_eq!(output.status.code(), Some(5), "{output:?}");
+    pair.assert_cuts_over(engine).await;
 }
