@@ -12,7 +12,7 @@ use walferry::pg::RelationId;
 use walferry::proto::{Begin, Commit, Insert, Layout, Message, StreamAbort, StreamCommit, Tuple, TupleValue};
 
 use crate::session::{Record, session};
-use crate::{Fixture, from_hex, tuples};
+use crate::{Fixture, from_hex, seeds, tuples};
 
 /// A fuzz target.
 pub struct Target {
@@ -24,16 +24,29 @@ pub struct Target {
     pub seeds: fn() -> Vec<Vec<u8>>,
     /// Longer inputs show nothing that shorter ones do not, and take their time.
     pub input_bytes_max: usize,
+    /// Bytes of its inputs in the repository, which has two digits for each; the shortest are kept.
+    pub corpus_bytes_max: usize,
 }
 
-/// Bytes of each target's inputs in the repository; the shortest are kept.
-pub const CORPUS_BYTES_MAX: usize = 100_000;
-
 /// All of them.
-pub const TARGETS: [Target; 2] = [
-    Target { name: "frames", run: crate::fuzz_frames, seeds: frame_seeds, input_bytes_max: 1 << 10 },
-    Target { name: "session", run: crate::fuzz_session, seeds: session_seeds, input_bytes_max: 4 << 10 },
+pub const TARGETS: [Target; 6] = [
+    target("frames", crate::fuzz_frames, frame_seeds, 1 << 10, 100_000),
+    target("session", crate::fuzz_session, session_seeds, 4 << 10, 100_000),
+    target("conninfo", crate::fuzz_conninfo, seeds::conninfo, 256, 30_000),
+    target("archive", crate::fuzz_archive, seeds::archive, 1 << 10, 30_000),
+    target("spool", crate::fuzz_spool, seeds::spool, 512, 30_000),
+    target("server", crate::fuzz_server, seeds::server, 1 << 10, 30_000),
 ];
+
+const fn target(
+    name: &'static str,
+    run: fn(&[u8]),
+    seeds: fn() -> Vec<Vec<u8>>,
+    input_bytes_max: usize,
+    corpus_bytes_max: usize,
+) -> Target {
+    Target { name, run, seeds, input_bytes_max, corpus_bytes_max }
+}
 
 impl Target {
     /// The inputs that are in the repository.

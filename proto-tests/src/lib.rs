@@ -4,7 +4,9 @@
 
 pub mod corpus;
 mod fuzz;
+mod seeds;
 pub mod session;
+mod strangers;
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -16,6 +18,7 @@ use walferry::proto::{
 };
 
 pub use fuzz::{fuzz_frames, fuzz_session};
+pub use strangers::{fuzz_archive, fuzz_conninfo, fuzz_server, fuzz_spool};
 
 /// What one server sent.
 pub struct Fixture {

@@ -26,7 +26,7 @@ use crate::limits::{DUMP_LOOK, DUMP_MAX};
 use crate::pg::{QualifiedName, ServerVersion, Sql};
 use crate::wire::{ConnInfo, Session, SessionOptions, answers};
 
-use toc::{Section, TocEntry};
+use toc::{Section, TocEntry, TocError};
 
 /// `pg_dump` of one installation.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -152,12 +152,11 @@ impl ClientTools {
         let archive = tokio::fs::read(&file).await;
         let archive = archive
             .map_err(|error| Definite::new("cannot read what pg_dump wrote").detail(error.to_string()))?;
-        let entries = toc::read(&archive).map_err(|error| {
+        Ok(Archive::read(&archive).map_err(|error| {
             Definite::new("the archive that pg_dump wrote cannot be read")
                 .detail(format!("pg_dump {}: {error}", self.major))
                 .hint("put the bin directory of a pg_dump of versions 13 to 18 first in PATH")
-        })?;
-        Ok(Archive::new(entries))
+        })?)
     }
 
     fn command(&self, tool: &str) -> Command {
@@ -173,6 +172,14 @@ impl ClientTools {
 }
 
 impl Archive {
+    /// What `pg_dump` wrote.
+    ///
+    /// # Errors
+    /// As [`toc::read`].
+    pub fn read(archive: &[u8]) -> Result<Self, TocError> {
+        toc::read(archive).map(Self::new)
+    }
+
     fn new(contents: Vec<TocEntry>) -> Self {
         let mut archive = Self { settings: Sql::new(SETTINGS), entries: Vec::with_capacity(contents.len()) };
         let mut section = Section::PreData;

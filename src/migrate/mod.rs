@@ -35,7 +35,7 @@ mod creation;
 mod cutover;
 mod definitions;
 mod drift;
-mod dump;
+pub mod dump;
 mod fenced;
 mod filter;
 mod first;

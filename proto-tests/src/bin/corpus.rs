@@ -6,7 +6,7 @@
 use std::io::Write as _;
 use std::{env, fs, io};
 
-use proto_tests::corpus::{CORPUS_BYTES_MAX, TARGETS, Target};
+use proto_tests::corpus::{TARGETS, Target};
 
 fn main() -> io::Result<()> {
     let act = match env::args().nth(1).as_deref() {
@@ -37,7 +37,7 @@ fn pack(target: &Target) -> io::Result<()> {
     let mut bytes = 0;
     inputs.retain(|input| {
         bytes += input.len();
-        bytes <= CORPUS_BYTES_MAX
+        bytes <= target.corpus_bytes_max
     });
     let mut out = io::BufWriter::new(fs::File::create(target.file())?);
     writeln!(out, "# Inputs of the fuzz target {}, as proto-tests/src/corpus.rs says.", target.name)?;
