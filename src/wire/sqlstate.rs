@@ -132,9 +132,9 @@ fn is_a_race(error: &ServerError) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::error::Error;
     use super::*;
     use crate::error::{Definite, Failure, Transient};
+    use crate::wire::error::Error;
 
     const MAY_PASS: bool = true;
     const STAYS: bool = false;
