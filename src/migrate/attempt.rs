@@ -100,7 +100,7 @@ impl Migration {
     /// Connects, reads the phase, goes on from there.
     pub(super) async fn attempt(&self, context: &mut Context) -> Result<Ended> {
         // What an attempt before this one has left up is taken down first, whoever wants it to end.
-        let fenced = context.fenced || context.cutover.is_some();
+        let fenced = context.fenced.is_some() || context.cutover.is_some();
         let mut stop = self.stop.clone();
         let begun = tokio::select! {
             begun = self.begin_attempt(context) => begun?,
@@ -123,7 +123,7 @@ impl Migration {
             },
             Err(failure) => Err(failure),
         };
-        context.fenced = attempt.cutover.as_ref().is_some_and(Cutover::is_fenced);
+        context.fenced = attempt.cutover.as_ref().and_then(|cutover| cutover.opened_by(&attempt.row.dbname));
         context.cutover = attempt.cutover.take().filter(|cutover| !cutover.is_concluding());
         ended
     }

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::apply::store::Store;
 use crate::engine::{Monitor, Progress};
-use crate::error::{Exit, Failure, Result};
+use crate::error::{Definite, Exit, Failure, Result, Transient};
 use crate::limits::{RETRY_FOR, RETRY_FOR_AT_START, RETRY_PAUSE_MAX, RETRY_PAUSE_MIN, STEADY_AFTER};
 
 use super::attempt::{Chosen, Ended};
@@ -46,8 +46,8 @@ pub(super) struct Context {
     pub ahead_failed: bool,
     /// A cutover that an attempt did not get to its end: that is still to be recorded, or its fence to be taken down.
     pub cutover: Option<Cutover>,
-    /// The last attempt ended while the source was fenced, or may have been.
-    pub fenced: bool,
+    /// The last attempt ended while the source was fenced, or may have been: how it is opened.
+    pub fenced: Option<String>,
 }
 
 /// Attempts, until one ends as it should or nothing helps any more.
@@ -90,6 +90,7 @@ pub(super) async fn run(migration: &Migration, context: &mut Context) -> Result<
         let transient = match &failure {
             Failure::Transient(transient) if fruitless_since.elapsed() < bound => transient,
             Failure::Transient(_) | Failure::Definite(_) => {
+                let failure = with_fence(failure, context.fenced.as_deref());
                 ended(migration, context, Phase::Failed, &failure.to_string()).await;
                 return Err(failure);
             }
@@ -103,13 +104,32 @@ pub(super) async fn run(migration: &Migration, context: &mut Context) -> Result<
         };
         if stopped {
             // Whoever stops it has to know that the source cannot be written to.
-            if context.fenced {
+            if let Some(fenced) = &context.fenced {
+                let failure = with_fence(failure, Some(fenced));
                 ended(migration, context, Phase::Failed, &failure.to_string()).await;
                 return Err(failure);
             }
             return Ok(ended(migration, context, Phase::Stopped, "").await);
         }
         pause = (pause * 2).min(RETRY_PAUSE_MAX);
+    }
+}
+
+/// The failure, and how the source is opened where it may be fenced still.
+fn with_fence(failure: Failure, fenced: Option<&str>) -> Failure {
+    let Some(fenced) = fenced.filter(|fenced| {
+        // It may say so already.
+        let statement = fenced.rsplit(": ").next().unwrap_or_default();
+        !failure.to_string().contains(statement)
+    }) else {
+        return failure;
+    };
+    let joined = |text: &str| {
+        [text, fenced].into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>().join("; ")
+    };
+    match failure {
+        Failure::Definite(definite) => Definite { hint: joined(&definite.hint), ..definite }.into(),
+        Failure::Transient(transient) => Transient { detail: joined(&transient.detail), ..transient }.into(),
     }
 }
 

@@ -130,6 +130,12 @@ impl Cutover {
     pub(super) const fn is_fenced(&self) -> bool {
         self.status.fence.is_some()
     }
+
+    /// How somebody opens the source's database, if it is.
+    pub(super) fn opened_by(&self, dbname: &str) -> Option<String> {
+        let fence = self.status.fence.as_ref().filter(|fence| fence.kind != FenceKind::None)?;
+        Some(fence::if_fenced(dbname, Some(fence)))
+    }
 }
 
 impl Attempt<'_> {

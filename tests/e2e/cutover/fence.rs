@@ -179,6 +179,29 @@ async fn a_source_that_restarts() {
     pair.assert_cuts_over(engine).await;
 }
 
+/// Whoever ends the engine while nobody can take the fence down is told how it is done.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stopped_while_the_source_is_gone() {
+    let shop = Shop::start().await;
+    let pair = &shop.pair;
+    let (mut engine, command, blocked) = shop.fenced(&pair.migrate()).await;
+    pair.cluster.source.stop(walferry::demo::StopMode::Immediate).await.unwrap();
+    drop(blocked);
+    // The first finds it gone in the middle, the later ones cannot begin.
+    let tries = async || engine.log().matches("trying again").count() >= 3;
+    wait_for("the engine tries", PATIENCE, tries).await;
+    engine.signal("TERM");
+    let log = engine.wait_exit(6, PATIENCE).await;
+    let said = &log[log.rfind("trying again").unwrap()..];
+    assert!(said.contains("defaultdb"), "{said}");
+    let statement = statement(said).to_owned();
+    drop(command);
+    pair.cluster.source.start_again().await.unwrap();
+    shop.assert_fenced().await;
+    paste(pair, &statement).await;
+    shop.assert_open().await;
+}
+
 /// The target loses what it knew while the source is fenced: an engine that lives opens the source; without one everybody
 /// who looks at the source finds it, and says how it is opened.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
