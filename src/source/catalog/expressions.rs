@@ -72,19 +72,19 @@ pub async fn expressions(client: &Client) -> Result<Vec<Expression>, Error> {
            WHERE e.classid = 'pg_attrdef'::regclass AND e.objid = d.oid AND e.refclassid = 'pg_proc'::regclass \
            AND v.provolatile = 'v') \
          FROM pg_attrdef d JOIN pg_attribute a ON a.attrelid = d.adrelid AND a.attnum = d.adnum \
-         WHERE d.oid IN (SELECT objid FROM called WHERE classid = 'pg_attrdef'::regclass)), \
-         code AS (SELECT d.classid, d.objid, p.oid, p.proowner AS owner FROM pg_depend d \
-         LEFT JOIN pg_operator o ON d.refclassid = 'pg_operator'::regclass AND o.oid = d.refobjid \
-         JOIN pg_proc p ON p.oid = o.oprcode OR d.refclassid = 'pg_proc'::regclass AND p.oid = d.refobjid \
-         UNION ALL SELECT d.classid, d.objid, t.oid, t.typowner FROM pg_depend d \
-         JOIN pg_type t ON d.refclassid = 'pg_type'::regclass AND t.oid = d.refobjid WHERE t.typtype = 'd') \
+         WHERE d.oid IN (SELECT objid FROM called WHERE classid = 'pg_attrdef'::regclass)) \
          SELECT pg_describe_object(f.classid, f.objid, f.part) AS what, n.nspname::text AS schema, c.relname::text AS name, \
          c.relkind = 'p' AS partitioned, f.text, array_agg(DISTINCT p.oid::regprocedure::text) AS functions, \
          array_agg(DISTINCT p.nspname::text) || n.nspname::text AS schemas, \
          coalesce(array_agg(DISTINCT p.oid::regprocedure::text) FILTER (WHERE p.lanname = 'sql'), '{}') AS sql_functions, \
-         NOT EXISTS (SELECT FROM code WHERE code.classid = f.classid AND code.objid = f.objid AND code.oid >= 16384 \
-         AND NOT pg_has_role(code.owner, (SELECT oid FROM pg_roles WHERE rolname = current_user), 'MEMBER') \
-         AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.objid = code.oid AND e.deptype = 'e')) AND NOT f.writes AS trusted \
+         NOT EXISTS (SELECT FROM pg_depend d LEFT JOIN pg_operator o ON d.refclassid = 'pg_operator'::regclass \
+         AND o.oid = d.refobjid LEFT JOIN pg_proc c ON c.oid = CASE d.refclassid WHEN 'pg_operator'::regclass \
+         THEN o.oprcode::oid WHEN 'pg_proc'::regclass THEN d.refobjid END \
+         LEFT JOIN pg_type t ON d.refclassid = 'pg_type'::regclass AND t.oid = d.refobjid AND t.typtype = 'd' \
+         WHERE d.classid = f.classid AND d.objid = f.objid AND coalesce(c.oid, t.oid) >= 16384 \
+         AND NOT pg_has_role(coalesce(c.proowner, t.typowner), (SELECT oid FROM pg_roles WHERE rolname = current_user), \
+         'MEMBER') AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.objid = coalesce(c.oid, t.oid) AND e.deptype = 'e' \
+         AND e.classid IN ('pg_proc'::regclass, 'pg_type'::regclass))) AND NOT f.writes AS trusted \
          FROM found f JOIN pg_class c ON c.oid = f.relid JOIN pg_namespace n ON n.oid = c.relnamespace \
          JOIN called p ON p.classid = f.classid AND p.objid = f.objid \
          WHERE n.nspname NOT IN ('pg_catalog', 'information_schema', 'walferry') \
@@ -118,6 +118,9 @@ pub async fn not_found(
     expression: &Expression,
     search_path: &[String],
 ) -> Result<Option<String>, Error> {
+    if !expression.trusted && expression.sql_functions.is_empty() {
+        return Ok(None);
+    }
     // Several statements at once are one transaction, which ends with them whatever comes.
     let path = Sql::new("SET TRANSACTION READ ONLY; SET LOCAL search_path = ");
     let path = match search_path {
