@@ -1,7 +1,10 @@
 //! The program as it is started from a shell: mistakes, exit codes, the environment, help.
 
-use std::net::TcpListener;
-use std::process::{Command, Output};
+use std::fs::Permissions;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
@@ -99,6 +102,43 @@ fn an_address_in_use_ends_with_5_before_any_work() {
     let last = lines.last().expect("the failure");
     assert_eq!((&last["exit_code"], &last["class"]), (&Value::from(5), &Value::from("definite")));
     assert_eq!(last["cause"], Value::from(format!("{address} is in use")));
+}
+
+/// The options and the configuration file reach the server: it asks for the token from its first answer on.
+#[test]
+fn the_status_asks_for_the_token() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let token = directory.path().join("token");
+    std::fs::write(&token, "0123456789abcdef\n").expect("written");
+    std::fs::set_permissions(&token, Permissions::from_mode(0o600)).expect("ours");
+    let config = directory.path().join("walferry.toml");
+    let text = format!("listen = \"127.0.0.1:0\"\nlisten-token-file = {:?}\n", token.display().to_string());
+    std::fs::write(&config, text).expect("written");
+    // A server that takes the connection and says nothing.
+    let silent = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = silent.local_addr().expect("an address").port();
+    let side = |name: &str| format!("host=127.0.0.1 port={port} user={name} sslmode=disable");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_walferry"));
+    command.args(["migrate", "--log-format", "json", "--config"]).arg(&config).env_remove("RUST_LOG");
+    command.env("SOURCE_SERVICE_URI", side("a")).env("TARGET_SERVICE_URI", side("b"));
+    let mut engine = command.stderr(Stdio::piped()).spawn().expect("it starts");
+    let mut lines = BufReader::new(engine.stderr.take().expect("it is piped")).lines();
+    let address = lines.find_map(|line| {
+        let line: Value = serde_json::from_str(&line.expect("UTF-8")).expect("a line of JSON");
+        line["address"].as_str().map(str::to_owned)
+    });
+    let address = address.expect("it says where");
+    let ask = |headers: &str| {
+        let mut stream = TcpStream::connect(&address).expect("it listens");
+        write!(stream, "GET /status HTTP/1.1\r\nHost: {address}\r\n{headers}\r\n").expect("sent");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer");
+        answer
+    };
+    let (without, with) = (ask(""), ask("Authorization: Bearer 0123456789abcdef\r\n"));
+    engine.kill().and_then(|()| engine.wait()).expect("it ends");
+    assert!(without.starts_with("HTTP/1.1 401 "), "{without}");
+    assert!(with.starts_with("HTTP/1.1 200 ") && with.contains("migration_detail"), "{with}");
 }
 
 #[test]
