@@ -21,7 +21,7 @@ pub const PARAMETERS_MAX: usize = 200;
 
 /// Messages of one answer that are no rows: those of a pipeline, of a script, and what a server says unasked. A thousand
 /// statements need some thousands; sessions ask for no notices.
-pub const ANSWER_MESSAGES_MAX: usize = 1 << 20;
+pub const ANSWER_MESSAGES_MAX: usize = 1 << 18;
 
 const _: () = assert!(PIPELINE_EXECUTES_MAX * 100 < ANSWER_MESSAGES_MAX);
 

@@ -9,12 +9,12 @@ use anyhow::Context;
 use tracing::field::Field;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::field::MakeExt;
-use tracing_subscriber::fmt::FormatFields;
 use tracing_subscriber::fmt::format::{Writer, debug_fn};
+use tracing_subscriber::fmt::{FormatFields, MakeWriter};
 use walferry::cli::{self, Cli};
 use walferry::config::{Config, LogFormat};
 use walferry::error::{Definite, Exit, Failure};
-use walferry::pg::Plain;
+use walferry::pg::{Plain, plain_json};
 use walferry::status::Screen;
 
 fn main() -> ExitCode {
@@ -66,7 +66,7 @@ fn start_logging(config: &Config, screen: &Screen) -> anyhow::Result<()> {
         LogFormat::Text => {
             lines.fmt_fields(plain_fields()).with_target(false).with_ansi(screen.draws()).try_init()
         }
-        LogFormat::Json => lines.json().flatten_event(true).try_init(),
+        LogFormat::Json => lines.json().flatten_event(true).with_writer(JsonLines(screen.clone())).try_init(),
     };
     started.map_err(|error| anyhow::anyhow!("cannot start logging: {error}"))
 }
@@ -84,6 +84,29 @@ fn plain_fields() -> impl for<'a> FormatFields<'a> + Send + Sync + 'static {
         }
     })
     .delimited(" ")
+}
+
+/// The same for JSON, whose own escapes leave some of these characters as they are.
+struct JsonLines<W>(W);
+
+impl<'a, W: MakeWriter<'a>> MakeWriter<'a> for JsonLines<W> {
+    type Writer = JsonLines<W::Writer>;
+
+    fn make_writer(&'a self) -> Self::Writer {
+        JsonLines(self.0.make_writer())
+    }
+}
+
+impl<W: Write> Write for JsonLines<W> {
+    /// A line comes as a whole.
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.0.write_all(plain_json(&String::from_utf8_lossy(line)).as_bytes())?;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
 }
 
 /// What is logged: as `RUST_LOG` says where it says something, but for tokio-postgres. Below `info` that logs statements with
@@ -141,5 +164,12 @@ mod tests {
         check(Some("trace"), &["tokio_postgres=info", "trace"]);
         check(Some("warn,tokio_postgres::query[q{a=1}]=trace"), &["tokio_postgres=info", "warn"]);
         assert!(log_filter(Some("walferry=loud"), false).is_err());
+    }
+
+    #[test]
+    fn lines_of_json_do_not_act() {
+        let mut out = Vec::new();
+        JsonLines(&mut out).write_all("{\"name\":\"a\u{9b}31m\u{202e}\"}\n".as_bytes()).expect("memory");
+        assert_eq!(String::from_utf8_lossy(&out), "{\"name\":\"a\\u009b31m\\u202e\"}\n");
     }
 }

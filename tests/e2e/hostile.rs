@@ -119,6 +119,9 @@ async fn what_is_read_by_people_does_not_act() {
     engine.wait_details("one has failed", |all| all[DATABASE]["phase"] == "failed").await;
     let shown = pair.command("status").run().await;
     assert!(check("status of what failed", &shown).contains("forged"));
+    let refused = pair.command("resync").arguments(&[&table, "--log-format", "json"]).run().await;
+    check("a failure as JSON", &refused);
+    assert!(refused.stderr.lines().all(|line| serde_json::from_str::<Value>(line).is_ok()), "{refused:?}");
     check("cutover", &pair.command("cutover").arguments(&["--timeout", "10s"]).run().await);
     engine.signal("TERM");
     let log = engine.wait_exit(5, PATIENCE).await;
