@@ -369,8 +369,10 @@ impl Attempt<'_> {
 
     async fn go_on(&mut self, session: TargetSession, context: &mut Context) -> Result<Ended> {
         let objects = objects_on_source(&self.store(), &self.row).await?;
+        let shut = self.store().shut_roles().await?;
         self.migration.status.update_database(&self.row.dbname, |database| {
             database.objects_on_source = objects;
+            database.roles_shut = shut;
             database.started_at = self.row.started_at;
             database.clear_error();
         });
@@ -486,6 +488,8 @@ impl Attempt<'_> {
             open: self.migration.opens_target,
         };
         carry_roles(&self.source, &target, &options).await?;
+        let shut = store.shut_roles().await?;
+        self.migration.status.update_database(&self.row.dbname, |database| database.roles_shut = shut);
         carry_search_path(&self.source, &target).await
     }
 

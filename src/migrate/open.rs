@@ -52,6 +52,9 @@ impl Migration {
             return Ok(());
         }
         open_all(&self.sides, &target).await?;
+        for database in &self.status.snapshot().databases {
+            self.status.update_database(&database.dbname, |shown| shown.roles_shut.clear());
+        }
         // By now the source may be gone, and this is help alone.
         if let Ok(Some(others)) = left_nologin(&self.sides).await {
             tracing::warn!("{others}");

@@ -123,6 +123,7 @@ async fn database(store: &Store<'_>, row: &MigrationRow) -> Result<DatabaseStatu
         (database.applied, database.durable) = (Some(end.position()), Some(end.position()));
     }
     database.objects_on_source = objects_on_source(store, row).await?;
+    database.roles_shut = store.shut_roles().await?;
     database.schema_drift = store.schema_drift().await?;
     for relation in store.relations().await? {
         database.tables.push(TableStatus {

@@ -60,6 +60,8 @@ pub struct DatabaseStatus {
     pub slot: Option<SlotStatus>,
     /// Everything that the migration made on the source and has not dropped, as text fit for a person.
     pub objects_on_source: Vec<String>,
+    /// Roles that the migration made on the target, and that may not log in there yet.
+    pub roles_shut: Vec<String>,
     /// Objects of the source's schema that were made, changed or dropped since the start, and that the target has not so;
     /// the engine's own has them without statements.
     pub schema_drift: Vec<SchemaDrift>,
@@ -226,6 +228,7 @@ impl DatabaseStatus {
             lag_seconds: None,
             slot: None,
             objects_on_source: Vec::new(),
+            roles_shut: Vec::new(),
             schema_drift: Vec::new(),
             tables: Vec::new(),
             spill_bytes: 0,

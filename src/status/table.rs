@@ -74,6 +74,7 @@ fn block(database: &DatabaseStatus) -> String {
     row("slot", slot(database));
     row("on the source", database.objects_on_source.join("\n"));
     row("not on the target", schema_drift(database));
+    row("NOLOGIN until all is done", database.roles_shut.join(", "));
     row("started", database.started_at.map(time).unwrap_or_default());
     row("as of", database.updated_at.map(time).unwrap_or_default());
     table.trim_fmt()

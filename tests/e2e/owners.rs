@@ -238,6 +238,10 @@ async fn is_shut((pair, launch, directory): (Pair, Launch, tempfile::TempDir)) {
     engine.wait_details("both sync", |all| all.len() == 2 && all.values().all(sync)).await;
     let password = passwords(&directory.path().join("passwords"))["app_owner"].clone();
     assert!(!may_log_in(&pair, "app_owner", &password).await, "the target is open while rows are applied");
+    let shut = engine.details().await.into_values().map(|detail| detail["roles_shut"].to_string());
+    assert!(shut.collect::<String>().contains("app_owner"));
+    let status = pair.command("status").run().await;
+    status.assert(0, &["NOLOGIN until all is done", "app_owner"]);
 
     // One of both alone would be of no use to its application.
     let one = pair.command("cutover").arguments(&["--database", "zoo"]).run().await;
