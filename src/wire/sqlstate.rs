@@ -22,7 +22,7 @@ pub(super) struct Verdict {
 /// The verdict on a server that sends what none does.
 pub(super) const EXCESS: Verdict = definite(
     "the server sends more than a server has to say",
-    "look who answers at that address: a PostgreSQL server does not do this",
+    "look who answers at that address: a PostgreSQL server does this only where an error quotes a value of more than 1 MiB",
 );
 
 /// Judges `error`, which came from `side`.

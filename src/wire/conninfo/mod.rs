@@ -330,7 +330,10 @@ impl ConnInfo {
     /// `private`: a session like this was found to be one that nobody else can listen to. Theirs must then be so, too; and
     /// where it was not, no password may go over it in clear text, as here.
     pub fn libpq_environment(&self, private: bool) -> Vec<(&'static str, String)> {
-        let mode = if private { self.tls.mode.max(SslMode::Require) } else { self.tls.mode };
+        let mode = match self.tls.mode {
+            SslMode::Allow | SslMode::Prefer if private => SslMode::Require,
+            mode => mode,
+        };
         let not_in_clear = (!private && mode < SslMode::Require).then(|| "!password".to_owned());
         let require_auth = self.require_auth.as_ref().map(ToString::to_string).or(not_in_clear);
         let join = |each: &dyn Fn(&Host) -> String| self.hosts.iter().map(each).collect::<Vec<_>>().join(",");

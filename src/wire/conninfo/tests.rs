@@ -316,6 +316,7 @@ fn other_programs_are_as_careful() {
     };
     check("", true, &[("PGSSLMODE", Some("require")), ("PGREQUIREAUTH", None)]);
     check("", false, &[("PGSSLMODE", Some("prefer")), ("PGREQUIREAUTH", Some("!password"))]);
+    check("sslmode=disable", true, &[("PGSSLMODE", Some("disable")), ("PGREQUIREAUTH", None)]);
     check("sslmode=verify-ca", true, &[("PGSSLMODE", Some("verify-ca")), ("PGREQUIREAUTH", None)]);
     check("require_auth=md5,password", false, &[("PGREQUIREAUTH", Some("md5,password"))]);
     check(
