@@ -99,6 +99,10 @@ async fn a_source_without_logical_decoding() {
     for part in ["falls back to pg_dump", "NOT carried", "every table has as many rows", "phase=done"] {
         assert!(log.contains(part), "no {part:?} in\n{log}");
     }
+    let (made, open) = log.split_once("phase=done").unwrap();
+    assert!(made.contains("made NOLOGIN") && open.contains("the target is open"), "{log}");
+    let login = "SELECT rolcanlogin FROM pg_roles WHERE rolname = 'app_owner'";
+    assert_eq!(pair.target_value(login).await, "t");
     let last = log.lines().last().unwrap();
     let since = pair.target_value("SELECT dumped_at FROM walferry.migration").await;
     for part in ["dumped, not followed", &since, "NOT carried", "stop all writers", "walferry remove"] {
