@@ -154,3 +154,24 @@ async fn ended(migration: &Migration, context: &Context, phase: Phase, error: &s
 pub(super) fn jittered(pause: Duration) -> Duration {
     pause.mul_f64(rand::rng().random_range(0.5..=1.0))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Side;
+
+    #[test]
+    fn whoever_ends_it_is_told_how_the_source_is_opened_once() {
+        const OPENS: &str = "if database \"shop\" of the source is still fenced, this opens it, there: BEGIN READ WRITE; COMMIT;";
+        let told = |failure: Failure| with_fence(failure, Some(OPENS)).to_string();
+        let gone = || Transient::new(Side::Source, "connection refused");
+        assert_eq!(told(gone().into()), format!("source: connection refused\n  detail: {OPENS}"));
+        let detail = told(gone().detail("port 1").into());
+        assert!(detail.ends_with(&format!("detail: port 1; {OPENS}")), "{detail}");
+        let hint = told(Definite::new("no").hint("do it").into());
+        assert!(hint.ends_with(&format!("hint: do it; {OPENS}")), "{hint}");
+        let said = gone().detail("to open it by hand, there: BEGIN READ WRITE; COMMIT;");
+        assert_eq!(with_fence(said.clone().into(), Some(OPENS)), said.into());
+        assert_eq!(with_fence(gone().into(), None), gone().into());
+    }
+}

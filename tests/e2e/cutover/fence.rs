@@ -181,14 +181,15 @@ async fn a_source_that_restarts() {
 
 /// Whoever ends the engine while nobody can take the fence down is told how it is done.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "long"]
 async fn stopped_while_the_source_is_gone() {
     let shop = Shop::start().await;
     let pair = &shop.pair;
     let (mut engine, command, blocked) = shop.fenced(&pair.migrate()).await;
     pair.cluster.source.stop(walferry::demo::StopMode::Immediate).await.unwrap();
     drop(blocked);
-    // The first finds it gone in the middle, the later ones cannot begin.
-    let tries = async || engine.log().matches("trying again").count() >= 3;
+    // The first finds it gone in the middle, and tries for half a minute; the next one cannot begin.
+    let tries = async || engine.log().matches("trying again").count() >= 2;
     wait_for("the engine tries", PATIENCE, tries).await;
     engine.signal("TERM");
     let log = engine.wait_exit(6, PATIENCE).await;
