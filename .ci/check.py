@@ -79,6 +79,7 @@ def house():
         if name.endswith(".rs") and re.search(r"allow\([^)]*unsafe_code", read(name)):
             fault(f"{name}: unsafe code is forbidden")
     security()
+    long_tests()
     for name in (".ci/run", ".ci/deny"):
         if not os.access(ROOT / name, os.X_OK):
             fault(f"{name}: not executable")
@@ -97,6 +98,22 @@ def security():
     for test in named:
         if test not in tests:
             fault(f"docs/security.md: there is no test {test}")
+
+
+def long_tests():
+    """Each test that is left out for its time stands in CONTRIBUTING.md, and the other way round."""
+    ignored = set()
+    for name in tracked():
+        if name.startswith(("src/", "tests/")) and name.endswith(".rs"):
+            functions = re.findall(r'#\[ignore = "long"\]\n(?: *#\[.*\]\n)* *(?:async )?fn (\w+)\(', read(name))
+            path = pathlib.PurePath(name).with_suffix("")
+            modules = [part for part in path.parts[1:] if part not in ("main", "mod")]
+            ignored |= {"::".join([*modules, function]) for function in functions}
+    listed = set(re.findall(r"^\| `([\w:]+)` \| [^|]+ \|$", read("CONTRIBUTING.md"), re.M))
+    for test in sorted(ignored - listed):
+        fault(f"CONTRIBUTING.md: its table of long tests lacks {test}")
+    for test in sorted(listed - ignored):
+        fault(f"CONTRIBUTING.md: there is no long test {test}")
 
 
 def metrics():
