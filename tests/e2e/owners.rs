@@ -59,6 +59,10 @@ const SHADOWS: &str = "
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn their_code_runs_as_them() {
     for (source, target) in asked_pairs().await {
+        // Statistics of expressions.
+        if source.major() < 14 {
+            continue;
+        }
         runs_as_them(Pair::of(source, target, |_| {}).await).await;
     }
 }
