@@ -290,7 +290,7 @@ async fn finish_startup(mut channel: Channel) -> Result<Session> {
     Ok(Session::new(channel, version, key, status))
 }
 
-/// `15.18 (Debian …)`, `18beta1`, `9.6.24` to the number that `server_version_num` has.
+/// `15.18 (Debian …)`, `18beta1`, `9.6.24` to the number that `server_version_num` has. A server may say anything.
 fn parse_version(text: &str) -> Option<ServerVersion> {
     let digits = |text: &str| text.bytes().take_while(u8::is_ascii_digit).count();
     let (major, rest) = text.split_at(digits(text));
@@ -298,11 +298,12 @@ fn parse_version(text: &str) -> Option<ServerVersion> {
     let minor = |rest: &str| rest.strip_prefix('.').and_then(|rest| rest[..digits(rest)].parse::<u32>().ok());
     let number = major.checked_mul(10_000)?;
     if major >= 10 {
-        return Some(ServerVersion::new(number + minor(rest).unwrap_or(0)));
+        return number.checked_add(minor(rest).unwrap_or(0)).map(ServerVersion::new);
     }
-    let middle = minor(rest)?;
+    let middle = minor(rest)?.checked_mul(100)?;
     let rest = &rest[1 + digits(&rest[1..])..];
-    Some(ServerVersion::new(number + middle * 100 + minor(rest).unwrap_or(0)))
+    let number = number.checked_add(middle)?.checked_add(minor(rest).unwrap_or(0));
+    number.map(ServerVersion::new)
 }
 
 impl Session {
@@ -343,6 +344,11 @@ mod tests {
             ("15.18 (Debian 15.18-0+deb12u1)", Some(150_018)),
             ("18beta1", Some(180_000)),
             ("16rc1", Some(160_000)),
+            ("1.144444444", None),
+            ("1.1.4294967295", None),
+            ("10.4294967295", None),
+            ("429496.1", Some(4_294_960_001)),
+            ("429497.1", None),
             ("17.2", Some(170_002)),
             ("9.6.24", Some(90_624)),
             ("", None),
