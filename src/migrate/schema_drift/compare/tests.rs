@@ -4,7 +4,8 @@ use crate::source::catalog::TableColumn;
 
 use SchemaChange::{Changed, Dropped, Made};
 use SchemaObjectKind::{
-    Constraint, Default as OfColumn, Function, Index, MaterializedView, Rule, Sequence, Trigger, View,
+    Constraint, Default as OfColumn, Domain, DomainConstraint, Enum, EnumLabel, Function, Index,
+    MaterializedView, Rule, Sequence, Trigger, View,
 };
 
 fn name(name: &str) -> QualifiedName {
@@ -121,6 +122,37 @@ fn statements() {
     changed(Function, "f int\n|A", "f text\n|B", "DROP ROUTINE \"public\".x; A;");
     check(Rule, [Some("A"), None, Some("A")], true, Some((Dropped, "DROP RULE \"x\" ON \"public\".\"t\";")));
     check(Function, [Some("A"), None, Some("A")], true, Some((Dropped, "DROP ROUTINE \"public\".x;")));
+}
+
+/// What a column of the target may need stays, and a label stays what it is by another name.
+#[test]
+fn domains_and_enums() {
+    let t = "\"public\".\"t\"";
+    let remade = format!("ALTER DOMAIN {t} DROP CONSTRAINT \"x\"; B;");
+    check(DomainConstraint, [Some("A"), Some("B"), Some("A")], true, Some((Changed, &remade)));
+    let dropped = format!("ALTER DOMAIN {t} DROP CONSTRAINT \"x\";");
+    check(DomainConstraint, [Some("A"), None, Some("A")], true, Some((Dropped, &dropped)));
+    let labels = |names: &[(&str, &str, u32)]| -> Vec<SchemaObject> {
+        let label = |&(name, text, oid): &(&str, &str, u32)| SchemaObject {
+            oid: Oid::new(oid),
+            ..object(EnumLabel, "mood", name, text)
+        };
+        names.iter().map(label).collect()
+    };
+    let then = labels(&[("sad", "A", 1), ("it's ok", "B AFTER 'sad'", 2)]);
+    let now = labels(&[("sad", "A", 1), ("fine", "F AFTER 'sad'", 2), ("new", "N AFTER 'fine'", 3)]);
+    let there = labels(&[("sad", "A", 11), ("it's ok", "B AFTER 'sad'", 12)]);
+    let found = outcome(&then, &now, &there, &[]);
+    let renamed = "ALTER TYPE \"public\".\"mood\" RENAME VALUE 'it''s ok' TO 'fine';";
+    assert_eq!(shown(&found), [(Made, renamed), (Made, "N AFTER 'fine';")]);
+    // Done there; where the new one stands is said in other words.
+    let there = labels(&[("sad", "A", 11), ("fine", "F AFTER 'sad'", 12), ("new", "N AFTER 'sad'", 13)]);
+    let found = outcome(&then, &now, &there, &[]);
+    assert_eq!((shown(&found), found.taken.len(), found.gone.len()), (vec![], 2, 1));
+    // The whole type is dropped.
+    let [domain, whole] = [object(Domain, "", "dom", "D"), object(Enum, "", "mood", "E")];
+    let then: Vec<SchemaObject> = then.into_iter().chain([domain, whole]).collect();
+    assert_eq!(shown(&outcome(&then, &[], &then, &[])), []);
 }
 
 fn outcome(then: &[SchemaObject], now: &[SchemaObject], there: &[SchemaObject], tables: &[Table]) -> Outcome {
