@@ -15,12 +15,12 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_postgres::Client;
 
 use crate::apply::store::{RelationRow, Store};
 use crate::error::{Definite, Failure, Result, Side, Transient};
-use crate::limits::{IDENTITIES_INTERVAL, IDENTITY_LOCK_TIMEOUT};
+use crate::limits::{IDENTITIES_INTERVAL, IDENTITIES_PAUSE, IDENTITY_LOCK_TIMEOUT};
 use crate::pg::{Oid, QualifiedName, Sql};
 use crate::source::catalog::{self, Table, TableKind};
 use crate::source::{self};
@@ -106,11 +106,15 @@ impl Attempt<'_> {
         async move {
             let store = Store::new(&target, &name);
             let watched = Identities { source: &source, store, publication: &publication };
+            let mut pause = IDENTITIES_INTERVAL;
             loop {
-                sleep(IDENTITIES_INTERVAL).await;
+                sleep(pause).await;
+                let began = Instant::now();
+                pause = IDENTITIES_INTERVAL;
                 match watched.refuse(Some(IDENTITY_LOCK_TIMEOUT)).await {
+                    Ok(()) => pause = pause.max(began.elapsed() * IDENTITIES_PAUSE),
                     // A source that does not answer is noticed elsewhere.
-                    Ok(()) | Err(Failure::Transient(_)) => {}
+                    Err(Failure::Transient(_)) => {}
                     Err(failure) => return failure,
                 }
             }
