@@ -13,7 +13,7 @@ use super::ddl::{self, Misfit, Remedy};
 use super::store::{RelationRow, Store};
 use crate::error::{Definite, Failure, Result, Side, Transient};
 use crate::limits::{TARGET_TABLES_RECENT, VISIBLE_POLL, VISIBLE_WAIT};
-use crate::pg::{CommitLsn, Oid, QualifiedName, Relation, RelationId, SourceLsn, Sql, Xid};
+use crate::pg::{CommitLsn, Oid, QualifiedName, Relation, RelationId, SourceLsn, Sql, Xid, shell_word};
 use crate::plan::{
     Carried, Shape, TableReference, TargetColumn, TargetTable, TargetType, TypeNames, is_builtin,
 };
@@ -276,10 +276,11 @@ fn at_target(error: crate::source::Error) -> Failure {
 }
 
 fn not_ours(name: &QualifiedName) -> Failure {
+    let pattern = shell_word(&name.to_string());
     Definite::new(format!("changes came to table {name}, which is not part of the migration"))
         .detail("it was made on the source after the copy began; nothing was skipped")
         .hint(format!(
-            "make it on the target as it is on the source (pg_dump --schema-only --no-owner -t '{name}' of the source, \
+            "make it on the target as it is on the source (pg_dump --schema-only --no-owner -t {pattern} of the source, \
              into psql on the target), then run `walferry migrate` again: it copies the table and goes on"
         ))
         .into()

@@ -381,11 +381,11 @@ mod tests {
 
     #[test]
     fn lists() {
-        let file =
-            "database = ['a,b', 'say \"hi\"']\nwith-table = ['public.a', 'public.b']\nignore-dbs = 'x, y'";
+        let file = "database = ['a,b', 'say \"hi\"']\nwith-table = ['public.a', 'public.b']\nignore-dbs = 'x, y'\ndump-db = 'c'";
         let selection = Config::resolve(&raw(file, &[])).expect("it is right").selection;
         assert_eq!(selection.databases, ["a,b", "say \"hi\""]);
         assert_eq!(selection.ignored_databases, ["x", "y"]);
+        assert_eq!(selection.dumped_databases, ["c"]);
         assert_eq!(selection.with_tables, ["public.a", "public.b"]);
         let typed = ["with-table=public.c", "with-table=public.d", "database=z"];
         let selection = Config::resolve(&raw(file, &typed)).expect("it is right").selection;

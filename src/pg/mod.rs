@@ -14,7 +14,7 @@ mod time;
 pub use ids::{Oid, RelationId, ServerVersion, SlotName, SlotNameError, SystemId, TimelineId, Xid};
 pub use landmark::{Landmark, Resume};
 pub use lsn::{CommitLsn, EndLsn, LsnError, SourceLsn, TargetLsn};
-pub use name::{QualifiedName, QuotedName};
+pub use name::{QualifiedName, QuotedName, shell_word};
 pub use plain::{Plain, plain, plain_json, plain_lines, plain_under};
 pub use relation::{Column, Relation, ReplicaIdentity};
 pub use sql::Sql;

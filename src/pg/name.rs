@@ -37,3 +37,12 @@ impl fmt::Display for QuotedName<'_> {
         if plain { f.write_str(name) } else { write!(f, "\"{}\"", name.replace('"', "\"\"")) }
     }
 }
+
+/// A word of a command line, ready to paste.
+pub fn shell_word(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        return text.to_owned();
+    }
+    format!("'{}'", text.replace('\'', "'\\''"))
+}

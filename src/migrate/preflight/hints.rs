@@ -1,6 +1,6 @@
 //! How things are set where somebody else runs the server. Each hint is a command, or a line for each command.
 
-use crate::pg::{QualifiedName, Sql};
+use crate::pg::{QualifiedName, Sql, shell_word};
 use crate::source::catalog::{Provider, Table};
 
 /// How `wal_level` becomes `logical`.
@@ -88,15 +88,6 @@ pub(super) fn replica_identity(table: &Table) -> String {
 pub(super) fn memberships(roles: &[String], user: &str) -> String {
     let grant = |role: &String| command(Sql::new("GRANT ").ident(role).text(" TO ").ident(user));
     roles.iter().map(grant).collect::<Vec<_>>().join("\n")
-}
-
-/// A word of a command line, ready to paste.
-pub(super) fn shell_word(text: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
-    if !text.is_empty() && text.chars().all(plain) {
-        return text.to_owned();
-    }
-    format!("'{}'", text.replace('\'', "'\\''"))
 }
 
 /// The name of a database among an option's, which take lists with commas.
