@@ -115,9 +115,11 @@ impl Held {
 }
 
 /// The rows of a table, summed up, with the transaction that wrote each: one that is written again as it was is another.
+///
+/// Not by a cast: its owner may have made one from the row's type to text, which would run here in our name.
 async fn rows(client: &Client, table: &QualifiedName) -> Result<String> {
     let sql = Sql::new(
-        "SELECT count(*) || ' ' || coalesce(sum(('x' || substr(md5(r.xmin::text || ' ' || (r.*)::text), 1, 16))::bit(64)::bigint), 0) \
+        "SELECT count(*) || ' ' || coalesce(sum(('x' || substr(md5(r.xmin::text || ' ' || format('%s', r.*)), 1, 16))::bit(64)::bigint), 0) \
          FROM ONLY ",
     )
     .name(table)

@@ -74,7 +74,12 @@ async fn writers_of_what_may_not_be_locked() {
     pair.source(
         "CREATE ROLE stranger; CREATE UNLOGGED TABLE counted (r int PRIMARY KEY, b int);
          INSERT INTO counted VALUES (1, 1); ALTER TABLE counted OWNER TO stranger;
-         GRANT SELECT ON counted TO app_owner",
+         GRANT SELECT ON counted TO app_owner;
+         GRANT USAGE, CREATE ON SCHEMA public TO stranger; SET ROLE stranger;
+         CREATE UNLOGGED TABLE ran_as (who text); GRANT INSERT, SELECT ON ran_as TO PUBLIC;
+         CREATE FUNCTION ran(counted) RETURNS text LANGUAGE plpgsql AS $$
+             BEGIN INSERT INTO public.ran_as VALUES (current_user); RETURN ''; END $$;
+         CREATE CAST (counted AS text) WITH FUNCTION ran(counted)",
     )
     .await;
     let mut engine = pair.migrate().start();
@@ -107,6 +112,8 @@ async fn writers_of_what_may_not_be_locked() {
     drop(writer);
     engine.wait_until("it goes on", |detail| detail["phase"] == "syncing").await;
     pair.assert_cuts_over(engine).await;
+    // Its owner's code did not run in our name.
+    assert_eq!(pair.source_value("SELECT count(*) FROM ran_as").await, "0");
 }
 
 /// A carry that fails: the rows stay, the source is open, the engine goes on. Neither does a table that is resynchronised
