@@ -95,7 +95,7 @@ impl PasswordFile {
         let mut options = OpenOptions::new();
         options.append(true).mode(0o600);
         let mut file = match options.clone().create_new(true).open(path) {
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => options.open(path)?,
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => open(&mut options, path)?,
             opened => opened?,
         };
         ours(path, &file)?;
@@ -121,18 +121,32 @@ fn nowhere() -> Definite {
 }
 
 fn text_of(path: &Path) -> io::Result<String> {
-    let mut file = OpenOptions::new().read(true).open(path)?;
+    let mut file = open(OpenOptions::new().read(true), path)?;
     ours(path, &file)?;
     let mut text = String::new();
     file.read_to_string(&mut text)?;
     Ok(text)
 }
 
+/// Opens what is there: no link that somebody put there meanwhile, and no pipe to wait at until somebody comes.
+fn open(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
+    options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path).map_err(|error| {
+        match error.raw_os_error() {
+            Some(libc::ELOOP | libc::ENXIO) => replaced(),
+            _ => error,
+        }
+    })
+}
+
+fn replaced() -> io::Error {
+    io::Error::other("somebody put another file in its place")
+}
+
 /// Whether what was opened is ours, and the path leads to it by itself: not by a link that somebody put there meanwhile.
 fn ours(path: &Path, file: &File) -> io::Result<()> {
     let (opened, there) = (file.metadata()?, fs::symlink_metadata(path)?);
     if (opened.dev(), opened.ino()) != (there.dev(), there.ino()) {
-        return Err(io::Error::other("somebody put another file in its place"));
+        return Err(replaced());
     }
     private(&opened).map_err(io::Error::other)
 }
@@ -200,6 +214,10 @@ mod tests {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
         assert!(text_of(&path).is_ok());
         assert!(text_of(&link).unwrap_err().to_string().contains("another file in its place"));
+        assert!(
+            PasswordFile::append(&link, "x").unwrap_err().to_string().contains("another file in its place")
+        );
+        assert_eq!(fs::read_to_string(&path).unwrap(), "");
         assert!(refused(directory.path()).contains("not a plain file"));
         let nowhere = directory.path().join("no/such/directory");
         let mut file = PasswordFile::read(Some(&nowhere), "").unwrap();
@@ -209,5 +227,21 @@ mod tests {
         file.write(&["a".to_owned()]).unwrap();
         file.verifier("a");
         assert!(file.write(&["a".to_owned()]).unwrap_err().to_string().contains("no home directory"));
+    }
+
+    #[test]
+    fn a_pipe_in_its_place_is_not_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let pipe = directory.path().join("pipe");
+        let made = std::process::Command::new("mkfifo").args(["-m", "600"]).arg(&pipe).status().unwrap();
+        assert!(made.success());
+        let (says, said) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            says.send(text_of(&pipe).unwrap_err().to_string()).unwrap();
+            says.send(PasswordFile::append(&pipe, "x").unwrap_err().to_string()).unwrap();
+        });
+        let said = || said.recv_timeout(std::time::Duration::from_secs(60)).expect("it does not wait");
+        assert_eq!(said(), "it is not a plain file");
+        assert_eq!(said(), "somebody put another file in its place");
     }
 }
