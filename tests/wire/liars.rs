@@ -220,7 +220,9 @@ async fn a_check_does_not_wait_for_a_server_that_fell_silent() {
     let mut check = tokio::process::Command::new(env!("CARGO_BIN_EXE_walferry"));
     check.args(["check", "--source", &source, "--target", &target]).kill_on_drop(true);
     let ended = tokio::time::timeout(Duration::from_secs(100), check.output()).await.expect("it ends");
-    let said = String::from_utf8_lossy(&ended.expect("it runs").stderr).into_owned();
+    let ended = ended.expect("it runs");
+    let said = [ended.stdout, ended.stderr].concat();
+    let said = String::from_utf8_lossy(&said);
     for part in ["asking for ", "the server answers neither here nor on a new connection"] {
         assert!(said.contains(part), "{part:?} is not in: {said}");
     }
