@@ -37,6 +37,7 @@ use crate::error::{Definite, Failure, Result, Side};
 use crate::limits::ROWS_PER_STATEMENT;
 use crate::pg::{Oid, PgTimestamp, QualifiedName, RelationId, SlotName, SourceLsn, Sql, SystemId};
 use crate::source;
+use crate::source::catalog::Stranger;
 
 use super::as_copied::AsCopied;
 use super::definitions;
@@ -45,7 +46,6 @@ use super::definitions;
 const FORMAT: i32 = 1;
 
 const CREATE: &str = "
-CREATE SCHEMA IF NOT EXISTS walferry;
 CREATE TABLE IF NOT EXISTS walferry.migration (
     name          text PRIMARY KEY,
     format        int NOT NULL,
@@ -292,14 +292,44 @@ impl<'a> Store<'a> {
         Self { client, name }
     }
 
+    /// The migration, if it was begun. This is what is asked first of a database: nothing of a stranger's is read.
+    ///
+    /// # Errors
+    /// When the schema, or anything that is read in it, is a stranger's.
+    pub async fn begun(&self) -> Result<Option<MigrationRow>> {
+        self.refuse_stranger().await?;
+        if self.exists().await? { self.migration().await } else { Ok(None) }
+    }
+
+    /// Who else's the schema, or anything that is read in it, is.
+    pub async fn stranger(&self) -> Result<Option<Stranger>> {
+        let found = source::catalog::stranger_with_our_schema(self.client).await;
+        found.map_err(|error| error.into_failure(Side::Target))
+    }
+
+    /// # Errors
+    /// When the schema, or anything that is read in it, is a stranger's.
+    pub async fn refuse_stranger(&self) -> Result<()> {
+        match self.stranger().await? {
+            None => Ok(()),
+            Some(stranger) => Err(Definite::new(stranger.cause()).hint(stranger.hint()).into()),
+        }
+    }
+
     /// Whether the schema is there.
-    pub async fn exists(&self) -> Result<bool> {
+    async fn exists(&self) -> Result<bool> {
         let row = self.one("SELECT pg_catalog.to_regclass('walferry.migration') IS NOT NULL", &[]).await?;
         Ok(row.get(0))
     }
 
     /// Makes the schema and its tables, where they are not there yet.
+    ///
+    /// # Errors
+    /// When somebody else was faster, too.
     pub async fn create(&self) -> Result<()> {
+        self.client.batch_execute("CREATE SCHEMA IF NOT EXISTS walferry").await.map_err(failure)?;
+        // From here on nobody else can put anything there.
+        self.refuse_stranger().await?;
         self.client.batch_execute(CREATE).await.map_err(failure)?;
         self.client.batch_execute(definitions::CREATE).await.map_err(failure)
     }

@@ -210,7 +210,7 @@ impl Migration {
             let sides = &self.sides;
             let (target, source) = tokio::join!(sides.listening_client(), sides.source_client());
             let (target, requests) = target?;
-            let begun = begun(&Store::new(&target, &sides.name)).await?;
+            let begun = Store::new(&target, &sides.name).begun().await?;
             if begun.is_none() && context.locked_once {
                 return Err(forgotten("").into());
             }
@@ -661,10 +661,6 @@ impl Attempt<'_> {
 const SYSTEM_UNKNOWN: SystemId = SystemId::new(0);
 
 const HINT_SAME: &str = "give the same source as when it was begun, or another --name";
-
-pub(super) async fn begun(store: &Store<'_>) -> Result<Option<MigrationRow>> {
-    if store.exists().await? { store.migration().await } else { Ok(None) }
-}
 
 pub(super) fn relation_row(table: &Table) -> RelationRow {
     RelationRow {

@@ -306,8 +306,11 @@ pub(super) async fn look(sides: &Sides, target: &Client) -> Result<Vec<Looked>> 
     Ok(looked)
 }
 
+/// Anybody may own a database of the target: what is not ours there is as if it were not there. Where we are to write to
+/// such a database, its check and its attempt fail.
 async fn begun(sides: &Sides) -> Result<Option<MigrationRow>> {
-    let client = match sides.target_client().await {
+    let target = sides.target.clone().tables_only();
+    let client = match (Sides { target, ..sides.clone() }).target_client().await {
         Ok(client) => client,
         Err(Failure::Definite(definite)) => {
             let (database, cause) = (sides.target.dbname(), definite.cause);
@@ -317,7 +320,16 @@ async fn begun(sides: &Sides) -> Result<Option<MigrationRow>> {
         Err(failure) => return Err(failure),
     };
     let store = Store::new(&client, &sides.name);
-    if store.exists().await? { store.migration().await } else { Ok(None) }
+    if let Some(stranger) = store.stranger().await? {
+        let (database, owner) = (sides.target.dbname(), stranger.owner);
+        if sides.strangers.lock().is_ok_and(|mut told| told.insert(database.to_owned())) {
+            tracing::warn!(
+                "database {database:?} of the target has a schema walferry of {owner:?}: it is not read"
+            );
+        }
+        return Ok(None);
+    }
+    store.begun().await
 }
 
 /// What is given, else what the databases that are begun remember.

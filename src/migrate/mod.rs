@@ -62,8 +62,9 @@ mod snapshot;
 mod tail;
 mod uncarried;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::{OnceCell, mpsc, watch};
@@ -113,6 +114,8 @@ pub struct Sides {
     pub jobs: usize,
     /// What is wanted of the checks.
     pub wanted: WantedOfChecks,
+    /// Databases of the target that the log has named for a schema `walferry` of somebody else's.
+    strangers: Arc<Mutex<BTreeSet<String>>>,
 }
 
 /// One database of a migration, to run.
@@ -189,6 +192,7 @@ impl Sides {
                 skip_version_check: config.skip_version_check,
                 total_bytes_max: config.total_bytes_max,
             },
+            strangers: Arc::default(),
         })
     }
 

@@ -140,7 +140,9 @@ async fn ended(migration: &Migration, context: &Context, phase: Phase, error: &s
     migration.status.update_database(sides.source.dbname(), |database| database.phase = phase);
     let recorded = async {
         let client = sides.target_client().await?;
-        Store::new(&client, &sides.name).set_ended(phase.as_str(), error).await
+        let store = Store::new(&client, &sides.name);
+        store.refuse_stranger().await?;
+        store.set_ended(phase.as_str(), error).await
     };
     if context.locked
         && let Err(failure) = recorded.await

@@ -309,3 +309,81 @@ async fn the_target_is_opened_on_request() {
     given_up.assert(0, &["left NOLOGIN on the target", r#"ALTER ROLE "app_owner" LOGIN;"#]);
     assert_eq!(pair.target_value(LOGIN).await, "f");
 }
+
+/// What Mallory has in a database of the target that is hers: something that goes by the name of our own.
+const THEIRS: &str = "
+    SET ROLE mallory; CREATE TABLE public.seen (who text); GRANT INSERT ON public.seen TO PUBLIC;
+    CREATE FUNCTION public.note(a text) RETURNS text LANGUAGE plpgsql AS
+        'BEGIN INSERT INTO public.seen VALUES (current_user); RETURN a; END';
+    CREATE SCHEMA walferry; GRANT USAGE ON SCHEMA walferry TO PUBLIC;
+    CREATE TABLE walferry.forged AS SELECT text 'default' AS name, 1 AS format, text 'defaultdb' AS dbname,
+        text 'PHASE' AS phase, text '' AS ended, 0::int8 AS attempt, text 'replication' AS method, text '' AS error,
+        text '1' AS system_id, text 'walferry_default_0' AS slot_name, '{}'::text[] AS publications,
+        now() AS started_at, now() AS updated_at;
+    CREATE TABLE walferry.role AS SELECT text 'default' AS migration, text 'sleeper' AS name, true AS shut;
+    GRANT ALL ON walferry.role, walferry.forged TO PUBLIC;";
+
+/// A schema of our name is read where nobody else owns it, or anything in it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_strangers_schema_of_our_name_is_not_read() {
+    const AS_VIEW: &str = "CREATE VIEW walferry.migration AS SELECT public.note(name) AS name, format, dbname, phase, ended,
+        attempt, method, error, system_id, slot_name, publications, started_at, updated_at FROM walferry.forged;
+        GRANT SELECT ON walferry.migration TO PUBLIC";
+    const AS_TABLE: &str = "ALTER TABLE walferry.forged RENAME TO migration";
+    let pair = Pair::start().await;
+    pair.target("CREATE ROLE mallory; CREATE ROLE sleeper").await;
+    pair.target("GRANT CREATE ON DATABASE defaultdb TO mallory; GRANT CREATE ON SCHEMA public TO mallory")
+        .await;
+    let sql = async |database: &str, sql: &str| pair.cluster.target.sql(database, sql).await.unwrap();
+    let mut theirs = vec![(DATABASE, "syncing", AS_VIEW)];
+    theirs.extend([
+        ("viewed", "syncing", AS_VIEW),
+        ("shut", "syncing", AS_TABLE),
+        ("opened", "done", AS_TABLE),
+    ]);
+    for (database, phase, last) in theirs {
+        if database != DATABASE {
+            pair.target(&format!("CREATE DATABASE {database} OWNER mallory")).await;
+        }
+        sql(database, &THEIRS.replace("PHASE", phase)).await;
+        sql(database, &format!("SET ROLE mallory; {last}")).await;
+    }
+    // The schema was made by who may, and is given away: what is in it is not.
+    sql("viewed", "ALTER SCHEMA walferry OWNER TO avnadmin").await;
+    pair.source("SET ROLE app_owner; CREATE TABLE t (a int PRIMARY KEY)").await;
+
+    let not_read = ["viewed", "shut", "opened"].map(|name| format!("database \"{name}\" of the target"));
+    let mut words: Vec<&str> = not_read.iter().map(String::as_str).collect();
+    words.push("\"mallory\"");
+    let drop = "DROP SCHEMA walferry CASCADE;";
+    let check = pair.command("check").run().await;
+    check.assert(3, &[words.as_slice(), &["belongs to mallory", drop]].concat());
+    pair.migrate().run().await.assert(5, &[words.as_slice(), &["belongs to mallory", drop]].concat());
+    let status = pair.command("status").run().await;
+    status.assert(5, &[words.as_slice(), &["no migration \"default\" has been begun"]].concat());
+    for word in &not_read {
+        assert_eq!(status.stderr.matches(word).count(), 1, "{}", status.stderr);
+    }
+    let noted = async |database: &str| sql(database, "SELECT who FROM public.seen").await;
+    assert!(noted(DATABASE).await.is_empty(), "her function ran as ours");
+
+    pair.target(&format!("{drop} DROP TABLE seen; DROP FUNCTION note")).await;
+    let mut engine = pair.migrate().start();
+    engine.wait_phase("syncing").await;
+    pair.command("status").run().await.assert(0, &words);
+    pair.assert_cuts_over(engine).await;
+    assert_eq!(pair.target_value(LOGIN).await, "t", "a row of hers kept it shut");
+    let sleeper = "SELECT rolcanlogin FROM pg_roles WHERE rolname = 'sleeper'";
+    assert_eq!(pair.target_value(sleeper).await, "f", "a row of hers opened it");
+    pair.assert_removes().await;
+    assert!(noted("viewed").await.is_empty(), "her function ran as ours");
+    for (database, phase) in [("shut", "syncing"), ("opened", "done")] {
+        let row = sql(
+            database,
+            "SELECT phase || ended || (SELECT count(*) FROM walferry.role WHERE shut)
+            FROM walferry.migration",
+        )
+        .await;
+        assert_eq!(row, [[Some(format!("{phase}1"))]], "{database} is left as it is");
+    }
+}

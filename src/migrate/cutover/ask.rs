@@ -204,8 +204,7 @@ async fn cutover_database(
 
 /// What need not be asked for: it is done, or cannot be.
 async fn refuse(sides: &Sides, store: &Store<'_>) -> Result<Option<Result<CutoverStatus, Definite>>> {
-    let row = if store.exists().await? { store.migration().await? } else { None };
-    let Some(row) = row else {
+    let Some(row) = store.begun().await? else {
         let none = Definite::new("no migration of this name has been begun on this target")
             .hint("`walferry migrate` begins one");
         return Ok(Some(Err(none)));

@@ -29,7 +29,7 @@ pub(super) async fn check(report: &mut Report, sides: &Sides<'_>, input: &Prefli
 async fn look(sides: &Sides<'_>, input: &PreflightInput) -> Result<Vec<Finding>> {
     let database = &sides.source_facts.database;
     let store = Store::new(sides.target, &input.migration);
-    let row = if store.exists().await? { store.migration().await? } else { None };
+    let row = store.begun().await?;
     let phase =
         row.filter(|row| row.method == Method::Replication).and_then(|row| Phase::from_name(&row.phase));
     // Before the schema is made there is nothing to compare with; after the cutover the source is what it may be.

@@ -9,7 +9,7 @@ use crate::pg::{QualifiedName, Sql};
 use crate::source::Error;
 use crate::source::catalog::{
     self, AvailableExtension, DatabaseLocale, Extension, OtherContents, Provider, ReplicaRole,
-    SchemaPrivilege, ServerFacts, Table, TargetTable,
+    SchemaPrivilege, ServerFacts, Stranger, Table, TargetTable,
 };
 
 pub(super) async fn check(report: &mut Report, sides: &Sides<'_>, tables: &[Table], input: &PreflightInput) {
@@ -39,7 +39,11 @@ pub(super) async fn check(report: &mut Report, sides: &Sides<'_>, tables: &[Tabl
         report.push(locale(sides));
     }
     let found = catalog::stranger_with_our_schema(sides.target).await;
-    report.add("target-walferry-schema", Side::Target, found.map(|owner| schema_walferry(owner, sides)));
+    report.add(
+        "target-walferry-schema",
+        Side::Target,
+        found.map(|stranger| schema_walferry(stranger, sides)),
+    );
     let found = catalog::replica_role(sides.target).await;
     report.add(
         "target-replication-role",
@@ -155,18 +159,10 @@ fn schema_public(found: SchemaPrivilege, sides: &Sides<'_>, tables: &[Table]) ->
     }
 }
 
-fn schema_walferry(owner: Option<String>, sides: &Sides<'_>) -> Option<Finding> {
-    let owner = owner?;
-    let user = &sides.target_facts.user.name;
-    let cause = format!("schema walferry belongs to {owner}, who could make this migration believe anything");
-    let (drop, give) =
-        (Sql::new("DROP SCHEMA walferry CASCADE"), Sql::new("ALTER SCHEMA walferry OWNER TO ").ident(user));
-    let hint = format!(
-        "if {owner} is not to be trusted: {}\nif it is {user} under another name: {}",
-        hints::command(drop),
-        hints::command(give)
-    );
-    Some(Finding::fail("target-walferry-schema", format!("role {user}"), cause).hint(hint))
+fn schema_walferry(stranger: Option<Stranger>, sides: &Sides<'_>) -> Option<Finding> {
+    let (stranger, user) = (stranger?, &sides.target_facts.user.name);
+    let finding = Finding::fail("target-walferry-schema", format!("role {user}"), stranger.cause());
+    Some(finding.hint(stranger.hint()))
 }
 
 fn locale(sides: &Sides<'_>) -> Finding {

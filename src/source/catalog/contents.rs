@@ -20,6 +20,34 @@ pub struct OtherContents {
     pub foreign_tables: Vec<QualifiedName>,
 }
 
+/// Somebody who owns the schema `walferry`, or what is in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stranger {
+    /// He; where there are several, one of them.
+    pub owner: String,
+    us: String,
+    give: Vec<String>,
+}
+
+impl Stranger {
+    /// What he could do.
+    pub fn cause(&self) -> String {
+        format!(
+            "schema walferry, or what is in it, belongs to {}, who could make this migration believe anything",
+            self.owner
+        )
+    }
+
+    /// What to do about it, in the database.
+    pub fn hint(&self) -> String {
+        let Self { owner, us, give } = self;
+        format!(
+            "if {owner} is not to be trusted: DROP SCHEMA walferry CASCADE;\nif it is {us} under another name: {}",
+            give.join("\n")
+        )
+    }
+}
+
 /// What the current user may do with a schema.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SchemaPrivilege {
@@ -90,18 +118,32 @@ pub async fn databases(client: &Client) -> Result<Vec<String>, Error> {
     ask::rows(client, "the databases", &sql, &[]).await?.iter().map(|row| row.get("name")).collect()
 }
 
-/// Who owns the schema `walferry`, where that is neither the current user nor a superuser: all that a migration remembers
-/// would be in his hands.
+/// Who owns the schema `walferry`, or what is read in it, where that is neither the current user nor a superuser: all that
+/// a migration remembers would be in his hands, and a view of his runs his functions for whoever reads it. That the
+/// current user is a member of the owner says nothing: the owner may have granted himself.
 ///
 /// # Errors
 /// When the server does not answer.
-pub async fn stranger_with_our_schema(client: &Client) -> Result<Option<String>, Error> {
+pub async fn stranger_with_our_schema(client: &Client) -> Result<Option<Stranger>, Error> {
     let sql = Sql::new(
-        "SELECT r.rolname::text AS owner FROM pg_namespace n JOIN pg_roles r ON r.oid = n.nspowner \
-         WHERE n.nspname = 'walferry' AND NOT r.rolsuper AND r.rolname <> current_user",
+        "SELECT r.rolname::text AS owner, o.name, current_user::text AS us FROM pg_namespace n CROSS JOIN LATERAL \
+         (SELECT n.nspowner AS owner, NULL AS name \
+         UNION ALL SELECT c.relowner, c.relname::text FROM pg_class c \
+         WHERE c.relnamespace = n.oid AND c.relkind IN ('r', 'p', 'v', 'm', 'f')) o JOIN pg_roles r ON r.oid = o.owner \
+         WHERE n.nspname = 'walferry' AND NOT r.rolsuper AND r.rolname <> current_user ORDER BY o.name NULLS FIRST",
     );
-    let rows = ask::rows(client, "the owner of schema walferry", &sql, &[]).await?;
-    rows.first().map(|row| row.get("owner")).transpose()
+    let rows = ask::rows(client, "the owners of schema walferry", &sql, &[]).await?;
+    let Some(first) = rows.first() else { return Ok(None) };
+    let (owner, us): (String, String) = (first.get("owner")?, first.get("us")?);
+    let mut give = Vec::new();
+    for row in &rows {
+        let sql = match row.get::<Option<String>>("name")? {
+            None => Sql::new("ALTER SCHEMA walferry"),
+            Some(name) => Sql::new("ALTER TABLE ").name(&QualifiedName::new("walferry", name)),
+        };
+        give.push(sql.text(" OWNER TO ").ident(&us).text(";").as_str().to_owned());
+    }
+    Ok(Some(Stranger { owner, us, give }))
 }
 
 /// What the current user may do with the schema `name`.

@@ -32,7 +32,7 @@ pub use activity::{
     PreparedTransaction, WritingTransaction, has_committed, prepared_transactions, writing_transactions,
 };
 pub use contents::{
-    OtherContents, PG_CREATE_PUBLICATION, ReplicaRole, SESSION_REPLICATION_ROLE, SchemaPrivilege,
+    OtherContents, PG_CREATE_PUBLICATION, ReplicaRole, SESSION_REPLICATION_ROLE, SchemaPrivilege, Stranger,
     call_extension, databases, extension_has, other_contents, publishes_for_others, replica_role,
     schema_privilege, stranger_with_our_schema,
 };
