@@ -7,10 +7,11 @@ use super::{Finding, PreflightInput, Report, Sides, hints, search_path};
 use crate::error::Side;
 use crate::limits::{SOURCE_CONNECTIONS, TARGET_CONNECTIONS};
 use crate::migrate::filter::moved;
+use crate::migrate::roles::is_carried;
 use crate::pg::{QualifiedName, Sql};
 use crate::source::Error;
 use crate::source::catalog::{
-    self, ChangedCollation, ReplicaTrigger, SessionRoom, Surroundings, Table, TableKind, Unwritable,
+    self, ChangedCollation, ReplicaTrigger, Role, SessionRoom, Surroundings, Table, TableKind, Unwritable,
     UserMapping,
 };
 
@@ -43,7 +44,7 @@ pub(super) async fn check(report: &mut Report, sides: &Sides<'_>, tables: &[Tabl
         }
         Err(error) => report.push(Finding::unanswered("source-surroundings", Side::Source, error)),
     }
-    report.add("target-owner-code", Side::Source, owner_code(sides).await);
+    report.add("target-owner-code", Side::Source, owner_code(sides, input).await);
     report.add("target-c-functions", Side::Target, untrusted_functions(sides, input).await);
     report.add("source-search-path", Side::Source, search_path::functions(sides).await);
     report.add("target-row-security", Side::Target, forced(sides, tables, input).await);
@@ -103,26 +104,51 @@ fn connections(id: &'static str, side: Side, room: SessionRoom, needed: u64, sid
 
 /// What the owners of tables have had run for each row runs as whoever writes the rows. On the target that is its user, who
 /// may more than they: make roles, and read what Walferry keeps there.
-async fn owner_code(sides: &Sides<'_>) -> Result<Option<Finding>, Error> {
-    let found = catalog::owner_code(sides.source).await?;
-    if found.is_empty() {
-        return Ok(None);
+async fn owner_code(sides: &Sides<'_>, input: &PreflightInput) -> Result<Vec<Finding>, Error> {
+    let id = "target-owner-code";
+    let user = &sides.target_facts.user;
+    let of_rows = catalog::owner_code(sides.source).await?;
+    let mut findings = Vec::new();
+    if !of_rows.is_empty() {
+        let cause = format!(
+            "run on the target in the name of {}, whenever rows are copied or applied: {}",
+            user.name,
+            owned(&of_rows)
+        );
+        let hint = "read them before; where their owners are not trusted with the target, leave their tables out with \
+                    --skip-table, or have them drop what calls the functions until the cutover is done";
+        findings.push(Finding::warning(id, counted(of_rows.len(), "function"), cause).hint(hint));
     }
+    // Whose owner stays behind, that stays with the target's user.
+    let roles = catalog::roles(sides.source).await?;
+    let there = catalog::roles(sides.target).await?;
+    let makes = user.superuser || user.create_role;
+    let stays_behind = |role: &Role| {
+        !is_carried(role, &input.ignored_roles) || !makes && there.iter().all(|there| there.name != role.name)
+    };
+    let behind: Vec<String> = roles.into_iter().filter(stays_behind).map(|role| role.name).collect();
+    let of_objects = catalog::code_of_objects_of(sides.source, &behind).await?;
+    if !of_objects.is_empty() {
+        let cause = format!(
+            "run on the target in the name of {}, when statistics are gathered and materialised views filled whose owners \
+             are not carried: {}",
+            user.name,
+            owned(&of_objects)
+        );
+        let hint = "read them before; or have the owners carried, so that the functions run as them";
+        findings.push(Finding::warning(id, counted(of_objects.len(), "function"), cause).hint(hint));
+    }
+    Ok(findings)
+}
+
+fn owned(found: &[catalog::OwnerCode]) -> String {
     let one = |code: &catalog::OwnerCode| {
         let by = code.called_by.first().map_or("", String::as_str);
         let more = code.called_by.len().saturating_sub(1);
         let more = if more > 0 { format!(" and {more} more") } else { String::new() };
         format!("{} of {} ({by}{more})", code.function, code.owner)
     };
-    let each: Vec<String> = found.iter().map(one).collect();
-    let cause = format!(
-        "run on the target in the name of {}, whenever rows are copied or applied: {}",
-        sides.target_facts.user.name,
-        listed(&each)
-    );
-    let hint = "read them before; where their owners are not trusted with the target, leave their tables out with \
-                --skip-table, or have them drop what calls the functions until the cutover is done";
-    Ok(Some(Finding::warning("target-owner-code", counted(found.len(), "function"), cause).hint(hint)))
+    listed(&found.iter().map(one).collect::<Vec<String>>())
 }
 
 /// Only a superuser makes functions in languages that may do anything, unless the target's administrator trusts one.

@@ -50,7 +50,7 @@ pub use fence::{
     writing_to,
 };
 pub use identities::{Unidentified, unidentified};
-pub use owner_code::{OwnerCode, owner_code};
+pub use owner_code::{OwnerCode, code_of_objects_of, owner_code};
 pub use privileges::{
     DatabaseProperties, DefaultPrivilege, Object, ObjectKind, Owned, Privilege, database_privileges,
     database_properties, default_privileges, owners, privileges,
