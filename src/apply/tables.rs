@@ -259,7 +259,7 @@ fn target_column(table: &catalog::TargetTable, found: &catalog::TargetColumn) ->
         identity_always: column.identity == Identity::Always,
         equality: by_key.map(|key| key.equality_operator.clone()).or_else(by_type),
         cast: found.cast.clone(),
-        carried: match (column.in_arrays, column.is_array) {
+        carried: match (column.in_arrays, column.is_built_in_array) {
             (true, _) => Carried::InArrays,
             (false, true) => Carried::AsText,
             (false, false) => Carried::Alone,

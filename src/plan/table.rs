@@ -55,9 +55,11 @@ pub struct TargetColumn {
 pub enum Carried {
     /// In an array of the type.
     InArrays,
-    /// As text, each to be cast: an array's values, since `unnest` flattens arrays of arrays.
+    /// As text, each to be cast: an array's values, since `unnest` flattens arrays of arrays. Only where the elements are of
+    /// one of the server's own types: who owns another can make a cast from text to its arrays, which would run as us.
     AsText,
-    /// Not at all. A domain over another delimiter, or without array type: a cast could shorten a value without a word.
+    /// Not at all. A row; an array of a type of users; a domain over another delimiter, or without array type: a cast could shorten
+    /// a value without a word.
     Alone,
 }
 

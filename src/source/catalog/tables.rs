@@ -100,10 +100,11 @@ pub struct TableColumn {
     pub base: Option<(QualifiedName, i32)>,
     /// The type's own name, without its schema; [`TableColumn::type_name`] is SQL.
     pub type_own_name: String,
-    /// The type has an array type, whose literals have commas between elements.
+    /// The type has an array type, whose literals have commas between elements, and `unnest` gives it as it is: a row type's
+    /// fields it gives one by one, which the casts of that type's owner would put together.
     pub in_arrays: bool,
-    /// It is an array type itself, and no domain.
-    pub is_array: bool,
+    /// It is an array type itself, and no domain; its elements are of one of the server's own types.
+    pub is_built_in_array: bool,
     /// GENERATED ALWAYS AS (expression).
     pub generated: Generated,
     /// GENERATED … AS IDENTITY.
@@ -456,7 +457,7 @@ impl TableColumn {
             base: None,
             type_own_name: "t".to_owned(),
             in_arrays: true,
-            is_array: false,
+            is_built_in_array: false,
             generated: Generated::No,
             identity: Identity::No,
             version: 1,
@@ -510,8 +511,9 @@ pub(super) async fn columns(
          tn.nspname::text AS type_schema, a.atttypmod, a.attnotnull, a.atthasdef, t.typname::text AS own_name, \
          b.schema AS base_schema, b.name AS base_name, b.modifier AS base_modifier, a.attidentity::text AS identity, \
          a.xmin::text AS version, \
-         t.typarray <> 0 AND t.typdelim = ',' AS in_arrays, t.typtype = 'b' AND t.typelem <> 0 AND t.typlen = -1 \
-         AND t.typarray = 0 AS is_array, ",
+         t.typarray <> 0 AND t.typdelim = ',' AND 'c' NOT IN (t.typtype, coalesce(b.kind, '')) AS in_arrays, \
+         t.typtype = 'b' AND t.typelem <> 0 AND t.typlen = -1 AND t.typarray = 0 AND t.typelem < 16384 \
+         AS is_built_in_array, ",
     )
     .text(dialect.generated())
     .text(
@@ -521,7 +523,7 @@ pub(super) async fn columns(
          SELECT t.typbasetype AS oid, t.typtypmod AS modifier WHERE t.typtype = 'd' UNION ALL SELECT d.typbasetype, \
          CASE WHEN l.modifier = -1 THEN d.typtypmod ELSE l.modifier END \
          FROM below l JOIN pg_type d ON d.oid = l.oid WHERE d.typtype = 'd') \
-         SELECT bn.nspname::text AS schema, bt.typname::text AS name, l.modifier FROM below l \
+         SELECT bn.nspname::text AS schema, bt.typname::text AS name, l.modifier, bt.typtype AS kind FROM below l \
          JOIN pg_type bt ON bt.oid = l.oid AND bt.typtype <> 'd' JOIN pg_namespace bn ON bn.oid = bt.typnamespace) b \
          ON true WHERE a.attnum > 0 AND NOT a.attisdropped AND ",
     )
@@ -556,7 +558,7 @@ fn column(row: &ask::Answer) -> Result<TableColumn, Error> {
         base: base(row)?,
         type_own_name: row.get("own_name")?,
         in_arrays: row.get("in_arrays")?,
-        is_array: row.get("is_array")?,
+        is_built_in_array: row.get("is_built_in_array")?,
         generated: generated(row)?,
         identity: identity(row)?,
         version: row.parse("version")?,
