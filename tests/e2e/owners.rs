@@ -52,6 +52,18 @@ const SHADOWS: &str = "
         'BEGIN PERFORM m.note(''cast''); RETURN 1; END';
     CREATE CAST (m.mine AS pg_catalog.text) WITH FUNCTION m.cast(m.mine) AS IMPLICIT;
     CREATE TABLE m.casts (id int PRIMARY KEY, v m.mine, w pg_catalog.text); INSERT INTO m.casts VALUES (1, '(1)', 'x');
+    CREATE TYPE m.row AS (a pg_catalog.text); CREATE DOMAIN m.rows AS m.row;
+    CREATE FUNCTION m.cast(pg_catalog.text, int, bool) RETURNS m.row LANGUAGE plpgsql AS
+        'DECLARE r m.row; BEGIN PERFORM m.note(''cast''); r.a := $1; RETURN r; END';
+    CREATE FUNCTION m.array(pg_catalog.text, int, bool) RETURNS m.row[] LANGUAGE plpgsql AS
+        'DECLARE r m.row[]; BEGIN PERFORM m.note(''cast''); EXECUTE pg_catalog.format(''SELECT %L::m.row[]'', $1) INTO r;
+        RETURN r; END';
+    CREATE CAST (pg_catalog.text AS m.row) WITH FUNCTION m.cast(pg_catalog.text, int, bool) AS IMPLICIT;
+    CREATE CAST (pg_catalog.text AS m.row[]) WITH FUNCTION m.array(pg_catalog.text, int, bool) AS IMPLICIT;
+    CREATE TABLE m.of_rows (k int PRIMARY KEY, v m.row, w m.rows);
+    CREATE TABLE m.of_arrays (k m.row[] PRIMARY KEY, a int, v m.row[]);
+    INSERT INTO m.of_rows SELECT g, ROW(g)::m.row, ROW(g)::m.row FROM generate_series(1, 900) g;
+    INSERT INTO m.of_arrays SELECT ARRAY[ROW(g)::m.row], g, ARRAY[ROW(g)::m.row] FROM generate_series(1, 900) g;
     CREATE DOMAIN m.int8 AS pg_catalog.int8 CHECK (m.f(1, 'type') > 0);
     CREATE DOMAIN m.text AS pg_catalog.text CHECK (m.f(1, 'type') > 0)";
 
@@ -74,7 +86,18 @@ async fn runs_as_them(pair: Pair) {
         "SET ROLE mallory; CREATE TABLE m.t (a int PRIMARY KEY); INSERT INTO m.t SELECT generate_series(1, 9);
          CREATE INDEX by_f ON m.t (m.f(a, 'index')); CREATE STATISTICS m.of_f ON (m.f(a, 'statistics')), a FROM m.t;
          CREATE MATERIALIZED VIEW m.v AS SELECT m.f(a, 'view') FROM m.t;
-         CREATE TABLE m.c (a int PRIMARY KEY, CHECK (m.f(a, 'check') > 0))",
+         CREATE TABLE m.c (a int PRIMARY KEY, CHECK (m.f(a, 'check') > 0));
+         RESET ROLE; SET ROLE app_owner; CREATE FUNCTION public.helper(int) RETURNS bool IMMUTABLE LANGUAGE plpgsql AS
+             'BEGIN RETURN true; END'; RESET ROLE; SET ROLE mallory;
+         CREATE TABLE m.helped (a int PRIMARY KEY, CONSTRAINT rewritten CHECK (public.helper(a) AND ts_rewrite('a',
+             $$SELECT 'b'::tsquery, 'c'::tsquery WHERE m.f(1, 'check') > 0$$) IS NOT NULL)); INSERT INTO m.helped VALUES (1);
+         CREATE FUNCTION m.apart(int, int) RETURNS float8 IMMUTABLE LANGUAGE sql AS 'SELECT 1.0::float8';
+         CREATE TYPE m.range AS RANGE (subtype = int, subtype_diff = m.apart);
+         CREATE TABLE m.ranges (a int PRIMARY KEY, r m.range, CONSTRAINT far EXCLUDE USING gist (r WITH &&));
+         CREATE FUNCTION m.part(int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN 1; END';
+         CREATE TABLE m.parts (a int) PARTITION BY LIST (m.part(a));
+         CREATE FUNCTION m.given() RETURNS int LANGUAGE plpgsql AS 'BEGIN RETURN 1; END';
+         CREATE DOMAIN m.filled AS int DEFAULT m.given()",
     )
     .await;
     let path = "SET search_path = m, pg_catalog, public";
@@ -83,17 +106,43 @@ async fn runs_as_them(pair: Pair) {
 
     // Not even to find out what they name.
     let check = pair.command("check").arguments(&["--json"]).run().await;
-    let said = ["target-owner-code", "m.f(integer,text) of mallory", "source-search-path-untried", "by_f"];
+    let said = [
+        "target-owner-code",
+        "m.f(integer,text) of mallory",
+        "pg_catalog.ts_rewrite of mallory (constraint rewritten on table m.helped)",
+        "m.apart(integer,integer) of mallory (index m.far)",
+        "m.part(integer) of mallory (table m.parts)",
+        "m.given() of mallory (type m.filled)",
+        "source-search-path-untried",
+        "by_f",
+    ];
     check.assert(0, &said);
+    let said = ["whose owners are not carried: m.f(integer,text) of mallory (", " and 1 more)"];
+    pair.command("check").arguments(&["--json", "--ignore-roles", "mallory"]).run().await.assert(0, &said);
     let log = pair.cluster.source.log_tail(100_000);
     assert!(!log.contains("ran as app_owner"), "{log}");
+    // It would run as the target's user, as is said above.
+    pair.source("DELETE FROM m.helped").await;
 
     let mut engine = pair.migrate().start();
     engine.wait_phase("syncing").await;
     pair.source("UPDATE m.casts SET w = 'y'; INSERT INTO m.casts VALUES (2, '(2)', 'z')").await;
+    // In both directions, and by statements that take many rows in arrays.
+    pair.source(
+        "UPDATE m.of_rows SET v = ROW(k + 1), w = ROW(k + 2) WHERE k < 600; DELETE FROM m.of_rows WHERE k > 300;
+         UPDATE m.of_arrays SET v = v || v WHERE a < 600; DELETE FROM m.of_arrays WHERE a > 300",
+    )
+    .await;
     engine.wait_drained(&pair).await;
     assert_eq!(pair.target_value(RAN).await, "");
-    let theirs = "SELECT string_agg(DISTINCT place, ' ' ORDER BY place) FROM m.seen WHERE who = 'mallory'";
+    // Nor in what was rolled back.
+    let log = pair.cluster.target.log_tail(100_000);
+    assert!(!log.contains("ran as avnadmin"), "{log}");
+    let changed = "SELECT concat_ws(' ', (SELECT string_agg(v::text || w::text, '' ORDER BY k) FROM m.of_rows WHERE k < 3),
+                   (SELECT count(*) FROM m.of_rows), (SELECT count(*) FROM m.of_arrays WHERE v = k || k))";
+    assert_eq!(pair.target_value(changed).await, "(2)(3)(3)(4) 300 300");
+    let theirs = "SELECT string_agg(DISTINCT place, ' ' ORDER BY place) FROM m.seen
+                  WHERE who = 'mallory' AND place <> 'check'";
     assert_eq!(pair.target_value(theirs).await, "index statistics view", "they ran at all");
     let becomes = "SELECT pg_has_role('mallory', 'avnadmin', 'MEMBER')";
     assert_eq!(pair.target_value(becomes).await, "f");

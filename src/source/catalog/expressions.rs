@@ -23,7 +23,8 @@ pub struct Expression {
     /// Their schemas, and its table's.
     pub schemas: Vec<String>,
     /// It runs only code of those who could act as the current user anyhow, and is no default that may write: to try that
-    /// would be to do it.
+    /// would be to do it. That goes for its table's owner, too: what he gives the server's own functions, some of which run
+    /// SQL that they get as text (`query_to_xml`, `ts_rewrite`), depends on nothing; nor does his row-level security.
     pub trusted: bool,
     /// Of the functions those in SQL, whose bodies the server can look into without running them.
     sql_functions: Vec<String>,
@@ -84,11 +85,12 @@ pub async fn expressions(client: &Client) -> Result<Vec<Expression>, Error> {
          WHERE d.classid = f.classid AND d.objid = f.objid AND coalesce(c.oid, t.oid) >= 16384 \
          AND NOT pg_has_role(coalesce(c.proowner, t.typowner), (SELECT oid FROM pg_roles WHERE rolname = current_user), \
          'MEMBER') AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.objid = coalesce(c.oid, t.oid) AND e.deptype = 'e' \
-         AND e.classid IN ('pg_proc'::regclass, 'pg_type'::regclass))) AND NOT f.writes AS trusted \
+         AND e.classid IN ('pg_proc'::regclass, 'pg_type'::regclass))) AND NOT f.writes \
+         AND pg_has_role(c.relowner, (SELECT oid FROM pg_roles WHERE rolname = current_user), 'MEMBER') AS trusted \
          FROM found f JOIN pg_class c ON c.oid = f.relid JOIN pg_namespace n ON n.oid = c.relnamespace \
          JOIN called p ON p.classid = f.classid AND p.objid = f.objid \
          WHERE n.nspname NOT IN ('pg_catalog', 'information_schema', 'walferry') \
-         GROUP BY f.classid, f.objid, f.writes, 1, 2, 3, 4, 5 ORDER BY 2, 3, 1",
+         GROUP BY f.classid, f.objid, f.writes, c.relowner, 1, 2, 3, 4, 5 ORDER BY 2, 3, 1",
     );
     let expression = |row: &ask::Answer| {
         Ok(Expression {
@@ -108,8 +110,8 @@ pub async fn expressions(client: &Client) -> Result<Vec<Expression>, Error> {
 /// Tries an expression with this `search_path`: on a row, where the table has one. Gives what is not found, in the server's
 /// words; what else may go wrong is not asked here.
 ///
-/// What runs here runs as the current user, who may read what the functions' owners may not. So where they could not act as
-/// him anyhow, nothing is run: the server looks into the bodies of functions in SQL, as it does when they are made.
+/// What runs here runs as the current user, who may read what the owners of functions and table may not. So where they could
+/// not act as him anyhow, nothing is run: the server looks into the bodies of functions in SQL, as it does when they are made.
 ///
 /// # Errors
 /// When the server does not answer.
