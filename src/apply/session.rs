@@ -150,16 +150,19 @@ pub(super) fn advisory(function: &'static str, name: &str, key: i32) -> Sql {
 ///
 /// Any role that may connect can take any advisory lock, and see which ones are held. So a key is new each time, and a lock
 /// says something only where it is held by somebody who could do anything to the migration anyhow: our own role, or one that
-/// has the privileges of the owner of schema walferry.
+/// has the privileges of the owner of schema walferry. A lock of one key, the name's hash alone, is that of a release
+/// before this one.
 pub(super) fn of_holders(what: &'static str, names: &[&str]) -> Sql {
     Sql::new("SELECT ")
         .text(what)
         .text(" FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_stat_activity a USING (pid) ")
-        .text("WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 2 AND l.database = ")
+        .text("WHERE l.locktype = 'advisory' AND l.granted AND l.database = ")
         .text("(SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()) ")
-        .text("AND l.classid IN (")
+        .text("AND (l.objsubid = 2 AND l.classid IN (")
         .list(names, ", ", |sql, name| sql.text("pg_catalog.hashtext(").literal(name).text(")::oid"))
-        .text(") AND (a.usename = current_user OR EXISTS (SELECT FROM pg_catalog.pg_namespace n ")
+        .text(") OR l.objsubid = 1 AND (l.classid::int8 << 32 | l.objid::int8) IN (")
+        .list(names, ", ", |sql, name| sql.text("pg_catalog.hashtextextended(").literal(name).text(", 0)"))
+        .text(")) AND (a.usename = current_user OR EXISTS (SELECT FROM pg_catalog.pg_namespace n ")
         .text("WHERE n.nspname = 'walferry' AND pg_catalog.pg_has_role(a.usesysid, n.nspowner, 'USAGE')))")
 }
 

@@ -237,6 +237,17 @@ async fn a_second_engine_names_the_first() {
     // It takes over from one that ends in time.
     second.wait_phase("syncing").await;
     second.terminate(0).await;
+
+    // The lock of an earlier release.
+    let earlier = pair.cluster.target.client(DATABASE).await.unwrap();
+    let lock = "SELECT pg_backend_pid(), pg_advisory_lock(hashtextextended('walferry default', 0))::text";
+    let pid: i32 = earlier.query_one(lock, &[]).await.unwrap().get(0);
+    let mut third = pair.migrate().start();
+    let told = format!("server process {pid},");
+    wait_for("the earlier one is named", PATIENCE, async || third.log().contains(&told)).await;
+    drop(earlier);
+    third.wait_phase("syncing").await;
+    third.terminate(0).await;
 }
 
 /// An administrator's killer of idle sessions ends the one that looks at the source; the stream has another.
