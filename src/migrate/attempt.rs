@@ -24,6 +24,7 @@ use super::cutover::Cutover;
 use super::dump::{Archive, ClientTools, Wave};
 use super::filter::{broken, moved};
 use super::objects::Making;
+use super::open::made;
 use super::partitions::Unfollowed;
 use super::publications::{Publications, versions};
 use super::report::objects_on_source;
@@ -480,9 +481,12 @@ impl Attempt<'_> {
         let target = self.migration.sides.target_client().await?;
         let store = self.store();
         let sides = &self.migration.sides;
+        let mut granted = store.roles().await?;
+        granted.extend(made(sides, &self.target).await?);
+        granted.extend_from_slice(&sides.granted_roles);
         let options = RolesOptions {
             ignored: sides.ignored_roles.clone(),
-            granted: store.roles().await?.into_iter().chain(sides.granted_roles.iter().cloned()).collect(),
+            granted,
             passwords_file: self.migration.passwords_file.clone(),
             migration: Some(self.row.name.clone()),
             open: self.migration.opens_target,

@@ -16,7 +16,7 @@ use super::choose::{Looked, look};
 use super::roles::{carried, give_login, login};
 use super::{Migration, Phase, Sides};
 use crate::apply::store::Store;
-use crate::error::{Result, Side};
+use crate::error::{Failure, Result, Side};
 use crate::source::catalog;
 
 /// The databases of a migration that have roles which wait for their LOGIN, and those that are not done.
@@ -29,7 +29,7 @@ pub(super) struct Shut {
 }
 
 impl Migration {
-    /// Lets the roles log in, unless a database of the migration is not done yet.
+    /// Lets the roles log in, unless a database of the migration is not done yet; where that was asked for, even then.
     pub(super) async fn open_when_done(&self) -> Result<()> {
         let ours = self.sides.source.dbname();
         let target = self.sides.target_client().await?;
@@ -43,7 +43,8 @@ impl Migration {
         shut.unfinished.extend(others.map(|it| it.dbname.clone()));
         shut.unfinished.sort();
         shut.unfinished.dedup();
-        if !shut.unfinished.is_empty() {
+        let all_done = shut.unfinished.is_empty();
+        if !all_done && !self.opens_target {
             let unfinished = shut.unfinished.join(", ");
             tracing::warn!(
                 unfinished,
@@ -56,15 +57,23 @@ impl Migration {
             self.status.update_database(&database.dbname, |shown| shown.roles_shut.clear());
         }
         // By now the source may be gone, and this is help alone.
-        if let Ok(Some(others)) = left_nologin(&self.sides).await {
+        if all_done && let Ok(Some(others)) = left_nologin(&self.sides).await {
             tracing::warn!("{others}");
         }
         Ok(())
     }
 
-    /// Lets the roles of this database's run log in, whatever is done: that was asked for.
+    /// Lets the roles log in, whatever is done: that was asked for. Those of databases that this run is not of, too.
     pub(super) async fn open_now(&self) -> Result<()> {
-        open(&self.sides).await.map(|_| ())
+        open(&self.sides).await?;
+        match open_all(&self.sides, &self.sides.target_client().await?).await {
+            // What is damaged elsewhere is no reason not to go on here.
+            Err(Failure::Definite(other)) => {
+                tracing::warn!(cause = other.cause, "not all roles may log in");
+                Ok(())
+            }
+            opened => opened.map(|_| ()),
+        }
     }
 }
 
@@ -83,6 +92,24 @@ pub(super) async fn shut(sides: &Sides, target: &Client) -> Result<Shut> {
         }
     }
     Ok(shut)
+}
+
+/// The roles that the migration made, whichever database's run did so.
+///
+/// # Errors
+/// When the target does not answer.
+pub(super) async fn made(sides: &Sides, target: &Client) -> Result<Vec<String>> {
+    let mut roles = Vec::new();
+    for Looked { name, begun } in look(sides, target).await? {
+        // What is damaged elsewhere says nothing.
+        if let Err(Failure::Definite(_)) | Ok(None) = begun {
+            continue;
+        }
+        begun?;
+        let client = sides.database(&name).target_client().await?;
+        roles.extend(Store::new(&client, &sides.name).roles().await?);
+    }
+    Ok(roles)
 }
 
 /// Lets all roles that the migration made log in; gives their names.

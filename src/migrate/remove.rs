@@ -39,6 +39,20 @@ enum Known {
     Damaged,
 }
 
+impl Known {
+    fn is_done(&self) -> bool {
+        matches!(self, Self::Begun(row) if row.phase == Phase::Done.as_str())
+    }
+}
+
+/// What becomes of roles that a database which is removed has made.
+struct Roles {
+    /// All databases of the migration are done.
+    all_done: bool,
+    /// One that goes on.
+    heir: Option<String>,
+}
+
 /// Drops slots, publications and the migration's rows of the databases in `only`, or of all where there are none.
 ///
 /// Nothing at all is dropped where one of them is not finished and `force` is not given.
@@ -57,6 +71,9 @@ pub async fn remove(sides: &Sides, only: &[String], force: bool) -> Result<Remov
     if only.iter().any(|name| begun.contains(name)) {
         refuse_unknown(sides, only, &begun, &begun)?;
     }
+    let not_done = |it: &&Looked| matches!(&it.begun, Ok(Some(row)) if row.phase != Phase::Done.as_str());
+    let unfinished: Vec<String> = looked.iter().filter(not_done).map(|it| it.name.clone()).collect();
+    let all_done = unfinished.is_empty();
     let mut ends = Vec::new();
     let mut known = Vec::new();
     for Looked { name, begun } in looked.into_iter().filter(|it| only.is_empty() || only.contains(&it.name)) {
@@ -74,6 +91,7 @@ pub async fn remove(sides: &Sides, only: &[String], force: bool) -> Result<Remov
             Err(failure) => ends.push((name, Err(failure))),
         }
     }
+    let heir = unfinished.into_iter().find(|name| known.iter().all(|(known, _)| known != name));
     if known.is_empty() && ends.is_empty() {
         return by_name(sides, only, &begun, force).await;
     }
@@ -82,14 +100,19 @@ pub async fn remove(sides: &Sides, only: &[String], force: bool) -> Result<Remov
         ends.extend(known.into_iter().map(|(name, _)| (name, Ok(Exit::Fine))));
         return Ok(Removed { dropped, ended: worst(ends) });
     }
+    if let Some(heir) = heir.as_ref().filter(|_| !force) {
+        for (name, _) in known.iter().filter(|(_, known)| known.is_done()) {
+            refuse_shut(&sides.database(name), heir).await?;
+        }
+    }
     let several = known.len() > 1;
     let mut work = JoinSet::new();
     for (name, known) in known {
-        let sides = sides.database(&name);
+        let (sides, roles) = (sides.database(&name), Roles { all_done, heir: heir.clone() });
         work.spawn(async move {
             let mut dropped = Vec::new();
             let ended = match known {
-                Known::Begun(row) => remove_database(&sides, &row, force, &mut dropped).await,
+                Known::Begun(row) => remove_database(&sides, &row, roles, force, &mut dropped).await,
                 Known::Damaged => remove_damaged(&sides, &mut dropped).await,
             };
             (name, dropped, ended)
@@ -115,6 +138,23 @@ fn refuse_unknown(sides: &Sides, only: &[String], known: &[String], begun: &[Str
             .hint("give --database one of these; case counts")
     }
     .into())
+}
+
+/// Refuses to forget roles that wait for their LOGIN until `heir` is done, too. Of a database that is given up, they go to
+/// the other at once: nobody is to be kept from that.
+async fn refuse_shut(sides: &Sides, heir: &str) -> Result<()> {
+    let waiting = Store::new(&sides.target_client().await?, &sides.name).shut_roles().await?;
+    if waiting.is_empty() {
+        return Ok(());
+    }
+    let name = sides.target.dbname();
+    Err(Definite::new(format!("roles of database {name:?} wait for their LOGIN: nothing is dropped"))
+        .detail(format!("NOLOGIN on the target until database {heir:?} is done, too: {}", listed(&waiting)))
+        .hint(
+            "remove it when all are done; or let them log in from now on: stop `walferry migrate`, and start it again \
+             with --open-target; or `walferry remove --force`, which leaves them to the other database's end",
+        )
+        .into())
 }
 
 async fn finished(sides: &Sides, row: &MigrationRow, force: bool) -> Result<()> {
@@ -153,6 +193,7 @@ async fn half_done(store: &Store<'_>) -> Result<String> {
 async fn remove_database(
     sides: &Sides,
     row: &MigrationRow,
+    roles: Roles,
     force: bool,
     dropped: &mut Vec<String>,
 ) -> Result<()> {
@@ -166,7 +207,7 @@ async fn remove_database(
             Ok(source) => source,
             Err(failure) if force => {
                 let fence = fenced(sides, &store, Phase::from_name(&row.phase)).await;
-                settle_roles(sides, &target, Phase::from_name(&row.phase)).await?;
+                settle_roles(sides, &target, &roles).await?;
                 store.remove().await?;
                 return Err(left_on_source(row, &identities, fence, &failure).into());
             }
@@ -178,20 +219,36 @@ async fn remove_database(
         }
         drop_on_source(&source, row, &identities, dropped).await?;
     }
-    settle_roles(sides, &target, Phase::from_name(&row.phase)).await?;
+    settle_roles(sides, &target, &roles).await?;
     dropped.push(forget(sides, &store).await?);
     drop(lock);
     Ok(())
 }
 
-/// Roles that wait for their LOGIN get it where all is done, and an engine was killed before it gave it to them. Else they
-/// are left as they are: nobody has said that the target may be written to, and what is there may be half copied.
-async fn settle_roles(sides: &Sides, target: &Client, phase: Option<Phase>) -> Result<()> {
+/// Roles that wait for their LOGIN get it where all is done, and an engine was killed before it gave it to them. Where
+/// another database goes on, they wait for its end. Else they are left as they are: nobody has said that the target may be
+/// written to, and what is there may be half copied.
+async fn settle_roles(sides: &Sides, target: &Client, roles: &Roles) -> Result<()> {
     let store = Store::new(target, &sides.name);
-    if store.shut_roles().await?.is_empty() {
+    let waiting = store.shut_roles().await?;
+    if waiting.is_empty() {
         return Ok(());
     }
-    if phase == Some(Phase::Done) && shut(sides, target).await?.unfinished.is_empty() {
+    if let Some(heir) = &roles.heir {
+        // Its run has to know of all of them: memberships are carried among those.
+        let client = sides.database(heir).target_client().await?;
+        Store::new(&client, &sides.name).add_roles(&store.roles().await?, &waiting).await?;
+        let roles = listed(&waiting);
+        tracing::info!(roles, database = heir, "NOLOGIN on the target until this database is done");
+        // It may have come to its end before it had them.
+        let mut left = shut(sides, target).await?;
+        left.unfinished.retain(|name| name != sides.target.dbname());
+        if left.unfinished.is_empty() {
+            open_all(sides, target).await?;
+        }
+        return Ok(());
+    }
+    if roles.all_done {
         open_all(sides, target).await?;
     }
     let left = store.shut_roles().await?;

@@ -436,3 +436,46 @@ async fn a_strangers_schema_of_our_name_is_not_read() {
         assert_eq!(row, [[Some(format!("{phase}1"))]], "{database} is left as it is");
     }
 }
+
+/// The roles that the run of one database made are those of the whole migration: also when that database is done, is not of
+/// the run at hand, or was removed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_is_done_opens_the_target_too() {
+    let binaries = PgBinaries::find(None).await.unwrap();
+    let (pair, launch, _directory) = two_databases(binaries.clone(), binaries).await;
+    let first = launch.clone().arguments(&["--database", DATABASE, "--dump-db", DATABASE]);
+    first.run().await.assert(0, &["the target is open"]);
+    // As if the other one had been begun by then.
+    let shut = async || {
+        let shut =
+            "ALTER ROLE app_owner NOLOGIN; UPDATE walferry.role SET shut = true WHERE name = 'app_owner'";
+        pair.target(shut).await;
+    };
+    shut().await;
+    pair.source("CREATE ROLE later LOGIN; GRANT app_owner TO later").await;
+    let both = first.clone().arguments(&["--database", "zoo"]);
+    both.clone().arguments(&["--until", "synced"]).run().await.assert(0, &["until these databases are done"]);
+    assert_eq!(pair.target_value(LOGIN).await, "f");
+    let member = "SELECT pg_has_role('later', 'app_owner', 'MEMBER')";
+    assert_eq!(pair.target_value(member).await, "t", "the first one's run made app_owner");
+
+    let opening = both.arguments(&["--open-target"]);
+    let mut engine = opening.start();
+    let open = async || pair.target_value(LOGIN).await == "t";
+    wait_for("the target is open", PATIENCE, open).await;
+    engine.terminate(0).await;
+    shut().await;
+    let opening = launch.arguments(&["--database", "zoo", "--open-target", "--until", "synced"]);
+    opening.run().await.assert(0, &["the target is open"]);
+    assert_eq!(pair.target_value(LOGIN).await, "t");
+
+    shut().await;
+    let remove = pair.command("remove").arguments(&["--database", DATABASE]);
+    let words = ["wait for their LOGIN: nothing is dropped", "until database \"zoo\" is done", "app_owner"];
+    remove.run().await.assert(5, &words);
+    let forced = remove.arguments(&["--force"]).run().await;
+    forced.assert(0, &["NOLOGIN on the target until this database is done", "app_owner"]);
+    assert_eq!(pair.target_value(LOGIN).await, "f");
+    let handed_over = "SELECT shut FROM walferry.role WHERE name = 'app_owner'";
+    assert_eq!(pair.cluster.target.sql("zoo", handed_over).await.unwrap()[0][0].as_deref(), Some("t"));
+}
