@@ -366,7 +366,7 @@ impl<'a> Attempt<'a> {
         Ok(Definite::new(format!("replication slot {} is in use by another program", self.row.slot))
             .detail(format!("server process {pid} of the source, application_name {by:?}"))
             .hint(format!(
-                "end it (SELECT pg_terminate_backend({pid}) on the source), then run `walferry migrate` again"
+                "end it on the source, then run `walferry migrate` again:\nSELECT pg_terminate_backend({pid});"
             ))
             .into())
     }

@@ -495,6 +495,12 @@ impl Engine {
 }
 
 impl Ended {
+    /// Each line of the error that is a statement, as its reader pastes it.
+    pub fn statements(&self) -> Vec<String> {
+        let lines = self.stderr.lines().skip_while(|line| !line.starts_with("walferry: ")).map(str::trim);
+        lines.filter(|line| line.ends_with(';')).map(str::to_owned).collect()
+    }
+
     /// The exit code, and parts of the output.
     #[track_caller]
     pub fn assert(&self, code: i32, parts: &[&str]) {

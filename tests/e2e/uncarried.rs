@@ -396,7 +396,10 @@ async fn large_objects_of(pair: Pair) {
     owner.batch_execute("SELECT lo_from_bytea(777, 'of the source')").await.unwrap();
     pair.target("DROP TABLE t, keyless").await;
     let ended = pair.migrate().run().await;
-    ended.assert(5, &["large object 777 of the target is in the way", "SELECT lo_unlink(777)"]);
+    ended.assert(5, &["large object 777 of the target is in the way"]);
+    assert_eq!(ended.statements(), ["SELECT lo_unlink(777);"]);
+    pair.target(&ended.statements()[0]).await;
+    pair.migrate().arguments(&["--until", "synced"]).run().await.assert(0, &["streaming"]);
 }
 
 /// The copy is interrupted when it has a table without key, whose rows and those that they refer to go before the next one:

@@ -149,7 +149,7 @@ fn read_only(id: &'static str, side: Side, facts: &ServerFacts) -> Option<Findin
     }
     let off =
         Sql::new("ALTER ROLE ").ident(&facts.user.name).text(" SET default_transaction_read_only = off");
-    let hint = format!("see why (a full disk, perhaps), then: {}", hints::command(off));
+    let hint = format!("see why (a full disk, perhaps), then:\n{}", hints::command(off));
     Some(Finding::fail(id, side.as_str(), "default_transaction_read_only is on").hint(hint))
 }
 

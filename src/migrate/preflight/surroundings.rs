@@ -90,7 +90,7 @@ fn connections(id: &'static str, side: Side, room: SessionRoom, needed: u64, sid
         let limit = room.role_used.saturating_add(needed);
         let alter = Sql::new("ALTER ROLE ").ident(&facts.user.name).text(" CONNECTION LIMIT ").page(limit);
         return Finding::fail(id, format!("role {}", facts.user.name), cause)
-            .hint(format!("fewer --jobs, or: {}", hints::command(alter)));
+            .hint(format!("fewer --jobs, or:\n{}", hints::command(alter)));
     }
     let cause = format!("{} of {} connections in use, {needed} more needed", room.used, room.max);
     if room.used.saturating_add(needed) <= room.max {
@@ -206,7 +206,7 @@ async fn forced(
         listed(&found)
     );
     let hint = format!(
-        "on the target, as a superuser: {bypass}\nor on the source, until the cutover:\n{}",
+        "on the target, as a superuser:\n{bypass}\nor on the source, until the cutover:\n{}",
         each.join("\n")
     );
     Ok(Some(Finding::fail("target-row-security", format!("role {}", user.name), cause).hint(hint)))

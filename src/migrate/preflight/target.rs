@@ -211,11 +211,11 @@ fn replica_role(found: ReplicaRole, sides: &Sides<'_>, tables: &[Table], input: 
             return Finding::ok(id, subject, "may use aiven_extras.session_replication_role()");
         }
         ReplicaRole::AivenExtrasAvailable => {
-            format!("CREATE EXTENSION aiven_extras CASCADE;\nor as a superuser: {grant}")
+            format!("CREATE EXTENSION aiven_extras CASCADE;\nor as a superuser:\n{grant}")
         }
         ReplicaRole::Refused => {
             format!(
-                "as a superuser: {grant}\nor install the extension aiven_extras, then: CREATE EXTENSION aiven_extras CASCADE;"
+                "as a superuser:\n{grant}\nor install the extension aiven_extras, then:\nCREATE EXTENSION aiven_extras CASCADE;"
             )
         }
     };

@@ -263,7 +263,7 @@ fn in_the_way(id: u32) -> Definite {
     Definite::new(format!("large object {id} of the target is in the way of the source's"))
         .detail("it was not put there by this migration, and is left as it is")
         .hint(format!(
-            "if nobody needs it: SELECT lo_unlink({id}) on the target; then run `walferry migrate` again"
+            "if nobody needs it, drop it on the target, then run `walferry migrate` again:\nSELECT lo_unlink({id});"
         ))
 }
 
