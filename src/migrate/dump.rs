@@ -436,7 +436,7 @@ fn may_pass(said: &str) -> bool {
 }
 
 /// `pg_dump` holds a lock on each table until it ends.
-const HINT_LOCKS: &str = "on the source: ALTER SYSTEM SET max_locks_per_transaction = 1024, and restart it; then run `walferry migrate` again";
+const HINT_LOCKS: &str = "on the source, then restart it, and run `walferry migrate` again:\nALTER SYSTEM SET max_locks_per_transaction = 1024;";
 
 fn directories() -> Vec<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();

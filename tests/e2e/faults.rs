@@ -287,11 +287,22 @@ async fn a_table_loses_its_identity() {
     .await;
     let log = engine.wait_exit(5, Duration::from_secs(90)).await;
     assert!(log.contains("table public.t lost its replica identity on the source"), "{log}");
+    let add =
+        log.rsplit_once("on the source run: ").unwrap().1.split("; then run").next().unwrap().to_owned();
     // The source can write to it again.
     pair.source("UPDATE t SET b = 'changed' WHERE a = 1; DELETE FROM t WHERE a = 2").await;
     let log = pair.migrate().start().wait_exit(5, PATIENCE).await;
     assert!(log.contains("made on the source after the copy began") && log.contains("public.late"), "{log}");
     assert!(log.contains("table public.t is no longer in the migration's publications"), "{log}");
+    // Who pastes what is printed goes on.
+    pair.source("ALTER TABLE public.t REPLICA IDENTITY DEFAULT").await;
+    pair.source(&add).await;
+    let mut engine = pair.migrate().start();
+    engine.wait_phase("syncing").await;
+    pair.source("UPDATE t SET b = 'again' WHERE a = 1").await;
+    engine.wait_drained(&pair).await;
+    assert_eq!(pair.target_value("SELECT b FROM t WHERE a = 1").await, "again");
+    engine.terminate(0).await;
     pair.command("remove").arguments(&["--force"]).run().await.assert(0, &["dropped replication slot"]);
 }
 

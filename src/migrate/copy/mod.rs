@@ -378,7 +378,7 @@ impl Copy {
         Err(Definite::new(format!("table {} cannot be copied: the target's is not ours to write to", table.name))
             .detail("it belongs to an extension, and the source has rows of its own in it")
             .hint(format!(
-                "on the target, as a superuser: {grant}; or leave such tables out with --no-replicate-extension-tables"
+                "leave such tables out with --no-replicate-extension-tables; or on the target, as a superuser:\n{grant};"
             ))
             .into())
     }
