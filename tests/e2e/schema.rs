@@ -361,6 +361,11 @@ async fn what_rows_or_the_target_refuse() {
     let line = log.lines().find(|line| line.contains("find=") && line.contains("violated_p")).unwrap();
     let (find, then) = line.split_once("find=").unwrap().1.split_once(" then=").unwrap();
     assert_eq!(pair.target(find).await.len(), 1);
+    let line = log.lines().find(|line| line.contains("cannot be filled")).unwrap();
+    let refresh = &line[line.find("REFRESH MATERIALIZED VIEW").expect("what to run then")..];
+    let error =
+        pair.cluster.target.sql(DATABASE, refresh).await.expect_err("the cause is still there").to_string();
+    assert!(!error.contains("syntax"), "{refresh}: {error}");
     let filled =
         "SELECT string_agg(matviewname || ' ' || ispopulated, ', ' ORDER BY matviewname) FROM pg_matviews";
     assert_eq!(pair.target_value(filled).await, "of_its_owner true, reads_it false, unfillable false");

@@ -520,8 +520,12 @@ async fn tables_of_extensions() {
 
     // What cannot be written there is said as soon as it has to be.
     owner.batch_execute("INSERT INTO walferry_theirs_settings VALUES (10, 'ours')").await.unwrap();
-    let refused = answered(asked(&pair, &UNFENCED), 5).await["error"].to_string();
+    let refused = answered(asked(&pair, &UNFENCED), 5).await["error"]["hint"].as_str().unwrap().to_owned();
     assert!(refused.contains("walferry_theirs_settings") && refused.contains("--no-replicate"), "{refused}");
+    let grant = refused.lines().find(|line| line.ends_with(';')).unwrap();
+    pair.target(grant).await;
+    let given = "SELECT has_table_privilege('avnadmin', 'walferry_theirs_settings', 'INSERT')";
+    assert_eq!(pair.target_value(given).await, "t");
     engine.terminate(0).await;
     let without = ["--excluded-extensions", "citext", "--no-replicate-extension-tables"];
     let mut engine = started(&pair, &without).await;
