@@ -148,8 +148,12 @@ async fn without_target(pair: &Pair, engine: &mut Engine) {
         last = bytes(&detail);
     }
     let wal = pair.source_wal().await;
-    let detail =
-        engine.wait_until("a look at the source", |detail| position(detail, "source_wal_lsn") >= wal).await;
+    // The lag is reckoned just after the position is shown.
+    let looked = |detail: &Value| {
+        let at = position(detail, "source_wal_lsn");
+        at >= wal && bytes(detail) == at - position(detail, "applied_lsn")
+    };
+    let detail = engine.wait_until("a look at the source", looked).await;
     let passed = began.elapsed().as_secs_f64();
     assert_eq!(position(&detail, "applied_lsn"), applied);
     assert_eq!(bytes(&detail), position(&detail, "source_wal_lsn") - applied);
