@@ -15,7 +15,7 @@ use crate::wire::control;
 
 use super::attempt::Ended;
 use super::retry::Context;
-use super::{Migration, source_failed};
+use super::{Migration, source_failed, target_failed};
 
 impl Migration {
     /// Makes the target's database where it is missing. Gives how the attempt ended, where it goes no further.
@@ -143,10 +143,6 @@ async fn has_privileges_of(client: &Client, role: &str) -> Result<bool> {
 
 async fn execute(client: &Client, what: &'static str, sql: &Sql) -> Result<()> {
     client.batch_execute(sql.as_str()).await.map_err(|error| target_failed(source::Error::new(what, error)))
-}
-
-fn target_failed(error: source::Error) -> Failure {
-    error.into_failure(Side::Target)
 }
 
 #[cfg(test)]

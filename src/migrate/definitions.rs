@@ -24,7 +24,7 @@ use super::attempt::Attempt;
 use super::copy::origin;
 use super::late::announced;
 use super::pairing::Listed;
-use super::source_failed;
+use super::{source_failed, target_failed};
 
 /// Tables of the source that are not what they were, and what the target lacks of them.
 #[derive(Debug, Default)]
@@ -222,10 +222,6 @@ fn for_cutover(mut misfit: Definite) -> Definite {
         misfit.hint.replace("`walferry migrate`", "`walferry cutover`")
     };
     misfit
-}
-
-fn target_failed(error: source::Error) -> Failure {
-    error.into_failure(Side::Target)
 }
 
 fn names(tables: &[Table]) -> HashMap<Oid, &QualifiedName> {

@@ -29,7 +29,7 @@ use super::attempt::Attempt;
 use super::filter::moved;
 use super::pairing::{Listed, Recorded};
 use super::publications::{self, Altered};
-use super::source_failed;
+use super::{source_failed, target_failed};
 
 impl Attempt<'_> {
     /// Looks, and acts; gives the tables as they are. One that is to be copied again ends what is `following` already.
@@ -123,7 +123,6 @@ impl Attempt<'_> {
 
     /// What a cutover says of tables that the source has dropped and the target keeps, but for partitions.
     pub(super) async fn dropped_and_kept(&self) -> Result<Vec<String>> {
-        let target_failed = |error: source::Error| error.into_failure(Side::Target);
         let of_source = catalog::tables_by_id(&self.source).await.map_err(source_failed)?;
         let there = catalog::tables_unsized(&self.target).await.map_err(target_failed)?;
         let there: HashSet<QualifiedName> =

@@ -259,6 +259,10 @@ fn source_failed(error: crate::source::Error) -> Failure {
     error.into_failure(Side::Source)
 }
 
+fn target_failed(error: crate::source::Error) -> Failure {
+    error.into_failure(Side::Target)
+}
+
 /// Completes when `signal` is true, or when nobody can make it true any more.
 async fn told(signal: &mut watch::Receiver<bool>) {
     let _ = signal.wait_for(|told| *told).await;

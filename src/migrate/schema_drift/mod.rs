@@ -32,7 +32,7 @@ use crate::source::catalog::{self, SchemaObject, SchemaObjectKey, Table};
 use super::attempt::Attempt;
 use super::filter::{broken, moved};
 use super::preflight::listed;
-use super::source_failed;
+use super::{source_failed, target_failed};
 use compare::{Compared, LeftOut, Outcome, certain, differing, doubted};
 
 /// What is looked at.
@@ -64,7 +64,6 @@ impl Look<'_> {
         if differing(&then, &now).is_empty() {
             return Ok(Some(Outcome::default()));
         }
-        let target_failed = |error: crate::source::Error| error.into_failure(Side::Target);
         let there = catalog::schema_objects(self.target).await.map_err(target_failed)?;
         let tables_there = catalog::tables_unsized(self.target).await.map_err(target_failed)?;
         let tables = catalog::tables_unsized(self.source).await.map_err(source_failed)?;
