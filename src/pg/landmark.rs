@@ -36,8 +36,13 @@ impl Resume {
     ///
     /// What keepalives said after the last transaction they said of the timeline that was left, and holds no more.
     pub fn on_timeline(self, timeline: TimelineId, left: SourceLsn) -> Option<Self> {
-        let end = self.landmark.map_or(self.end, |landmark| landmark.end);
+        let end = self.held();
         (end.position() <= left).then_some(Self { end, timeline: Some(timeline), ..self })
+    }
+
+    /// What is held of the source's history: up to the end of the last transaction, whatever keepalives said after it.
+    pub fn held(&self) -> EndLsn {
+        self.landmark.map_or(self.end, |landmark| landmark.end)
     }
 
     /// Where the stream is opened. The source must not have been told of anything beyond: it would begin there instead.

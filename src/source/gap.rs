@@ -103,7 +103,7 @@ fn on_timeline(
     };
     let followed = stored.on_timeline(now, left).filter(|_| *copied <= left);
     followed.ok_or_else(|| {
-        let held = stored.landmark.map_or(stored.end, |landmark| landmark.end).position().max(*copied);
+        let held = stored.held().position().max(*copied);
         other_history(format!(
             "timeline {now} begins at {left}, the target holds what the source had at {held}: a standby was promoted \
              that lacked commits"
@@ -117,21 +117,7 @@ mod tests {
     use crate::pg::{CommitLsn, EndLsn, Landmark, PgTimestamp, TimelineId, Xid};
 
     fn slot() -> SlotInfo {
-        SlotInfo {
-            name: "walferry_default".to_owned(),
-            plugin: Some("pgoutput".to_owned()),
-            slot_type: "logical".to_owned(),
-            database: Some("shop".to_owned()),
-            temporary: false,
-            active: false,
-            active_pid: None,
-            restart_lsn: Some(SourceLsn::new(50)),
-            confirmed_flush_lsn: Some(SourceLsn::new(100)),
-            wal_status: Some("reserved".to_owned()),
-            safe_wal_size: None,
-            invalidation_reason: None,
-            retained_bytes: Some(50),
-        }
+        SlotInfo::example(50, 100)
     }
 
     #[test]

@@ -39,6 +39,28 @@ pub struct SlotInfo {
     pub retained_bytes: Option<u64>,
 }
 
+#[cfg(test)]
+impl SlotInfo {
+    /// One of ours, not in use: the WAL is kept from `restart` on, and all before `confirmed` is confirmed.
+    pub fn example(restart: u64, confirmed: u64) -> Self {
+        Self {
+            name: "walferry_default".to_owned(),
+            plugin: Some("pgoutput".to_owned()),
+            slot_type: "logical".to_owned(),
+            database: Some("shop".to_owned()),
+            temporary: false,
+            active: false,
+            active_pid: None,
+            restart_lsn: Some(SourceLsn::new(restart)),
+            confirmed_flush_lsn: Some(SourceLsn::new(confirmed)),
+            wal_status: Some("reserved".to_owned()),
+            safe_wal_size: None,
+            invalidation_reason: None,
+            retained_bytes: Some(50),
+        }
+    }
+}
+
 /// Room for replication on a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReplicationRoom {

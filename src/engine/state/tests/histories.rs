@@ -322,28 +322,14 @@ impl Source {
         let Some(timeline) = stored.timeline.filter(|timeline| *timeline != self.timeline) else {
             return true;
         };
-        let end = stored.landmark.map_or(stored.end, |landmark| landmark.end).position();
+        let end = stored.held().position();
         self.left.iter().any(|(before, left)| *before == timeline && end <= *left)
     }
 
     /// What the program makes of this source, before a stream begins.
     fn compare(&self, stored: Resume, copied: SourceLsn) -> Result<Resume, crate::error::Definite> {
         let slot = SlotName::new("walferry_default").unwrap();
-        let known = SlotInfo {
-            name: slot.to_string(),
-            plugin: Some("pgoutput".to_owned()),
-            slot_type: "logical".to_owned(),
-            database: Some("shop".to_owned()),
-            temporary: false,
-            active: false,
-            active_pid: None,
-            restart_lsn: Some(self.confirmed),
-            confirmed_flush_lsn: Some(self.confirmed),
-            wal_status: Some("reserved".to_owned()),
-            safe_wal_size: None,
-            invalidation_reason: None,
-            retained_bytes: None,
-        };
+        let known = SlotInfo::example(self.confirmed.get(), self.confirmed.get());
         let system_id = SystemId::new(7);
         let expected = Expected { system_id, slot, dbname: "shop".to_owned(), stored, copied };
         let identity = Identity { system_id, timeline: self.timeline, flushed: SourceLsn::new(self.wal_end) };
