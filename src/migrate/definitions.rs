@@ -10,20 +10,18 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use tokio_postgres::SimpleQueryMessage;
-
 use crate::apply::store::{RelationRow, RelationState};
 use crate::apply::{AsCopied, Drift, Tables};
 use crate::config::{Ddl, Keyless};
 use crate::error::{Definite, Failure, Result, Side};
 use crate::pg::{Oid, QualifiedName, RelationId, Sql};
-use crate::source;
 use crate::source::catalog::{self, Generated, Identity, Table, TableColumn};
 
 use super::attempt::Attempt;
 use super::copy::origin;
 use super::late::announced;
 use super::pairing::Listed;
+use super::schema_drift::worded;
 use super::{source_failed, target_failed};
 
 /// Tables of the source that are not what they were, and what the target lacks of them.
@@ -166,20 +164,12 @@ impl Attempt<'_> {
     /// take it.
     async fn in_words_of_target(&self, there: &Table, column: &str, add: &Sql) -> Result<Option<String>> {
         let alter = || Sql::new("; ALTER TABLE pg_temp.walferry_wording");
-        // Several statements at once are one transaction.
         let sql = Sql::new("CREATE TEMPORARY TABLE walferry_wording (LIKE ").name(&there.name).text(")");
         let sql = sql.sql(&alter()).text(" DROP COLUMN ").ident(column).sql(&alter()).sql(add).text(
             "; SELECT pg_get_expr(adbin, adrelid) FROM pg_attrdef WHERE adrelid = 'pg_temp.walferry_wording'::regclass; \
              DROP TABLE pg_temp.walferry_wording",
         );
-        let answer = match self.target.simple_query(sql.as_str()).await {
-            Err(error) if error.as_db_error().is_some() => return Ok(None),
-            answer => answer.map_err(|error| target_failed(source::Error::new("a wording", error)))?,
-        };
-        Ok(answer.into_iter().find_map(|message| match message {
-            SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
-            _ => None,
-        }))
+        worded(&self.target, &sql).await
     }
 
     fn is_copied_at_cutover(&self, table: &Table) -> bool {

@@ -16,6 +16,8 @@ mod compare;
 mod defaults;
 mod wording;
 
+pub(super) use wording::worded;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 

@@ -4,7 +4,8 @@ use std::collections::HashSet;
 
 use tokio_postgres::{Client, SimpleQueryMessage};
 
-use crate::error::{Result, Side};
+use crate::error::Result;
+use crate::migrate::target_failed;
 use crate::pg::Sql;
 use crate::source;
 use crate::source::catalog::{SchemaObject, SchemaObjectKey, SchemaObjectKind};
@@ -41,18 +42,26 @@ fn parts(view: &SchemaObject) -> Option<(&str, &str)> {
 }
 
 async fn in_words_of(target: &Client, query: &str) -> Result<Option<String>> {
-    // Several statements at once are one transaction.
     let sql = Sql::new("CREATE TEMPORARY VIEW walferry_wording AS ").catalog(query).text(
         "; SELECT rtrim(pg_get_viewdef('pg_temp.walferry_wording'::regclass), ';'); \
          DROP VIEW pg_temp.walferry_wording",
     );
+    worded(target, &sql).await
+}
+
+/// What the target answers to statements that make something for a moment and ask how it is worded; `None` where it does
+/// not take them. Several at once are one transaction.
+///
+/// # Errors
+/// When it does not answer.
+pub(in crate::migrate) async fn worded(target: &Client, sql: &Sql) -> Result<Option<String>> {
     let answer = match target.simple_query(sql.as_str()).await {
         Ok(answer) => answer,
         Err(error) if error.as_db_error().is_some() => {
-            tracing::debug!(%error, "the target does not take a view of the source");
+            tracing::debug!(%error, "the target does not take a definition of the source");
             return Ok(None);
         }
-        Err(error) => return Err(source::Error::new("a view's wording", error).into_failure(Side::Target)),
+        Err(error) => return Err(target_failed(source::Error::new("a wording", error))),
     };
     Ok(answer.into_iter().find_map(|message| match message {
         SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
