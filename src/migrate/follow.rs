@@ -118,7 +118,7 @@ impl<'a> Attempt<'a> {
     }
 
     /// The work, unless a signal comes first: then it is given up as a kill would give it up.
-    async fn unless_told<T>(&self, work: impl Future<Output = Result<T>>) -> Result<Option<T>> {
+    pub(super) async fn unless_told<T>(&self, work: impl Future<Output = Result<T>>) -> Result<Option<T>> {
         let mut stop = self.migration.stop.clone();
         tokio::select! {
             done = work => done.map(Some),

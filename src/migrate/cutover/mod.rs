@@ -47,7 +47,7 @@ use crate::status::TableState;
 use super::attempt::Attempt;
 use super::pairing::Recorded;
 use super::uncarried::Again;
-use super::{Phase, fenced, source_failed, told};
+use super::{Phase, fenced, source_failed};
 
 pub use ask::cutover;
 pub(super) use fence::lower;
@@ -144,13 +144,7 @@ impl Attempt<'_> {
     /// A signal is heard at any time but while a cutover is given up. Whatever the target was being asked then is left as a
     /// kill would leave it.
     pub(super) async fn serve_requests(&mut self, synced: bool) -> Result<bool> {
-        let mut stop = self.migration.stop.clone();
-        loop {
-            let begun = tokio::select! {
-                begun = self.begin_cutover() => begun?,
-                () = told(&mut stop) => return Ok(false),
-            };
-            let Some((cutover, refusal)) = begun else { return Ok(false) };
+        while let Some((cutover, refusal)) = self.unless_told(self.begin_cutover()).await?.flatten() {
             tracing::info!(request = cutover.id, fence = ?cutover.wanted.fence, "asked to cut over");
             self.cutover = Some(cutover);
             let done = match refusal {
@@ -167,6 +161,7 @@ impl Attempt<'_> {
                 self.migration.show(self.phase);
             }
         }
+        Ok(false)
     }
 
     /// Takes the next request, if there is one; with why it is refused at once.
