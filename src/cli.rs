@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use crate::config::{Config, Environment, ListenAccess, LogFormat, Output, RawConfig, Secret};
 use crate::demo::{self, ShowOptions, Stage};
 use crate::error::{Definite, Exit, Failure};
-use crate::migrate::{self, Cluster, DoneStep, Sides, Wanted};
+use crate::migrate::{self, Cluster, CutoverRequest, DoneStep, Sides};
 use crate::pg::{plain, plain_json, plain_lines, plain_under};
 use crate::status::{
     self, Access, HttpServer, MetricsRegistry, Observed, Screen, StatusHandle, StatusSnapshot,
@@ -161,7 +161,7 @@ async fn cutover(config: &Config) -> Result<Exit, Failure> {
         let _ = if json { Ok(()) } else { print(&line) };
     };
     let only = &config.selection.databases;
-    let ended = migrate::cutover(&sides, only, &Wanted::new(config), stop, Arc::new(told)).await?;
+    let ended = migrate::cutover(&sides, only, &CutoverRequest::new(config), stop, Arc::new(told)).await?;
     if json {
         let databases = ended.iter().map(|(name, status)| status.shown(name)).collect::<Vec<_>>();
         print(&plain_json(&format!("{:#}\n", serde_json::json!({ "databases": databases }))))?;
@@ -270,10 +270,10 @@ async fn observed(
             tracing::info!(address = %server.address(), "status over http");
             let lag_bytes_max = config.lag_bytes_max;
             let observed = Observed { status: status.clone(), metrics: metrics.clone(), lag_bytes_max };
-            Some(tokio::spawn(server.serve(observed, told(has_ended.clone()))))
+            Some(tokio::spawn(server.serve(observed, signalled(has_ended.clone()))))
         }
     };
-    let terminal = tokio::spawn(status::show(screen.clone(), status.clone(), told(has_ended)));
+    let terminal = tokio::spawn(status::show(screen.clone(), status.clone(), signalled(has_ended)));
     let result = work(status, metrics).await;
     ended.send_replace(true);
     // Neither can change how the work ended.
@@ -285,7 +285,7 @@ async fn observed(
 }
 
 /// Completes when `signal` is true, or when nobody can make it true any more.
-pub async fn told(mut signal: watch::Receiver<bool>) {
+pub async fn signalled(mut signal: watch::Receiver<bool>) {
     let _ = signal.wait_for(|told| *told).await;
 }
 
@@ -343,7 +343,7 @@ mod tests {
         let sent = std::process::Command::new("kill").args(["-TERM", &me]).status().expect("kill runs");
         assert!(sent.success());
         let in_time = std::time::Duration::from_secs(5);
-        tokio::time::timeout(in_time, told(stopped)).await.expect("the signal arrives");
+        tokio::time::timeout(in_time, signalled(stopped)).await.expect("the signal arrives");
     }
 
     #[test]

@@ -9,11 +9,13 @@
 //! | [`migrate`] | the migration: preflight, schema, copy, follow, cutover, remove; its phases |
 //! | [`engine`] | one pipeline: what happens becomes events, events become effects |
 //! | [`status`] | what a migration shows of itself: snapshot, lag, metrics, HTTP, terminal |
-//! | [`apply`] | the target session: batches, positions, conflicts; and all that is remembered |
+//! | [`apply`] | the target session: batches, positions, conflicts |
+//! | [`store`] | schema `walferry` on the target: all that is remembered |
+//! | [`catalog`] | questions to the catalogs of either side |
 //! | [`plan`] | transactions in, statements out |
 //! | [`assemble`] | messages in, transactions out |
 //! | [`spill`] | transactions in progress, on disk |
-//! | [`source`] | catalog queries, the slot, the replication session, gaps |
+//! | [`source`] | the slot, the replication session, gaps |
 //! | [`wire`] | PostgreSQL connections: conninfo, TLS, authentication, COPY, pipelining |
 //! | [`proto`] | the replication protocol: bytes in, enums out |
 //! | [`config`] | options as typed, and as checked |
@@ -22,6 +24,7 @@
 
 pub mod apply;
 pub mod assemble;
+pub mod catalog;
 pub mod cli;
 pub mod config;
 pub mod demo;
@@ -35,4 +38,5 @@ pub mod proto;
 pub mod source;
 pub mod spill;
 pub mod status;
+pub mod store;
 pub mod wire;

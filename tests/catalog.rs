@@ -6,8 +6,8 @@ mod server;
 
 use server::Server;
 use tokio_postgres::Client;
+use walferry::catalog::{self, Generated, Identity, Persistence, SequenceOwner, Table, TableKind};
 use walferry::pg::{QualifiedName, ReplicaIdentity};
-use walferry::source::catalog::{self, Generated, Identity, Persistence, SequenceOwner, Table, TableKind};
 
 const SCHEMA: &str = r#"
 CREATE EXTENSION citext;

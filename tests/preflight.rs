@@ -6,7 +6,7 @@ mod server;
 
 use server::Server;
 use walferry::config::Method;
-use walferry::migrate::preflight::{self, PreflightInput, Report, Severity, Wanted};
+use walferry::migrate::preflight::{self, CheckOptions, PreflightInput, Report, Severity};
 use walferry::pg::SlotName;
 
 /// The finding `id` has this severity, and its text and hint hold these words.
@@ -640,7 +640,7 @@ async fn what_stands_around_the_tables() {
     }
     check(&found, "source-connections", Severity::Ok, &[]);
     check(&found, "source-publications", Severity::Info, &["everything", "after the cutover"]);
-    let wanted = Wanted { total_bytes_max: Some(1 << 20), ..Wanted::default() };
+    let wanted = CheckOptions { total_bytes_max: Some(1 << 20), ..CheckOptions::default() };
     let small = PreflightInput { wanted, ..PreflightInput::default() };
     let found = report((&source, "mover", "app"), (&target, "postgres", "app"), &small).await;
     check(

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 
 /// From top to bottom. `cli` (with `main`) may import all that stands below it, which is everything.
 const ORDER: &[&str] = &[
-    "cli", "demo", "migrate", "engine", "status", "apply", "plan", "assemble", "spill", "source", "wire",
-    "proto", "config", "pg",
+    "cli", "demo", "migrate", "engine", "status", "apply", "store", "catalog", "plan", "assemble", "spill",
+    "source", "wire", "proto", "config", "pg",
 ];
 
 /// These may be imported by all, and import only each other.

@@ -16,17 +16,17 @@
 //! there with it or not at all, and rows of the same transaction from before are older rows.
 //!
 //! What cannot be seen here, ALTER COLUMN … TYPE … USING that leaves the type as it is, and a column dropped and added again
-//! with the same name and type, is found in the catalog: see [`super::as_copied`].
+//! with the same name and type, is found in the catalog: see [`crate::store::AsCopied`].
 
 use std::sync::Arc;
 
 use super::tables::{Tables, at_source};
+use crate::catalog::{self, DefinedColumn, Definition, Generated, Identity};
 use crate::error::{Definite, Failure, Result};
 use crate::pg::{Column, QualifiedName, Relation, Sql};
 use crate::plan::{Carried, ShapeError, TargetColumn, TargetTable, TargetType, TypeNames};
-use crate::source::catalog::{self, DefinedColumn, Definition, Generated, Identity};
 
-use super::store::Origin;
+use crate::store::Origin;
 
 /// What to do about a definition that does not fit.
 #[derive(Debug)]

@@ -24,16 +24,12 @@
 //!
 //! Not here: what is received, when a batch is cut, when to reconnect.
 
-mod as_copied;
 mod conflict;
 mod ddl;
-mod definitions;
 mod failure;
 mod planning;
-mod requests;
 mod resolve;
 mod session;
-pub mod store;
 mod tables;
 mod unit;
 
@@ -50,11 +46,8 @@ use failure::target_failed;
 use planning::Planned;
 use unit::Own;
 
-pub use as_copied::{AsCopied, Drift};
 pub use conflict::{Conflict, ConflictKind};
-pub use definitions::{RecordedObject, SchemaChange, SchemaDrift};
 pub use failure::ApplyError;
-pub use requests::Request;
 pub use session::{TargetSession, become_replica};
 pub use tables::Tables;
 

@@ -22,12 +22,12 @@
 //! so a row that is long gone there may be in the way of an insert. That is left out, and not recorded, since there may
 //! be many; the table is copied again at cutover.
 
+use crate::catalog;
 use crate::config::OnConflict;
 use crate::error::{Result, Side};
 use crate::limits::PIPELINE_EXECUTES_MAX;
 use crate::pg::{QualifiedName, ReplicaIdentity, Sql};
 use crate::plan::{Batch, Form, Kind, NamedValues, Reason, Resolver, Step, Which};
-use crate::source::catalog;
 use crate::wire::ServerError;
 
 use super::conflict::{Conflict, ConflictKind, Resolution};

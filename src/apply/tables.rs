@@ -10,14 +10,14 @@ use std::sync::Arc;
 use tokio_postgres::Client;
 
 use super::ddl::{self, Misfit, Remedy};
-use super::store::{RelationRow, Store};
+use crate::catalog::{self, Generated, Identity};
 use crate::error::{Definite, Failure, Result, Side, Transient};
 use crate::limits::{TARGET_TABLES_RECENT, VISIBLE_POLL, VISIBLE_WAIT};
 use crate::pg::{CommitLsn, Oid, QualifiedName, Relation, RelationId, SourceLsn, Sql, Xid, shell_word};
 use crate::plan::{
     Carried, Shape, TableReference, TargetColumn, TargetTable, TargetType, TypeNames, is_builtin,
 };
-use crate::source::catalog::{self, Generated, Identity};
+use crate::store::{RelationRow, Store};
 
 /// Asks the catalogs of both sides.
 #[derive(Debug)]

@@ -85,7 +85,7 @@ pub struct CheckArgs {
     #[command(flatten)]
     contents: ContentArgs,
     #[command(flatten)]
-    wanted: WantedArgs,
+    wanted: RequirementArgs,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -101,7 +101,7 @@ pub struct MigrateArgs {
     #[command(flatten)]
     selection: SelectionArgs,
     #[command(flatten)]
-    wanted: WantedArgs,
+    wanted: RequirementArgs,
     #[command(flatten)]
     engine: EngineArgs,
     #[command(flatten)]
@@ -303,7 +303,7 @@ struct MethodArgs {
 }
 
 #[derive(Debug, Args)]
-struct WantedArgs {
+struct RequirementArgs {
     /// Warn only where the target is older than the source, or than what is tested
     #[arg(long)]
     skip_db_version_check: bool,
@@ -515,7 +515,7 @@ impl ContentArgs {
     }
 }
 
-impl WantedArgs {
+impl RequirementArgs {
     fn put(&self, raw: &mut RawConfig) {
         raw.skip_db_version_check = self.skip_db_version_check;
         raw.dbs_max_total_size.clone_from(&self.dbs_max_total_size);

@@ -164,7 +164,7 @@ impl Default for LagClock {
 mod tests {
     use super::*;
 
-    enum Step {
+    enum Observed {
         /// Seconds, source's WAL position.
         Wal(u64, u64),
         Applied(u64),
@@ -176,14 +176,14 @@ mod tests {
         LagWithoutClock(u64, Option<u64>, Option<f64>),
     }
 
-    use Step::*;
+    use Observed::*;
 
     fn source_clock(seconds: i64) -> PgTimestamp {
         PgTimestamp::from_micros(seconds * 1_000_000)
     }
 
     #[track_caller]
-    fn check(steps: impl IntoIterator<Item = Step>) {
+    fn check(steps: impl IntoIterator<Item = Observed>) {
         let mut clock = LagClock::new();
         for (index, step) in steps.into_iter().enumerate() {
             match step {

@@ -31,12 +31,12 @@ use tracing::Instrument;
 
 use crate::apply::{Applied, Applier, ApplyError, ConflictKind, Done, Written};
 use crate::assemble::Assembler;
+use crate::catalog;
 use crate::error::{Failure, Result, Side, Transient};
 use crate::limits::{MARK_TIMEOUT, PING_AFTER, READER_QUEUE_MAX, RECEIVE_MANY, TICK};
 use crate::pg::{PgTimestamp, Resume, SourceLsn};
 use crate::plan::Batch;
 use crate::proto::StandbyStatusUpdate;
-use crate::source::catalog;
 use crate::spill::{SpillDir, SpillError};
 use crate::status::{Metrics, StatusHandle};
 use crate::wire::{CopyBothReader, CopyBothWriter};

@@ -12,9 +12,9 @@ use tracing::Instrument;
 use crate::error::{Result, Side, Transient};
 use crate::limits::{MONITOR_INTERVAL, MONITOR_TIMEOUT, SLOT_INTERVAL};
 use crate::pg::{SlotName, SourceLsn};
-use crate::source::{self, catalog};
 use crate::status::{SlotStatus, StatusHandle};
 use crate::wire::{ConnInfo, control};
+use crate::{catalog, source};
 
 use super::lag::LagClock;
 use super::progress::{Progress, local_micros};

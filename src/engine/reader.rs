@@ -13,11 +13,11 @@ use tokio::time::timeout;
 use tokio_postgres::Client;
 
 use crate::assemble::{AssembleError, Assembler, Segment, TakeError};
+use crate::catalog;
 use crate::error::{Definite, Failure, Side, Transient};
 use crate::limits::{AHEAD_ASK, BEHIND_AFTER, QUEUE_COST_MAX, RECEIVE_TIMEOUT};
 use crate::pg::{PgTimestamp, Resume, SourceLsn, Xid};
 use crate::proto::{DecodeError, ReplicationFrame};
-use crate::source::catalog;
 use crate::source::gap::other_history;
 use crate::spill::SpillError;
 use crate::status::Metrics;

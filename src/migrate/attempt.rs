@@ -8,16 +8,16 @@ use tokio::sync::mpsc;
 use tokio_postgres::{Client, Notification};
 
 use crate::apply::TargetSession;
-use crate::apply::store::{MigrationRow, RelationRow, RelationState, Store, forgotten};
+use crate::catalog::{self, Table, TableKind};
 use crate::config::{Method, Until};
 use crate::engine::{Monitor, MonitorInput, Progress};
 use crate::error::{Definite, Failure, Result, Side, Transient};
 use crate::limits::CONNECTIONS_BESIDE_JOBS;
 use crate::pg::{EndLsn, QualifiedName, Resume, ServerVersion, SlotName, SourceLsn, SystemId};
 use crate::source::Dialect;
-use crate::source::catalog::{self, Table, TableKind};
 use crate::source::replication::ReplicationSession;
 use crate::status::{Metrics, TableState, TableStatus};
+use crate::store::{MigrationRow, RelationRow, RelationState, Store, forgotten};
 
 use super::copy::{Copy, origin};
 use super::cutover::Cutover;
@@ -34,7 +34,9 @@ use super::roles::{
 };
 use super::snapshot::{self, Snapshot};
 use super::uncarried::{Which, views, with_extensions};
-use super::{Migration, Phase, STREAM_NAME, objects, phase, sequences, source_failed, told, unknown_phase};
+use super::{
+    Migration, Phase, STREAM_NAME, objects, phase, sequences, signalled, source_failed, unknown_phase,
+};
 
 /// `pg_constraint`, as an archive's table of contents has it.
 const FOREIGN_KEYS_OF: &str = "2606";
@@ -105,7 +107,7 @@ impl Migration {
         let mut stop = self.stop.clone();
         let begun = tokio::select! {
             begun = self.begin_attempt(context) => begun?,
-            () = told(&mut stop), if !fenced => return Ok(Ended::Stopped),
+            () = signalled(&mut stop), if !fenced => return Ok(Ended::Stopped),
         };
         let (mut attempt, session) = match begun {
             ControlFlow::Continue(begun) => begun,

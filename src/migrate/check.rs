@@ -2,16 +2,16 @@
 
 use tokio_postgres::Client;
 
+use crate::catalog;
 use crate::config::{Config, Contents, Keyless, Method};
 use crate::error::{Result, Side};
 use crate::pg::{ServerVersion, SlotName};
-use crate::source::catalog;
 use crate::status::StatusSnapshot;
 use crate::wire::Environment;
 
-use super::choose::{Choice, Chosen, choose};
 use super::dump::ClientTools;
 use super::preflight::{self, Finding, PgDump, PreflightInput, Report};
+use super::select::{Choice, Chosen, select};
 use super::{Migration, Phase, STREAM_NAME, Sides, passwords_file};
 
 /// Looks at both sides and changes nothing: at what a migration as configured would meet.
@@ -33,7 +33,7 @@ pub async fn check(sides: &Sides, config: &Config) -> Result<Report> {
             return Ok(report);
         }
     };
-    let choice = choose(sides, &config.selection).await?;
+    let choice = select(sides, &config.selection).await?;
     let input = PreflightInput {
         pg_dump: pg_dump_found(&source, ClientTools::find).await,
         ..input_for(sides, config, &choice, choice.databases.iter().collect())

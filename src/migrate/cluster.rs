@@ -21,8 +21,8 @@ use crate::limits::{
 use crate::status::{MetricsRegistry, StatusHandle};
 use crate::wire::Environment;
 
-use super::choose::{Choice, Chosen, choose};
 use super::retry::{Context, jittered};
+use super::select::{Choice, Chosen, select};
 use super::{Migration, Phase, Sides, passwords_file, phase};
 
 /// A migration to run: all its databases.
@@ -127,7 +127,7 @@ impl Cluster {
         let mut stop = self.stop.clone();
         loop {
             let chosen = tokio::select! {
-                chosen = choose(&self.sides, &self.selection) => chosen,
+                chosen = select(&self.sides, &self.selection) => chosen,
                 _ = stop.wait_for(|stop| *stop) => return Ok(None),
             };
             let transient = match chosen {

@@ -6,11 +6,11 @@
 
 use tokio_postgres::Client;
 
+use crate::catalog::{self, Database, ReplicaRole};
 use crate::error::{Definite, Failure, Result, Side, Transient};
 use crate::limits::CONNECTIONS_BESIDE_JOBS;
 use crate::pg::Sql;
-use crate::source::catalog::{self, Database, ReplicaRole};
-use crate::source::{self};
+use crate::source;
 use crate::wire::control;
 
 use super::attempt::Ended;
@@ -148,7 +148,7 @@ async fn execute(client: &Client, what: &'static str, sql: &Sql) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::source::catalog::DatabaseLocale;
+    use crate::catalog::DatabaseLocale;
 
     #[test]
     fn statements() {

@@ -10,16 +10,17 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::apply::store::{RelationRow, RelationState};
-use crate::apply::{AsCopied, Drift, Tables};
+use crate::apply::Tables;
+use crate::catalog::{self, Generated, Identity, Table, TableColumn};
 use crate::config::{Ddl, Keyless};
 use crate::error::{Definite, Failure, Result, Side};
 use crate::pg::{Oid, QualifiedName, RelationId, Sql};
-use crate::source::catalog::{self, Generated, Identity, Table, TableColumn};
+use crate::store::{AsCopied, Drift};
+use crate::store::{RelationRow, RelationState};
 
 use super::attempt::Attempt;
 use super::copy::origin;
-use super::late::announced;
+use super::late_copy::announced;
 use super::pairing::Listed;
 use super::schema_drift::worded;
 use super::{source_failed, target_failed};

@@ -18,12 +18,12 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tokio_postgres::Client;
 
-use crate::apply::store::{RelationRow, Store};
+use crate::catalog::{self, Table, TableKind};
 use crate::error::{Definite, Failure, Result, Side, Transient};
 use crate::limits::{IDENTITIES_INTERVAL, IDENTITIES_PAUSE, IDENTITY_LOCK_TIMEOUT};
 use crate::pg::{Oid, QualifiedName, Sql};
-use crate::source::catalog::{self, Table, TableKind};
-use crate::source::{self};
+use crate::source;
+use crate::store::{RelationRow, Store};
 
 use super::attempt::Attempt;
 use super::filter::moved;
@@ -179,7 +179,7 @@ impl Attempt<'_> {
             table.kind == TableKind::Plain
                 && table.is_followed()
                 && table.partition_of.is_none()
-                && recorded.named(&table.name).is_some_and(|row| !is(row, table))
+                && recorded.named(&table.name).is_some_and(|row| !is_row_of(row, table))
                 && !members.contains(&table.name)
                 && recorded.of(table).is_none()
         });
@@ -267,7 +267,7 @@ impl Identities<'_> {
 }
 
 /// Whether the row is that of the table, whatever it is called now.
-pub(super) fn is(row: &RelationRow, table: &Table) -> bool {
+pub(super) fn is_row_of(row: &RelationRow, table: &Table) -> bool {
     row.origin.map_or_else(|| row.name == table.name, |origin| origin.id.get() == table.oid.get())
 }
 

@@ -6,8 +6,8 @@
 
 use tokio_postgres::Client;
 
+use crate::catalog;
 use crate::error::{Definite, Result};
-use crate::source::catalog;
 
 use super::{Sides, source_failed};
 

@@ -6,9 +6,9 @@
 
 use std::collections::HashSet;
 
+use crate::catalog::{Reference, Table, TableKind};
 use crate::config::TableFilter;
 use crate::pg::QualifiedName;
-use crate::source::catalog::{Reference, Table, TableKind};
 
 /// The tables whose rows are moved. A partitioned one is among them where all of its partitions are, and are to be.
 pub(super) fn moved(tables: &[Table], filter: &TableFilter, dbname: &str) -> Vec<Table> {

@@ -7,18 +7,18 @@
 use std::sync::Arc;
 
 use crate::apply::Tables;
-use crate::apply::store::{RelationRow, RelationState};
+use crate::catalog::{self, ExtensionTable, Table};
 use crate::error::{Failure, Result, Side, Transient};
 use crate::limits::COPY_ROUNDS_MAX;
 use crate::pg::{QualifiedName, Sql};
 use crate::source;
-use crate::source::catalog::{self, ExtensionTable, Table};
+use crate::store::{RelationRow, RelationState};
 
 use super::Phase;
 use super::attempt::Attempt;
 use super::copy::origin;
 use super::dump::Archive;
-use super::late::announced;
+use super::late_copy::announced;
 use super::pairing::Listed;
 use super::snapshot::{self, Snapshot};
 use super::uncarried::with_extensions;

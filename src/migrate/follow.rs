@@ -8,18 +8,18 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use crate::apply::store::{RelationRow, Store};
 use crate::apply::{Applier, ApplyError, ApplyOptions, Tables, TargetSession};
+use crate::catalog;
 use crate::config::{Ddl, Keyless, OnConflict, Until};
 use crate::engine::{self, Ahead, Finish, Run};
 use crate::error::{Definite, Failure, Result, Side, Transient};
 use crate::limits::{SEQUENCES_INTERVAL, TICK};
 use crate::pg::{QualifiedName, RelationId, Resume, SourceLsn};
-use crate::source::catalog;
 use crate::source::gap::{Expected, refuse_gap};
 use crate::source::replication::{ReplicationSession, StreamOptions};
 use crate::spill::SpillDir;
 use crate::status::TableState;
+use crate::store::{RelationRow, Store};
 use crate::wire::{CopyBothReader, CopyBothWriter};
 
 use super::attempt::{Attempt, Ended};
@@ -29,7 +29,7 @@ use super::dump::Archive;
 use super::partitions::Unfollowed;
 use super::publications::versions;
 use super::retry::Context;
-use super::{Migration, Phase, STREAM_NAME, foreign_keys, sequences, snapshot, source_failed, told};
+use super::{Migration, Phase, STREAM_NAME, foreign_keys, sequences, signalled, snapshot, source_failed};
 
 /// A connection to stream on from the stored position without a gap.
 struct Connected {
@@ -122,7 +122,7 @@ impl<'a> Attempt<'a> {
         let mut stop = self.migration.stop.clone();
         tokio::select! {
             done = work => done.map(Some),
-            () = told(&mut stop) => Ok(None),
+            () = signalled(&mut stop) => Ok(None),
         }
     }
 
@@ -406,7 +406,7 @@ impl<'a> Attempt<'a> {
                 () = tokio::time::sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
                     return Err(Transient::new(Side::Target, "the stream did not end in time").into());
                 }
-                () = told(&mut asked), if !*stop.borrow() => {
+                () = signalled(&mut asked), if !*stop.borrow() => {
                     stop.send_replace(true);
                 }
                 // Nobody ends before the others are there, too: its slot would keep the source's WAL.

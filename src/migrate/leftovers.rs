@@ -10,7 +10,7 @@ use tokio_postgres::Client;
 use crate::error::{Definite, Failure, Result, Side};
 use crate::limits::{ENGINE_LOCK_POLL, SESSIONS_GONE_WAIT};
 use crate::pg::{SlotName, Sql};
-use crate::source::{self, catalog};
+use crate::{catalog, source};
 
 use super::{publications, snapshot};
 

@@ -2,7 +2,7 @@
 //!
 //! | module | what it does |
 //! |---|---|
-//! | [`cluster`], [`mod@choose`] | all databases, and which they are |
+//! | [`cluster`], [`mod@select`] | all databases, and which they are |
 //! | [`mod@preflight`], [`mod@check`] | what stands in the way, before anything is made |
 //! | [`attempt`] | one run of one database from the stored phase on; a transient failure leads to the next one |
 //! | [`creation`] | the database itself, on the target |
@@ -10,25 +10,24 @@
 //! | [`publications`], [`snapshot`] | what is made on the source |
 //! | [`roles`] | roles, ownership, grants, the database's properties |
 //! | [`dump`], [`objects`], [`foreign_keys`] | schema, indexes, constraints |
-//! | [`copy`], [`late`], [`sequences`] | rows, and where sequences stand |
+//! | [`copy`], [`late_copy`], [`sequences`] | rows, and where sequences stand |
 //! | [`uncarried`] | what the stream does not bring |
 //! | [`partitions`] | partitions that come while the others are followed |
 //! | [`follow`], [`drift`] | the pipeline, and what goes on beside it |
 //! | [`open`] | the target, shut to the source's roles until all is done |
-//! | [`once`] | the other method: one dump and restore, nothing to follow |
+//! | [`dump_restore`] | the other method: one dump and restore, nothing to follow |
 //! | [`mod@cutover`] | the end of the source's writes, and of the migration |
 //! | [`mod@tail`] | the changes themselves, to look at |
 //! | [`report`], [`mod@resync`] | what is shown of, and done to, a migration that need not run |
 //! | [`mod@remove`], [`leftovers`] | its end |
 //! | [`fenced`] | a source that is read only, and nobody knows why |
 //!
-//! All that is remembered is on the target ([`crate::apply::store`]), so that there is one way to start: read the
+//! All that is remembered is on the target ([`crate::store`]), so that there is one way to start: read the
 //! phase and go on.
 
 mod attempt;
 mod beside;
 mod check;
-mod choose;
 mod cluster;
 mod copy;
 mod creation;
@@ -36,15 +35,15 @@ mod cutover;
 mod definitions;
 mod drift;
 pub mod dump;
+mod dump_restore;
 mod fenced;
 mod filter;
 mod first;
 mod follow;
 mod foreign_keys;
-mod late;
+mod late_copy;
 mod leftovers;
 mod objects;
-mod once;
 mod open;
 mod pairing;
 mod partitions;
@@ -57,6 +56,7 @@ mod resync;
 mod retry;
 pub mod roles;
 mod schema_drift;
+mod select;
 mod sequences;
 mod snapshot;
 mod tail;
@@ -81,7 +81,7 @@ use crate::wire::{ConnInfo, Environment, control, control_listening};
 
 pub use check::check;
 pub use cluster::Cluster;
-pub use cutover::{CutoverState, CutoverStatus, DoneStep, Step, Wanted, cutover};
+pub use cutover::{CutoverRequest, CutoverState, CutoverStatus, CutoverStep, DoneStep, cutover};
 pub use phase::Phase;
 pub use preflight::Report;
 pub use remove::{Removed, remove};
@@ -91,7 +91,7 @@ pub use tail::tail;
 
 use cluster::{Arrival, Turns};
 use dump::ClientTools;
-use preflight::Wanted as WantedOfChecks;
+use preflight::CheckOptions;
 use retry::Context;
 
 /// The `application_name` of the connection that streams.
@@ -113,7 +113,7 @@ pub struct Sides {
     /// Tables copied, and indexes made, at the same time: so many sessions.
     pub jobs: usize,
     /// What is wanted of the checks.
-    pub wanted: WantedOfChecks,
+    pub wanted: CheckOptions,
     /// Databases of the target that the log has named for a schema `walferry` of somebody else's.
     strangers: Arc<Mutex<BTreeSet<String>>>,
 }
@@ -188,7 +188,7 @@ impl Sides {
             ignored_roles: config.ignored_roles.clone(),
             granted_roles: config.granted_roles.clone(),
             jobs: config.jobs,
-            wanted: WantedOfChecks {
+            wanted: CheckOptions {
                 skip_version_check: config.skip_version_check,
                 total_bytes_max: config.total_bytes_max,
             },
@@ -264,7 +264,7 @@ fn target_failed(error: crate::source::Error) -> Failure {
 }
 
 /// Completes when `signal` is true, or when nobody can make it true any more.
-async fn told(signal: &mut watch::Receiver<bool>) {
+async fn signalled(signal: &mut watch::Receiver<bool>) {
     let _ = signal.wait_for(|told| *told).await;
 }
 

@@ -9,12 +9,12 @@ use tokio::time::Instant;
 use tokio_postgres::Client;
 use tracing::Instrument;
 
-use crate::apply::store::{Store, note_made};
 use crate::error::{Definite, Failure, Result, Side};
 use crate::limits::{DEADLOCK_TRIES_MAX, LATE_STATEMENT_GRACE, SCHEMA_ENTRIES_PER_TRANSACTION};
 use crate::pg::{QualifiedName, Sql};
-use crate::source::{self, catalog};
+use crate::store::{Store, note_made};
 use crate::wire::{self, ConnInfo, ServerError, Session, SessionOptions, TransactionStatus};
+use crate::{catalog, source};
 
 use super::dump::{Archive, Entry, Wave};
 use super::{Phase, foreign_keys, joined};
@@ -38,7 +38,7 @@ pub struct Making<'a> {
 
 /// What makes the entries of a wave.
 #[derive(Debug)]
-struct Wanted {
+struct EntryQueue {
     target: ConnInfo,
     migration: String,
     settings: Sql,
@@ -138,8 +138,8 @@ impl Making<'_> {
         joined(work).await
     }
 
-    fn wanted(&self, entries: Vec<Entry>) -> Wanted {
-        Wanted {
+    fn wanted(&self, entries: Vec<Entry>) -> EntryQueue {
+        EntryQueue {
             target: self.target.clone(),
             migration: self.migration.to_owned(),
             settings: self.archive.settings().clone(),
@@ -149,7 +149,7 @@ impl Making<'_> {
     }
 }
 
-impl Wanted {
+impl EntryQueue {
     async fn connect(&self) -> Result<Session> {
         let mut session = connect(&self.target).await?;
         session.execute(&self.settings).await.map_err(|error| error.into_failure(Side::Target))?;

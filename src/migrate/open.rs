@@ -12,12 +12,12 @@ use std::collections::BTreeSet;
 
 use tokio_postgres::Client;
 
-use super::choose::{Looked, look};
 use super::roles::{carried, give_login, login};
+use super::select::{Looked, look};
 use super::{Migration, Phase, Sides};
-use crate::apply::store::Store;
+use crate::catalog;
 use crate::error::{Failure, Result, Side};
-use crate::source::catalog;
+use crate::store::Store;
 
 /// The databases of a migration that have roles which wait for their LOGIN, and those that are not done.
 #[derive(Debug, Default)]

@@ -2,11 +2,11 @@
 
 use std::collections::HashMap;
 
-use crate::apply::store::RelationRow;
+use crate::catalog::Table;
 use crate::pg::{QualifiedName, RelationId};
-use crate::source::catalog::Table;
+use crate::store::RelationRow;
 
-use super::drift::is;
+use super::drift::is_row_of;
 
 /// What is recorded, to be found by the source's tables.
 pub(super) struct Recorded<'a> {
@@ -29,7 +29,7 @@ impl<'a> Recorded<'a> {
     /// The table's row, whatever it is called now.
     pub(super) fn of(&self, table: &Table) -> Option<&'a RelationRow> {
         let by_id = self.by_id.get(&RelationId::new(table.oid.get())).copied();
-        by_id.or_else(|| self.named(&table.name).filter(|row| is(row, table)))
+        by_id.or_else(|| self.named(&table.name).filter(|row| is_row_of(row, table)))
     }
 
     /// The row of this name, which may be another table's than the one of that name on the source.

@@ -19,13 +19,13 @@ use std::sync::Arc;
 use tokio::time::{Instant, sleep};
 use tokio_postgres::Client;
 
-use crate::apply::store::RelationRow;
+use crate::catalog::Table;
 use crate::config::TableFilter;
 use crate::error::{Failure, Result, Side, Transient};
 use crate::limits::{IDENTITY_LOCK_TIMEOUT, PARTITIONS_INTERVAL, PARTITIONS_RETRY};
 use crate::pg::{QualifiedName, Sql};
 use crate::source;
-use crate::source::catalog::Table;
+use crate::store::RelationRow;
 
 use super::attempt::{Attempt, relation_row};
 use super::pairing::Recorded;

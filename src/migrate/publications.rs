@@ -20,10 +20,10 @@ use std::collections::HashSet;
 
 use tokio_postgres::Client;
 
+use crate::catalog::{self, Table, TableKind};
 use crate::error::{Definite, Result, Side};
 use crate::limits::TABLES_PER_TRANSACTION;
 use crate::pg::{QualifiedName, Sql};
-use crate::source::catalog::{self, Table, TableKind};
 use crate::source::{self, Dialect};
 
 /// What goes into which publication.
@@ -196,7 +196,7 @@ pub async fn altered(client: &Client, names: &[String]) -> Result<Vec<Altered>> 
         };
         let alter = || Sql::new("ALTER PUBLICATION ").ident(name);
         if !row.get::<_, bool>(1) {
-            let dialect = Dialect::of(client).await.map_err(|error| error.into_failure(Side::Source))?;
+            let dialect = catalog::dialect(client).await.map_err(|error| error.into_failure(Side::Source))?;
             let operations = operations(dialect, index == 0);
             let mend = vec![alter().text(" SET (publish = ").literal(operations).text(")")];
             let what = "publishes other operations than it did";

@@ -8,18 +8,18 @@ use tokio::task::JoinSet;
 use tokio_postgres::Client;
 
 use crate::apply::TargetSession;
-use crate::apply::store::{ChangedIdentity, MigrationRow, RelationState, Store};
+use crate::catalog;
 use crate::config::Method;
 use crate::error::{Definite, Exit, Failure, Result};
 use crate::pg::Sql;
-use crate::source::catalog;
+use crate::store::{ChangedIdentity, MigrationRow, RelationState, Store};
 
-use super::choose::{Looked, look, not_begun};
 use super::cluster::worst;
 use super::leftovers::{Leftovers, unseen_by_hand};
 use super::open::{by_hand as login_by_hand, open_all, shut};
 use super::phase::safe_to_remove;
 use super::preflight::listed;
+use super::select::{Looked, look, not_begun};
 use super::uncarried::{before, put_back};
 use super::{Phase, Sides, cutover, fenced, publications, snapshot, source_failed, unknown_phase};
 

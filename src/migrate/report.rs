@@ -2,14 +2,14 @@
 
 use tokio_postgres::Client;
 
-use crate::apply::store::{MigrationRow, RelationState, Store};
+use crate::catalog;
 use crate::config::Selection;
 use crate::error::{Definite, Failure, Result, Side};
-use crate::source::catalog;
 use crate::status::{DatabaseStatus, Method, SlotStatus, StatusSnapshot, TableState, TableStatus};
+use crate::store::{MigrationRow, RelationState, Store};
 
-use super::choose::{Looked, look, not_begun, remembered, selected};
 use super::fenced::{self, Fenced};
+use super::select::{Looked, look, not_begun, remembered, selected};
 use super::{Phase, Sides, cutover, source_failed, unknown_phase};
 
 /// What is known of the migration: of the databases in `only`, or of all where there are none. The source need not be

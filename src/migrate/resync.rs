@@ -8,11 +8,11 @@ use std::collections::BTreeMap;
 use tokio_postgres::Client;
 
 use crate::apply::TargetSession;
-use crate::apply::store::{RelationRow, Store};
 use crate::error::{Definite, Failure, Result, Side};
 use crate::pg::QualifiedName;
+use crate::store::{RelationRow, Store};
 
-use super::choose::databases_begun;
+use super::select::databases_begun;
 use super::{Phase, Sides, unknown_phase};
 
 /// A database with its lock, and what is to be marked there.

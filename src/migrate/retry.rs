@@ -9,10 +9,10 @@ use std::time::Duration;
 use rand::RngExt;
 use tokio::time::Instant;
 
-use crate::apply::store::Store;
 use crate::engine::{Monitor, Progress};
 use crate::error::{Definite, Exit, Failure, Result, Transient};
 use crate::limits::{RETRY_FOR, RETRY_FOR_AT_START, RETRY_PAUSE_MAX, RETRY_PAUSE_MIN, STEADY_AFTER};
+use crate::store::Store;
 
 use super::attempt::{Chosen, Ended};
 use super::cluster::Turn;

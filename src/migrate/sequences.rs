@@ -5,11 +5,11 @@ use std::time::Duration;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
+use crate::catalog::SequenceValues;
 use crate::error::{Result, Side};
 use crate::limits::{SEQUENCES_LOCK_WAIT, SEQUENCES_PER_QUERY};
 use crate::pg::Sql;
-use crate::source::catalog::SequenceValues;
-use crate::source::{self, catalog};
+use crate::{catalog, source};
 
 /// Sets every sequence of the target to where its namesake on the source stands now.
 ///

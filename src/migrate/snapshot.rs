@@ -10,8 +10,8 @@ use crate::error::{Definite, Failure, Result, Side, Transient};
 use crate::limits::{ENGINE_LOCK_POLL, ENGINE_LOCK_WAIT, SLOT_LOCK_TIMEOUT, SLOT_TRIES_MAX};
 use crate::pg::{SlotName, SourceLsn, TimelineId};
 use crate::source::replication::{CreatedSlot, ReplicationSession};
-use crate::source::{self, catalog};
 use crate::wire::{ConnInfo, control};
+use crate::{catalog, source};
 
 /// An exported snapshot. It lives as long as this does.
 #[derive(Debug)]

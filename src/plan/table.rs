@@ -373,7 +373,7 @@ fn write(column: &Column, table: &TargetTable, types: &TypeNames) -> Result<Writ
     if target.generated {
         return Ok(Write::Never);
     }
-    if !target.of.is(column, types.get(&column.type_oid)) {
+    if !target.of.same_as(column, types.get(&column.type_oid)) {
         let (table, column) = named();
         return Err(ShapeError::Type { table, column });
     }

@@ -26,7 +26,7 @@ pub struct TargetType {
 impl TargetType {
     /// Whether it is the type of `column`; `current` is the name that the source's catalog has for that type, unless it
     /// is builtin or gone.
-    pub fn is(&self, column: &Column, current: Option<&QualifiedName>) -> bool {
+    pub fn same_as(&self, column: &Column, current: Option<&QualifiedName>) -> bool {
         let same = if is_builtin(column.type_oid) {
             self.oid == column.type_oid
         } else {
@@ -133,7 +133,7 @@ mod tests {
         fn check(from: (u32, i32), to: (u32, i32), expected: bool) {
             let (column, target) = (column(from.0, from.1, None), target(to.0, to.1, "t", None));
             assert_eq!(target.keeps(&column, None), expected, "{from:?} in {to:?}");
-            assert_eq!(target.is(&column, None), from == to, "{from:?} and {to:?}");
+            assert_eq!(target.same_as(&column, None), from == to, "{from:?} and {to:?}");
         }
         for oid in [INT2, INT4, INT8, TEXT, VARCHAR, NUMERIC, FLOAT4, FLOAT8, BPCHAR, TIMESTAMP, 1007, 3802] {
             check((oid, -1), (oid, -1), true);
@@ -176,7 +176,7 @@ mod tests {
         #[track_caller]
         fn check(announced: &str, current: Option<&str>, to: &TargetType, (is, keeps): (bool, bool)) {
             let (column, current) = (column(MOOD, -1, Some(announced)), current.map(name));
-            assert_eq!(to.is(&column, current.as_ref()), is, "{announced} {current:?} and {to:?}");
+            assert_eq!(to.same_as(&column, current.as_ref()), is, "{announced} {current:?} and {to:?}");
             assert_eq!(to.keeps(&column, current.as_ref()), keeps, "{announced} {current:?} in {to:?}");
         }
         let (same, kept, neither) = ((true, true), (false, true), (false, false));

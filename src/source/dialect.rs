@@ -1,9 +1,5 @@
 //! What differs between servers 10 and 18, in one place: each method is an expression, a list of columns, or an answer.
 
-use tokio_postgres::Client;
-
-use super::Error;
-use super::catalog::server_version;
 use super::replication::StreamOptions;
 use crate::pg::{ServerVersion, Sql};
 
@@ -17,14 +13,6 @@ impl Dialect {
         Self(version)
     }
 
-    /// That of the server behind this session.
-    ///
-    /// # Errors
-    /// When the server does not answer.
-    pub async fn of(client: &Client) -> Result<Self, Error> {
-        Ok(Self::new(server_version(client).await?))
-    }
-
     /// Sessions can be told to read no views of users (`restrict_nonsystem_relation_kind`): from these minor versions on.
     pub fn refuses_views(self) -> bool {
         let since = [120_020, 130_016, 140_013, 150_008, 160_004].into_iter();
@@ -33,17 +21,17 @@ impl Dialect {
     }
 
     /// `pg_index i`: how many columns are keys. The rest are INCLUDEd ones (11).
-    pub(super) const fn key_columns(self) -> &'static str {
+    pub(crate) const fn key_columns(self) -> &'static str {
         if self.0.major() >= 11 { "i.indnkeyatts" } else { "i.indnatts" }
     }
 
     /// `pg_attribute a`: `s` stored (12), `v` virtual (18), or empty.
-    pub(super) const fn generated(self) -> &'static str {
+    pub(crate) const fn generated(self) -> &'static str {
         if self.0.major() >= 12 { "a.attgenerated::text" } else { "''::text" }
     }
 
     /// `pg_attribute a`: what rows have that are older than the column (11), as text.
-    pub(super) const fn missing(self) -> &'static str {
+    pub(crate) const fn missing(self) -> &'static str {
         // An array of one value, of a type that is known at run time alone.
         if self.0.major() >= 11 {
             "CASE WHEN a.atthasmissing THEN (a.attmissingval::text::text[])[1] END"
@@ -53,7 +41,7 @@ impl Dialect {
     }
 
     /// `pg_class c`: rows, -1 for unknown. Before 14, a table never analysed has 0 pages and 0 rows.
-    pub(super) const fn row_estimate(self) -> &'static str {
+    pub(crate) const fn row_estimate(self) -> &'static str {
         if self.0.major() >= 14 {
             "c.reltuples::float8"
         } else {
@@ -62,7 +50,7 @@ impl Dialect {
     }
 
     /// `pg_replication_slots s`: state of the WAL that the slot needs (13) and why the slot is of no use (17).
-    pub(super) const fn slot_state(self) -> &'static str {
+    pub(crate) const fn slot_state(self) -> &'static str {
         match self.0.major() {
             ..=12 => {
                 "NULL::text AS wal_status, NULL::int8 AS safe_wal_size, NULL::text AS invalidation_reason"
@@ -73,7 +61,7 @@ impl Dialect {
     }
 
     /// `pg_database d`: provider (15) and its locale, whose column was renamed (17).
-    pub(super) const fn locale(self) -> &'static str {
+    pub(crate) const fn locale(self) -> &'static str {
         match self.0.major() {
             ..=14 => "'c'::text AS provider, NULL::text AS locale",
             15..=16 => "d.datlocprovider::text AS provider, d.daticulocale::text AS locale",
@@ -82,12 +70,12 @@ impl Dialect {
     }
 
     /// `pg_roles`: whether the current user may SET ROLE to it, which a membership may leave out (16).
-    pub(super) const fn assumable(self) -> &'static str {
+    pub(crate) const fn assumable(self) -> &'static str {
         if self.0.major() >= 16 { "pg_has_role(oid, 'SET')" } else { "pg_has_role(oid, 'MEMBER')" }
     }
 
     /// `pg_auth_members m`, grouped: what memberships give (16).
-    pub(super) const fn membership_options(self) -> &'static str {
+    pub(crate) const fn membership_options(self) -> &'static str {
         if self.0.major() >= 16 {
             "bool_or(m.inherit_option) AS inherit, bool_or(m.set_option) AS set"
         } else {
@@ -107,7 +95,7 @@ impl Dialect {
 
     /// `pg_database`: whether its collation is another than the one that its indexes were made with, as far as that is
     /// recorded (15).
-    pub(super) const fn database_collation_changed(self) -> &'static str {
+    pub(crate) const fn database_collation_changed(self) -> &'static str {
         if self.0.major() >= 15 {
             "datcollversion <> pg_database_collation_actual_version(oid)"
         } else {
@@ -117,7 +105,7 @@ impl Dialect {
 
     /// `pg_settings`: names of those that make room for sessions besides clients and workers: walsenders by themselves (12),
     /// and autovacuum's processes (renamed in 18).
-    pub(super) const fn other_session_settings(self) -> &'static str {
+    pub(crate) const fn other_session_settings(self) -> &'static str {
         match self.0.major() {
             ..=11 => "'autovacuum_max_workers'",
             12..=17 => "'autovacuum_max_workers', 'max_wal_senders'",
@@ -136,7 +124,7 @@ impl Dialect {
     }
 
     /// Options of CREATE_REPLICATION_SLOT: standbys keep a copy of one that stays (17).
-    pub(super) const fn slot_options(self, temporary: bool) -> &'static str {
+    pub(crate) const fn slot_options(self, temporary: bool) -> &'static str {
         if self.0.major() >= 17 && !temporary { "(SNAPSHOT 'export', FAILOVER)" } else { "EXPORT_SNAPSHOT" }
     }
 
@@ -156,7 +144,7 @@ impl Dialect {
     }
 
     /// `pg_available_extension_versions v`: whether CREATE on the database is enough to create it (13).
-    pub(super) const fn trusted(self) -> &'static str {
+    pub(crate) const fn trusted(self) -> &'static str {
         if self.0.major() >= 13 { "v.trusted" } else { "false" }
     }
 
@@ -167,22 +155,22 @@ impl Dialect {
 
     /// Whether UPDATE and DELETE of a published table fail where its replica identity has a generated column (18); with
     /// REPLICA IDENTITY FULL that is any.
-    pub(super) const fn rejects_generated_identity(self) -> bool {
+    pub(crate) const fn rejects_generated_identity(self) -> bool {
         self.0.major() >= 18
     }
 
     /// `pg_constraint k`: whether it is no part of one of the table above (11).
-    pub(super) const fn constraint_of_itself(self) -> &'static str {
+    pub(crate) const fn constraint_of_itself(self) -> &'static str {
         if self.0.major() >= 11 { "k.conparentid = 0" } else { "true" }
     }
 
     /// `pg_trigger g`: whether it is no copy of one of the table above. Before 13 such a one is an internal one.
-    pub(super) const fn trigger_of_itself(self) -> &'static str {
+    pub(crate) const fn trigger_of_itself(self) -> &'static str {
         if self.0.major() >= 13 { "g.tgparentid = 0" } else { "true" }
     }
 
     /// `pg_trigger g`: what makes it, in the words of 12 and newer.
-    pub(super) const fn trigger_definition(self) -> &'static str {
+    pub(crate) const fn trigger_definition(self) -> &'static str {
         if self.0.major() >= 12 {
             "pg_get_triggerdef(g.oid)"
         } else {
@@ -191,7 +179,7 @@ impl Dialect {
     }
 
     /// `pg_proc p`: `f` function, `p` procedure (11), `a` aggregate, `w` window function.
-    pub(super) const fn routine_kind(self) -> &'static str {
+    pub(crate) const fn routine_kind(self) -> &'static str {
         if self.0.major() >= 11 {
             "p.prokind::text"
         } else {

@@ -3,7 +3,7 @@
 //! The server does not refuse what would lose changes: it skips silently from behind the slot's
 //! `confirmed_flush_lsn`, and accepts a start beyond the end of WAL. So everything is compared first, on every connect.
 
-use super::catalog::SlotInfo;
+use super::SlotInfo;
 use super::history::TimelineHistory;
 use super::replication::Identity;
 use crate::error::Definite;

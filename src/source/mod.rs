@@ -9,13 +9,13 @@
 //!
 //! Questions change nothing and rely on `search_path = pg_catalog` alone. Who connects, and when, is decided elsewhere.
 
-mod ask;
-pub mod catalog;
 mod dialect;
 mod error;
 pub mod gap;
 pub mod history;
 pub mod replication;
+mod slot_info;
 
 pub use dialect::Dialect;
 pub use error::Error;
+pub use slot_info::SlotInfo;

@@ -8,9 +8,9 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::snapshot::{DatabaseStatus, ServiceStatus, StatusSnapshot, TableStatus};
-use crate::apply::SchemaDrift;
 use crate::config::Method;
 use crate::pg::{PgTimestamp, SourceLsn};
+use crate::store::SchemaDrift;
 
 /// The whole migration's status, made of its databases'.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -11,10 +11,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::sync::watch;
 
-use crate::apply::SchemaDrift;
 use crate::config::Method;
 use crate::error::Failure;
 use crate::pg::{PgTimestamp, QualifiedName, SlotName, SourceLsn};
+use crate::store::SchemaDrift;
 
 /// One migration: all its databases.
 #[derive(Debug, Clone, PartialEq)]

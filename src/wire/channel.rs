@@ -58,10 +58,10 @@ impl Channel {
         let done =
             write_all(cx, stream, &mut self.output).and_then(|()| write_all(cx, stream, &mut self.frames));
         match done.and_then(|()| write_all(cx, stream, borrowed)).and_then(|()| flush(cx, stream)) {
-            Step::Done(()) if self.broken.is_none() => Poll::Ready(()),
+            Polled::Done(()) if self.broken.is_none() => Poll::Ready(()),
             // After a failed write only reading makes sense, until the server's end of the connection is reached.
-            Step::Done(()) | Step::Pending => Poll::Pending,
-            Step::Failed(error) => {
+            Polled::Done(()) | Polled::Pending => Poll::Pending,
+            Polled::Failed(error) => {
                 self.output.clear();
                 self.frames.clear();
                 *borrowed = &[];
@@ -110,38 +110,38 @@ impl fmt::Debug for Channel {
 }
 
 /// Like `Poll<Result>`, but easy to chain.
-enum Step<T> {
+enum Polled<T> {
     Done(T),
     Pending,
     Failed(io::Error),
 }
 
-impl<T> Step<T> {
-    fn and_then<U>(self, next: impl FnOnce(T) -> Step<U>) -> Step<U> {
+impl<T> Polled<T> {
+    fn and_then<U>(self, next: impl FnOnce(T) -> Polled<U>) -> Polled<U> {
         match self {
             Self::Done(value) => next(value),
-            Self::Pending => Step::Pending,
-            Self::Failed(error) => Step::Failed(error),
+            Self::Pending => Polled::Pending,
+            Self::Failed(error) => Polled::Failed(error),
         }
     }
 }
 
-fn write_all(cx: &mut Context<'_>, stream: &mut Stream, bytes: &mut impl Buf) -> Step<()> {
+fn write_all(cx: &mut Context<'_>, stream: &mut Stream, bytes: &mut impl Buf) -> Polled<()> {
     while bytes.has_remaining() {
         match Pin::new(&mut *stream).poll_write(cx, bytes.chunk()) {
-            Poll::Ready(Ok(0)) => return Step::Failed(io::ErrorKind::WriteZero.into()),
+            Poll::Ready(Ok(0)) => return Polled::Failed(io::ErrorKind::WriteZero.into()),
             Poll::Ready(Ok(count)) => bytes.advance(count),
-            Poll::Ready(Err(error)) => return Step::Failed(error),
-            Poll::Pending => return Step::Pending,
+            Poll::Ready(Err(error)) => return Polled::Failed(error),
+            Poll::Pending => return Polled::Pending,
         }
     }
-    Step::Done(())
+    Polled::Done(())
 }
 
-fn flush(cx: &mut Context<'_>, stream: &mut Stream) -> Step<()> {
+fn flush(cx: &mut Context<'_>, stream: &mut Stream) -> Polled<()> {
     match Pin::new(stream).poll_flush(cx) {
-        Poll::Ready(Ok(())) => Step::Done(()),
-        Poll::Ready(Err(error)) => Step::Failed(error),
-        Poll::Pending => Step::Pending,
+        Poll::Ready(Ok(())) => Polled::Done(()),
+        Poll::Ready(Err(error)) => Polled::Failed(error),
+        Poll::Pending => Polled::Pending,
     }
 }

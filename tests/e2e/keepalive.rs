@@ -10,10 +10,10 @@ use rand::RngExt;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
+use walferry::catalog;
 use walferry::demo::{PgBinaries, Server, ServerOptions};
 use walferry::pg::{SlotName, SourceLsn, Xid};
 use walferry::proto::{Layout, Message, ReplicationFrame, StandbyStatusUpdate, TupleValue};
-use walferry::source::catalog;
 use walferry::source::replication::{ReplicationSession, StreamOptions};
 use walferry::wire::{ConnInfo, CopyBothReader, CopyBothWriter, Environment};
 

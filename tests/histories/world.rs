@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio_postgres::{Client, Statement};
-use walferry::apply::store::{MigrationRow, Origin, RelationRow, RelationState, Store};
 use walferry::apply::{Applier, ApplyOptions, Tables, TargetSession};
 use walferry::assemble::{Assembler, Change, Segment};
 use walferry::demo::{PgBinaries, Server, ServerOptions};
 use walferry::pg::{EndLsn, QualifiedName, RelationId, Resume, SlotName, SourceLsn, SystemId};
 use walferry::plan::{Batch, Form, Reason};
+use walferry::store::{MigrationRow, Origin, RelationRow, RelationState, Store};
 use walferry::wire::{ConnInfo, Environment, control};
 
 use crate::cut::Cut;

@@ -10,8 +10,8 @@
 //! Text is converted between encodings in either form, but a side of encoding SQL_ASCII converts nothing: there the
 //! copy stays text.
 
+use crate::catalog::{Generated, Table, TableColumn, TargetTable};
 use crate::pg::{Oid, Sql};
-use crate::source::catalog::{Generated, Table, TableColumn, TargetTable};
 use crate::wire::{self, Session};
 
 /// Whether to copy `source` to `target` in binary.

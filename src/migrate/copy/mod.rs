@@ -26,14 +26,15 @@ use tokio::time::Instant;
 use tokio_postgres::Client;
 use tracing::Instrument;
 
-use crate::apply::store::{Origin, RelationRow, RelationState, Store, set_relation};
-use crate::apply::{AsCopied, become_replica};
+use crate::apply::become_replica;
+use crate::catalog::{self, Table, TableColumn};
 use crate::error::{Definite, Failure, Result, Side, Transient};
 use crate::limits::{COPY_PIECE_BYTES_MIN, COPY_WAKE_BYTES, TABLES_PER_TRANSACTION};
 use crate::pg::{QualifiedName, RelationId, SourceLsn, Sql};
 use crate::source::Dialect;
-use crate::source::catalog::{self, Table, TableColumn};
 use crate::status::{Metrics, StatusHandle, TableState};
+use crate::store::AsCopied;
+use crate::store::{Origin, RelationRow, RelationState, Store, set_relation};
 use crate::wire::{self, ConnInfo, RelayError, Session, SessionOptions, relay};
 
 use super::joined;

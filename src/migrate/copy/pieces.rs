@@ -9,11 +9,11 @@
 //! Indexes are made when all tables are copied: a job that finds no table left waits for one below that size at most, so
 //! there is little to gain by making them before, but for a large table before 14.
 
+use crate::catalog::{Generated, Table, TargetTable};
 use crate::limits::{
     COPY_FREEZE_BYTES_MIN, COPY_PIECE_BYTES_MIN, COPY_PIECES_PER_JOB, COPY_SHARED_BYTES_MIN,
 };
 use crate::pg::Sql;
-use crate::source::catalog::{Generated, Table, TargetTable};
 
 use super::binary;
 

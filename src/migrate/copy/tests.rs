@@ -1,7 +1,7 @@
 use super::pieces::{Emptied, Manner, pieces, statements};
+use crate::catalog::{ExtensionTable, Generated, Table, TableColumn, TargetColumn, TargetTable};
 use crate::limits::{COPY_FREEZE_BYTES_MIN, COPY_PIECE_BYTES_MIN, COPY_SHARED_BYTES_MIN};
 use crate::pg::Oid;
-use crate::source::catalog::{ExtensionTable, Generated, Table, TableColumn, TargetColumn, TargetTable};
 
 const PAGE: u64 = 8192;
 const GIB: u64 = 1 << 30;

@@ -7,20 +7,20 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
-use crate::apply::Request;
-use crate::apply::store::Store;
 use crate::config::Method;
 use crate::error::{Definite, Failure, Result};
 use crate::limits::{
     CUTOVER_ANSWER_WAIT, REQUEST_ENGINE_WAIT, REQUEST_POLL, REQUEST_TAKEN_WAIT, TARGET_OPENED_WAIT,
 };
-use crate::migrate::choose::{databases_begun, databases_waiting};
 use crate::migrate::open::{by_hand, left_nologin, shut};
+use crate::migrate::select::{databases_begun, databases_waiting};
 use crate::migrate::{Phase, Sides, fenced, unknown_phase};
+use crate::store::Request;
+use crate::store::Store;
 
 use super::fence::if_fenced;
-use super::record::{CutoverState, CutoverStatus, DoneStep, Fence, Wanted};
-use super::sessions::some;
+use super::record::{CutoverRequest, CutoverState, CutoverStatus, DoneStep, Fence};
+use super::sessions::first_names;
 use super::{AGAIN, COMMAND, WHEN_SYNCED, left_fence, status};
 
 /// Hears of each step: the database, and what is done.
@@ -39,7 +39,7 @@ const MOVED_ONCE: &str = "it is moved by method pg_dump";
 pub async fn cutover(
     sides: &Sides,
     only: &[String],
-    wanted: &Wanted,
+    wanted: &CutoverRequest,
     stop: watch::Receiver<bool>,
     told: Told,
 ) -> Result<Vec<(String, CutoverStatus)>> {
@@ -112,8 +112,8 @@ async fn refuse_while_others_shut(sides: &Sides, names: &[String]) -> Result<Opt
         Definite::new("the target's roles may log in only when all databases of the migration are done")
             .detail(format!(
                 "not done, and not asked for: {}; NOLOGIN until then: {}",
-                some(&others),
-                some(&shut.roles.into_iter().collect::<Vec<_>>())
+                first_names(&others),
+                first_names(&shut.roles.into_iter().collect::<Vec<_>>())
             ))
             .hint(
                 "cut all of them over at the same time; or let them log in from now on: stop `walferry migrate`, and \
@@ -137,7 +137,7 @@ async fn still_shut(sides: &Sides) -> Result<Option<String>> {
         if !left.unfinished.is_empty() {
             return Ok(Some(format!(
                 "roles stay NOLOGIN on the target until databases {} are done, too; at once: {by_hand}",
-                some(&left.unfinished)
+                first_names(&left.unfinished)
             )));
         }
         if Instant::now() >= deadline {
@@ -170,7 +170,7 @@ async fn followed(sides: &Sides, names: Vec<String>) -> Result<Vec<String>> {
 
 async fn cutover_database(
     sides: &Sides,
-    wanted: &Wanted,
+    wanted: &CutoverRequest,
     stop: watch::Receiver<bool>,
     mut told: impl FnMut(&DoneStep),
 ) -> Result<CutoverStatus> {

@@ -3,6 +3,7 @@
 use tokio::time::Instant;
 use tokio_postgres::Client;
 
+use crate::catalog::{SequenceValues, Table};
 use crate::config::Keyless;
 use crate::error::{Definite, Failure, Result, Side};
 use crate::migrate::attempt::Attempt;
@@ -10,10 +11,9 @@ use crate::migrate::filter::moved;
 use crate::migrate::uncarried::Again;
 use crate::migrate::{publications, sequences, source_failed};
 use crate::pg::Sql;
-use crate::source::catalog::{SequenceValues, Table};
-use crate::source::{self, catalog};
+use crate::{catalog, source};
 
-use super::sessions::some;
+use super::sessions::first_names;
 
 /// What was carried, and what was not.
 #[derive(Debug)]
@@ -48,7 +48,7 @@ impl Attempt<'_> {
         let mut names: Vec<String> = again.iter().map(ToString::to_string).collect();
         names.sort();
         Err(Definite::new(format!("the source has no free {missing}"))
-            .detail(format!("tables that are copied again need one: {}", some(&names)))
+            .detail(format!("tables that are copied again need one: {}", first_names(&names)))
             .hint(format!("free one, or raise {setting}; then run `walferry cutover` again"))
             .into())
     }
@@ -72,14 +72,14 @@ impl Attempt<'_> {
         warnings.extend(self.validate_again(deadline).await?);
         let missing = missing_sequences(&target, &sequences).await?;
         if !missing.is_empty() {
-            warnings.push(format!("sequences that the target does not have: {}", some(&missing)));
+            warnings.push(format!("sequences that the target does not have: {}", first_names(&missing)));
         }
         if self.migration.contents.keyless == Keyless::Ignore {
             let tables = moved(&self.source_tables().await?, &self.migration.filter, &self.row.dbname);
             let ignored = tables.iter().filter(|table| is_ignored(table)).map(|table| table.name.to_string());
             let ignored: Vec<String> = ignored.collect();
             if !ignored.is_empty() {
-                let names = some(&ignored);
+                let names = first_names(&ignored);
                 warnings.push(format!("tables whose updates and deletes are missing on the target: {names}"));
             }
         }

@@ -15,6 +15,7 @@ use tokio::process::Command;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_postgres::Client;
 
+use crate::catalog::OtherSession;
 use crate::config::{FenceCommands, FenceKind};
 use crate::error::{Definite, Failure, Result, Side, Transient};
 use crate::limits::{
@@ -22,13 +23,12 @@ use crate::limits::{
 };
 use crate::migrate::source_failed;
 use crate::pg::Sql;
-use crate::source::catalog::OtherSession;
-use crate::source::{self, catalog};
 use crate::wire::{ConnInfo, control};
+use crate::{catalog, source};
 
 use super::Fence;
 use super::held::HOLDING;
-use super::sessions::{self, Fate, some};
+use super::sessions::{self, Fate, first_names};
 
 /// Where a fence's command finds the name of the database that it is for.
 const DATABASE_VARIABLE: &str = "WALFERRY_DATABASE";
@@ -108,7 +108,7 @@ async fn refuse_read_only(client: &Client) -> Result<()> {
         };
         let resets: Vec<String> = default.exempt.iter().map(reset).collect();
         return Err(Definite::new("roles of the source are exempt from the fence")
-            .detail(format!("default_transaction_read_only is off for: {}", some(&roles)))
+            .detail(format!("default_transaction_read_only is off for: {}", first_names(&roles)))
             .hint(format!("on the source, then `walferry cutover` again:\n{}", resets.join("\n")))
             .into());
     }
@@ -134,7 +134,7 @@ async fn refuse_subscriptions(client: &Client) -> Result<()> {
     let disable: Vec<String> = enabled.iter().map(disable).collect();
     let disable = disable.join(" ");
     Err(Definite::new("subscriptions of the source write to it: no fence keeps them from that")
-        .detail(some(&enabled))
+        .detail(first_names(&enabled))
         .hint(format!("{disable} in that database, then run `walferry cutover` again; make them on the target afterwards"))
         .into())
 }
@@ -213,7 +213,7 @@ async fn wait_begun(client: &Client) -> Result<()> {
         }
         if began.elapsed() >= FENCE_SESSIONS_WAIT {
             return Err(Definite::new("sessions of the source take long to begin: they could go on writing")
-                .detail(some(&left))
+                .detail(first_names(&left))
                 .hint("see what their clients wait for, then run `walferry cutover` again")
                 .into());
         }
@@ -369,7 +369,7 @@ async fn end_read_only_sessions(client: &Client, fence: &Fence) -> Result<Vec<St
     let warning = || {
         format!(
             "sessions that began while the source was fenced are read only until they connect again: {}",
-            some(&sessions::named(&left))
+            first_names(&sessions::named(&left))
         )
     };
     Ok(if left.is_empty() { Vec::new() } else { vec![warning()] })

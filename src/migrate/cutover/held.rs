@@ -21,11 +21,11 @@ use crate::limits::FENCE_LOCK_TIMEOUT;
 use crate::migrate::source_failed;
 use crate::migrate::uncarried::Again;
 use crate::pg::{Oid, QualifiedName, Sql};
-use crate::source::{self, catalog};
 use crate::wire::ConnInfo;
+use crate::{catalog, source};
 
 use super::fence::connect_as;
-use super::sessions::{named, some};
+use super::sessions::{first_names, named};
 use super::written;
 
 /// The `application_name` of the session that holds them.
@@ -88,7 +88,7 @@ impl Held {
     pub(super) async fn refuse_written(&self) -> Result<()> {
         let waiting = catalog::waiting_for_me(&self.client).await.map_err(source_failed)?;
         if !waiting.is_empty() {
-            let who = some(&named(&waiting));
+            let who = first_names(&named(&waiting));
             return Err(written(&format!(
                 "sessions that wait to write to tables which are copied at cutover: {who}"
             )));
@@ -96,7 +96,7 @@ impl Held {
         for Open { oid, name, rows: before } in &self.open {
             let writing = catalog::writing_to(&self.client, *oid).await.map_err(source_failed)?;
             if !writing.is_empty() {
-                let who = some(&named(&writing));
+                let who = first_names(&named(&writing));
                 return Err(written(&format!("sessions that write to table {name}: {who}")));
             }
             if rows(&self.client, name).await? != *before {

@@ -35,14 +35,14 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_postgres::Client;
 
-use crate::apply::Request;
-use crate::apply::store::{RelationRow, RelationState, Store};
+use crate::catalog::{self, SequenceValues, Table, TableKind};
 use crate::config::FenceKind;
 use crate::error::{Definite, Failure, Result, Side, Transient};
 use crate::limits::{REQUEST_POLL, UNFENCED_WATCH};
 use crate::pg::{SourceLsn, Sql};
-use crate::source::catalog::{self, SequenceValues, Table, TableKind};
 use crate::status::TableState;
+use crate::store::Request;
+use crate::store::{RelationRow, RelationState, Store};
 
 use super::attempt::Attempt;
 use super::pairing::Recorded;
@@ -52,11 +52,11 @@ use super::{Phase, fenced, source_failed};
 pub use ask::cutover;
 pub(super) use fence::lower;
 pub(super) use record::Fence;
-pub use record::{CutoverState, CutoverStatus, DoneStep, Step, Wanted};
+pub use record::{CutoverRequest, CutoverState, CutoverStatus, CutoverStep, DoneStep};
 
 use fence::Before;
 use held::Held;
-use sessions::some;
+use sessions::first_names;
 
 /// What `walferry.request` calls it.
 pub(super) const COMMAND: &str = "cutover";
@@ -68,7 +68,7 @@ pub(super) const FENCED: &str = "default_transaction_read_only = on";
 #[derive(Debug)]
 pub(super) struct Cutover {
     id: i64,
-    wanted: Wanted,
+    wanted: CutoverRequest,
     status: CutoverStatus,
     began: Instant,
     fenced_at: Option<Instant>,
@@ -93,7 +93,7 @@ pub(super) struct Cutover {
 }
 
 impl Cutover {
-    fn new(id: i64, wanted: Wanted, status: CutoverStatus) -> Self {
+    fn new(id: i64, wanted: CutoverRequest, status: CutoverStatus) -> Self {
         Self {
             id,
             wanted,
@@ -169,7 +169,7 @@ impl Attempt<'_> {
         while let Some(request) = self.store().next_request().await? {
             let (wanted, refusal) = match wanted(&request) {
                 Ok(wanted) => (wanted, None),
-                Err(refusal) => (Wanted::default(), Some(refusal)),
+                Err(refusal) => (CutoverRequest::default(), Some(refusal)),
             };
             let cutover = Cutover::new(request.id, wanted, CutoverStatus::default());
             if self.store().take(request.id, &cutover.answer()).await? {
@@ -221,9 +221,9 @@ impl Attempt<'_> {
         self.under_way().seen = self.be_seen().await?;
         self.source = Arc::new(self.migration.sides.source_client().await?);
         let client = self.refuse_cutover(synced).await?;
-        self.stepped(Step::Check, &mut began).await?;
+        self.stepped(CutoverStep::Check, &mut began).await?;
         self.fence(&client).await?;
-        self.stepped(Step::Fence, &mut began).await?;
+        self.stepped(CutoverStep::Fence, &mut began).await?;
         self.drain(&client).await?;
         // Somebody may have redefined one while the fence went up.
         let tables = self.look_at_source_tables(true).await?;
@@ -232,14 +232,14 @@ impl Attempt<'_> {
             let version = self.under_way().schema_version.clone();
             self.refuse_later_schema_drift(&client, &version).await?;
         }
-        self.stepped(Step::Drain, &mut began).await?;
+        self.stepped(CutoverStep::Drain, &mut began).await?;
         let sequences = self.carry(&client).await?;
-        self.stepped(Step::Carry, &mut began).await?;
+        self.stepped(CutoverStep::Carry, &mut began).await?;
         self.prove(&client, &sequences).await?;
-        self.stepped(Step::Prove, &mut began).await
+        self.stepped(CutoverStep::Prove, &mut began).await
     }
 
-    async fn stepped(&mut self, step: Step, began: &mut Instant) -> Result<()> {
+    async fn stepped(&mut self, step: CutoverStep, began: &mut Instant) -> Result<()> {
         let seconds = began.elapsed().as_secs_f64();
         self.under_way().status.steps.push(DoneStep { step, seconds });
         tracing::info!(seconds, "{}", step.as_str());
@@ -279,7 +279,7 @@ impl Attempt<'_> {
         if !readable.unreadable.is_empty() {
             let names: Vec<String> = readable.unreadable.iter().map(ToString::to_string).collect();
             return Err(Definite::new("sequences of the source cannot be read")
-                .detail(some(&names))
+                .detail(first_names(&names))
                 .hint(format!(
                     "on the source, then `walferry cutover` again:\n{}",
                     Sql::new("GRANT SELECT ON SEQUENCE ")
@@ -321,7 +321,10 @@ impl Attempt<'_> {
         let shown = snapshot.database(&self.row.dbname).map_or(&[][..], |database| &database.tables);
         left.extend(shown.iter().filter(|t| t.state == TableState::Failed).map(|t| t.name.to_string()));
         if !left.is_empty() {
-            return Err(Definite::new("tables are not copied").detail(some(&left)).hint(WHEN_SYNCED).into());
+            return Err(Definite::new("tables are not copied")
+                .detail(first_names(&left))
+                .hint(WHEN_SYNCED)
+                .into());
         }
         self.refuse_redefined(&tables).await?;
         let relations = self.store().relations().await?;
@@ -336,7 +339,7 @@ impl Attempt<'_> {
             return Ok(());
         }
         Err(Definite::new("tables of the source are not followed, or not on the target")
-            .detail(some(&missing))
+            .detail(first_names(&missing))
             .hint(
                 "they were made after the migration began, or dropped on the target; make them there and have them \
                  followed, as README says under \"DDL on the source\", or drop them on the source",
@@ -355,7 +358,7 @@ impl Attempt<'_> {
         Err(Definite::new(
             "prepared transactions wait on the source: no fence keeps them from being committed",
         )
-        .detail(some(&ids))
+        .detail(first_names(&ids))
         .hint("COMMIT PREPARED or ROLLBACK PREPARED them, then run `walferry cutover` again")
         .into())
     }
@@ -386,7 +389,8 @@ impl Attempt<'_> {
             if writers.is_empty() {
                 return Ok(());
             }
-            self.under_way().waits_for = format!("open transactions of the source: {}", some(&writers));
+            self.under_way().waits_for =
+                format!("open transactions of the source: {}", first_names(&writers));
             sleep(REQUEST_POLL).await;
         }
     }
@@ -443,7 +447,7 @@ impl Attempt<'_> {
         self.refuse_prepared(client).await?;
         let writers = self.writers(client).await?;
         if !writers.is_empty() {
-            return Err(written(&format!("open transactions that have written: {}", some(&writers))));
+            return Err(written(&format!("open transactions that have written: {}", first_names(&writers))));
         }
         let mark = catalog::mark_wal(client).await.map_err(source_failed)?;
         self.wait_applied(mark).await;
@@ -595,7 +599,7 @@ impl Attempt<'_> {
         };
         let left = match left.filter(|left| left.id == request.id) {
             Some(left) => left,
-            None => Cutover::new(request.id, Wanted::default(), status(&self.row.dbname, &request)?),
+            None => Cutover::new(request.id, CutoverRequest::default(), status(&self.row.dbname, &request)?),
         };
         let ended = || Definite::new("the engine ended during the cutover").hint(AGAIN);
         let cause = left.status.error.clone().map_or_else(ended, Definite::from);
@@ -629,7 +633,7 @@ pub(super) fn left_on_source(dbname: &str, fence: &Fence) -> Option<String> {
     read_only.then(|| format!("{FENCED} of database {dbname:?} (to undo it: {})", undo()))
 }
 
-fn wanted(request: &Request) -> Result<Wanted, Definite> {
+fn wanted(request: &Request) -> Result<CutoverRequest, Definite> {
     let known = (request.command == COMMAND).then(|| serde_json::from_value(request.arguments.clone()).ok());
     known.flatten().ok_or_else(|| {
         Definite::new("the engine does not know this request")

@@ -11,7 +11,7 @@ use crate::limits::CUTOVER_TIMEOUT_MAX;
 
 /// What the operator wants.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Wanted {
+pub struct CutoverRequest {
     /// What keeps the source from being written to.
     pub fence: FenceKind,
     /// It is refused when the target is further behind, in bytes of WAL.
@@ -63,7 +63,7 @@ pub enum CutoverState {
 /// A step of a cutover.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Step {
+pub enum CutoverStep {
     /// It can be done.
     Check,
     /// Nobody writes to the source any more.
@@ -80,7 +80,7 @@ pub enum Step {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct DoneStep {
     /// Which.
-    pub step: Step,
+    pub step: CutoverStep,
     /// What it took.
     pub seconds: f64,
 }
@@ -107,7 +107,7 @@ pub struct CutoverError {
     pub hint: String,
 }
 
-impl Wanted {
+impl CutoverRequest {
     /// As configured.
     pub fn new(config: &Config) -> Self {
         Self {
@@ -140,7 +140,7 @@ impl CutoverStatus {
     }
 }
 
-impl Step {
+impl CutoverStep {
     /// For people.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -187,7 +187,7 @@ mod tests {
         let fence =
             Fence { kind: FenceKind::ReadOnly, previous: Some("off".to_owned()), since: "now".to_owned() };
         let status = CutoverStatus {
-            steps: vec![DoneStep { step: Step::Fence, seconds: 0.25 }],
+            steps: vec![DoneStep { step: CutoverStep::Fence, seconds: 0.25 }],
             source_lsn: Some("0/1D2A3F8".to_owned()),
             fence: Some(fence),
             error: Some((&Definite::new("no").hint("do this")).into()),
@@ -202,7 +202,7 @@ mod tests {
 
     #[test]
     fn what_an_operator_wants_is_read_again() {
-        let wanted = Wanted {
+        let wanted = CutoverRequest {
             fence: FenceKind::None,
             lag_bytes_max: 7,
             timeout_ms: 1_500,
@@ -211,8 +211,8 @@ mod tests {
         };
         let stored = serde_json::to_value(&wanted).expect("it can be written");
         assert_eq!(stored["fence"], "none");
-        assert_eq!(serde_json::from_value::<Wanted>(stored).expect("it can be read"), wanted);
+        assert_eq!(serde_json::from_value::<CutoverRequest>(stored).expect("it can be read"), wanted);
         assert_eq!(wanted.timeout(), Duration::from_millis(1_500));
-        assert_eq!(Wanted { timeout_ms: u64::MAX, ..wanted }.timeout(), CUTOVER_TIMEOUT_MAX);
+        assert_eq!(CutoverRequest { timeout_ms: u64::MAX, ..wanted }.timeout(), CUTOVER_TIMEOUT_MAX);
     }
 }

@@ -14,10 +14,10 @@
 //!
 //! One that applies what another server sends is no scheduler: it is at rest only until the next change comes.
 
+use crate::catalog::{self, OtherSession};
 use crate::error::Definite;
 use crate::limits::CUTOVER_NAMES_MAX;
 use crate::pg::Sql;
-use crate::source::catalog::{self, OtherSession};
 
 /// What becomes of a session that began before the fence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,7 +72,7 @@ pub(super) fn staying(sessions: &[OtherSession]) -> Option<String> {
         format!(
             "background workers of the source stay, and the fence does not reach them: what they write from now on stays \
              there: {}",
-            some(&named(sessions))
+            first_names(&named(sessions))
         )
     })
 }
@@ -92,7 +92,7 @@ pub(super) fn not_ended(left: &[OtherSession], me: &str) -> Definite {
         format!("have them end, as their role or as an administrator: {end} {AGAIN}")
     };
     Definite::new("sessions of the source cannot be ended: they could go on writing")
-        .detail(some(&named(left)))
+        .detail(first_names(&named(left)))
         .hint(hint)
 }
 
@@ -110,7 +110,7 @@ fn name(session: &OtherSession) -> String {
 }
 
 /// The first of some names.
-pub(super) fn some(names: &[String]) -> String {
+pub(super) fn first_names(names: &[String]) -> String {
     let more = names.len().saturating_sub(CUTOVER_NAMES_MAX);
     let shown = names[..names.len() - more].join(", ");
     if more > 0 { format!("{shown} and {more} more") } else { shown }

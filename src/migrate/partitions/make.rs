@@ -8,25 +8,25 @@ use std::collections::HashSet;
 
 use tokio_postgres::Client;
 
+use crate::catalog::Table;
 use crate::error::{Failure, Result, Side};
 use crate::limits::PARTITION_LOCK_TIMEOUT;
 use crate::migrate::attempt::Attempt;
 use crate::pg::{QualifiedName, Sql};
 use crate::source;
-use crate::source::catalog::Table;
 
 use super::hierarchy::Hierarchy;
 
 /// What has to be done on the target for one partition.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Wanted {
+pub(super) struct PartitionWork {
     /// To be made, those above before those below.
     made: Vec<QualifiedName>,
     /// To be attached, those below before those above.
     attached: Vec<QualifiedName>,
 }
 
-impl Wanted {
+impl PartitionWork {
     /// `path` leads from the partition to the topmost table, as on the source.
     pub(super) fn of(path: &[QualifiedName], there: &HashSet<QualifiedName>, of_target: &Hierarchy) -> Self {
         let below = path.split_last().map_or(&[][..], |(_, below)| below);
@@ -70,7 +70,7 @@ impl Attempt<'_> {
                 continue;
             }
             let of_target = Hierarchy::read(&self.target, Side::Target).await?;
-            let wanted = Wanted::of(&path, &there, &of_target);
+            let wanted = PartitionWork::of(&path, &there, &of_target);
             match self.make_partition(&wanted, &of_source, &of_target).await {
                 Ok(()) => taken.push(table),
                 Err(Refused::Other(failure)) => return Err(failure),
@@ -88,7 +88,7 @@ impl Attempt<'_> {
 
     pub(super) async fn make_partition(
         &self,
-        wanted: &Wanted,
+        wanted: &PartitionWork,
         of_source: &Hierarchy,
         of_target: &Hierarchy,
     ) -> Result<(), Refused> {
@@ -164,7 +164,7 @@ pub(super) fn detach(parent: &QualifiedName, name: &QualifiedName) -> Sql {
 }
 
 /// Detaches what the source does not have there any more: it is kept, beside the table.
-fn room(wanted: &Wanted, of_source: &Hierarchy, of_target: &Hierarchy) -> Sql {
+fn room(wanted: &PartitionWork, of_source: &Hierarchy, of_target: &Hierarchy) -> Sql {
     let mut sql = Sql::default();
     for parent in wanted.attached.iter().filter_map(|name| of_source.parent(name)) {
         for name in of_target.below(parent).filter(|name| of_source.parent(name) != Some(parent)) {
@@ -200,9 +200,9 @@ mod tests {
         let check = |there: &[&str], of_target: &[(&str, &str)], made: &[&str], attached: &[&str]| {
             let path = ["leaf", "middle", "root"].map(name);
             let there = there.iter().map(|of| name(of)).collect();
-            let found = Wanted::of(&path, &there, &Hierarchy::example(of_target));
+            let found = PartitionWork::of(&path, &there, &Hierarchy::example(of_target));
             let names = |names: &[&str]| names.iter().map(|of| name(of)).collect::<Vec<_>>();
-            assert_eq!(found, Wanted { made: names(made), attached: names(attached) }, "{there:?}");
+            assert_eq!(found, PartitionWork { made: names(made), attached: names(attached) }, "{there:?}");
         };
         check(&["root"], &[], &["middle", "leaf"], &["leaf", "middle"]);
         check(&["root", "middle"], &[("middle", "root")], &["leaf"], &["leaf"]);

@@ -10,18 +10,18 @@ use std::collections::HashSet;
 
 use tokio::time::timeout;
 
-use crate::apply::AsCopied;
-use crate::apply::store::RelationRow;
 use crate::config::Ddl;
 use crate::error::{Definite, Result, Side};
 use crate::limits::{PARTITION_DROP_WAIT, PARTITION_LOCK_TIMEOUT};
 use crate::migrate::attempt::Attempt;
 use crate::migrate::source_failed;
 use crate::pg::{QualifiedName, Sql};
-use crate::source::{self, catalog};
+use crate::store::AsCopied;
+use crate::store::RelationRow;
+use crate::{catalog, source};
 
 use super::hierarchy::Hierarchy;
-use super::make::{Refused, Wanted, detach, existing};
+use super::make::{PartitionWork, Refused, detach, existing};
 
 /// The tables of the migration, and how partitions hang together on the source and on the target.
 struct Hierarchies {
@@ -42,7 +42,7 @@ impl Attempt<'_> {
         for name in names.iter().filter(|name| of_source.parent(name).is_some() && on_target.contains(*name))
         {
             let path = of_source.upwards(name);
-            let wanted = Wanted::of(&path, &path.iter().cloned().collect(), &of_target);
+            let wanted = PartitionWork::of(&path, &path.iter().cloned().collect(), &of_target);
             match self.make_partition(&wanted, &of_source, &of_target).await {
                 Ok(()) => {}
                 Err(Refused::Other(failure)) => return Err(failure),

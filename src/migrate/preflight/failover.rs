@@ -6,7 +6,8 @@
 
 use super::report::listed;
 use super::{Finding, hints};
-use crate::source::catalog::{ServerFacts, SlotInfo};
+use crate::catalog::ServerFacts;
+use crate::source::SlotInfo;
 
 const ID: &str = "source-failover";
 

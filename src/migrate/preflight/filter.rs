@@ -4,10 +4,10 @@ use std::collections::HashSet;
 
 use super::report::{counted, listed};
 use super::{Finding, PreflightInput, Report, Sides};
+use crate::catalog::{self, Reference, Table};
 use crate::error::Side;
 use crate::migrate::filter::broken;
 use crate::pg::Oid;
-use crate::source::catalog::{self, Reference, Table};
 
 pub(super) async fn check(
     report: &mut Report,

@@ -1,7 +1,7 @@
 //! How things are set where somebody else runs the server. Each hint is a command, or a line for each command.
 
+use crate::catalog::{Provider, Table};
 use crate::pg::{QualifiedName, Sql, shell_word};
-use crate::source::catalog::{Provider, Table};
 
 /// How `wal_level` becomes `logical`.
 pub(super) fn wal_level(provider: Provider) -> String {

@@ -3,8 +3,8 @@
 
 use super::report::counted;
 use super::{Finding, Report, Sides, hints};
+use crate::catalog::{self, Table};
 use crate::error::Side;
-use crate::source::catalog::{self, Table};
 
 const ID: &str = "source-locks";
 

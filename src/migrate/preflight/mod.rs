@@ -30,13 +30,13 @@ mod target;
 
 use tokio_postgres::Client;
 
+use crate::catalog::{self, ServerFacts, Table};
 use crate::config::{Contents, Method, TableFilter};
 use crate::error::Side;
 use crate::migrate::filter::moved;
 use crate::migrate::uncarried;
 use crate::pg::{ServerVersion, SlotName};
 use crate::source::Error;
-use crate::source::catalog::{self, ServerFacts, Table};
 
 pub use connections::connections;
 pub(super) use report::listed;
@@ -84,7 +84,7 @@ pub struct PreflightInput {
     /// Tables copied at the same time, each with a session on both sides.
     pub jobs: u64,
     /// What is not to be looked at, and what is not to be surpassed.
-    pub wanted: Wanted,
+    pub wanted: CheckOptions,
     /// The operator has commands that fence the source at cutover.
     pub fence_commands: bool,
     /// There is a place for passwords that have to be made.
@@ -95,7 +95,7 @@ pub struct PreflightInput {
 
 /// What the user wants of the checks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Wanted {
+pub struct CheckOptions {
     /// A target that is older than the source is warned of only.
     pub skip_version_check: bool,
     /// The databases may take so many bytes together.
@@ -134,7 +134,7 @@ impl Default for PreflightInput {
             extension_tables: true,
             pg_dump: PgDump::NotLooked,
             jobs: 1,
-            wanted: Wanted::default(),
+            wanted: CheckOptions::default(),
             fence_commands: false,
             passwords_kept: true,
             together: Vec::new(),

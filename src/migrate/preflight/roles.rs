@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 
 use super::report::{counted, listed};
 use super::{Finding, PreflightInput, Report, Sides, hints};
+use crate::catalog::{self, Role};
 use crate::error::Side;
 use crate::migrate::roles::{LeftOut, is_carried, leaves, left_out};
 use crate::pg::Sql;
 use crate::source::Error;
-use crate::source::catalog::{self, Role};
 
 pub(super) async fn check(report: &mut Report, sides: &Sides<'_>, input: &PreflightInput) {
     let there = match catalog::roles(sides.target).await {

@@ -2,11 +2,11 @@
 
 use super::report::counted;
 use super::{Finding, PreflightInput, Report, Sides};
-use crate::apply::store::Store;
 use crate::config::Method;
 use crate::error::{Failure, Result, Side};
 use crate::migrate::Phase;
 use crate::migrate::schema_drift::{Look, NOT_RECORDED};
+use crate::store::Store;
 
 const ID: &str = "source-schema-drift";
 
@@ -47,7 +47,7 @@ async fn look(sides: &Sides<'_>, input: &PreflightInput) -> Result<Vec<Finding>>
         return Ok(vec![Finding::ok(ID, subject, cause)]);
     }
     let count = counted(drift.len(), "object");
-    let finding = |drift: &crate::apply::SchemaDrift| {
+    let finding = |drift: &crate::store::SchemaDrift| {
         let cause = format!(
             "{} on the source since the start, and not on the target: {count} like this; cutover is refused",
             drift.change.as_str()

@@ -3,14 +3,13 @@
 use super::failover::failover;
 use super::report::{counted, listed, size};
 use super::{Finding, PgDump, PreflightInput, Report, Severity, Sides, hints, standby};
+use crate::catalog::{self, Database, PreparedTransaction, ServerFacts, WritingTransaction};
 use crate::error::Side;
 use crate::limits::LONG_TRANSACTION;
 use crate::migrate::creation::create_statement;
 use crate::pg::{ServerVersion, Sql};
 use crate::source::Dialect;
-use crate::source::catalog::{
-    self, Database, PreparedTransaction, ServerFacts, SlotInfo, WritingTransaction,
-};
+use crate::source::SlotInfo;
 
 pub(super) async fn check(report: &mut Report, sides: &Sides<'_>, input: &PreflightInput) {
     let (source, target) = (&sides.source_facts, &sides.target_facts);

@@ -4,12 +4,10 @@ use std::collections::{BTreeSet, HashMap};
 
 use super::report::{counted, listed, size};
 use super::{Finding, PreflightInput, Report, Sides, hints, names};
+use crate::catalog::{self, ExtensionTable, OtherContents, Persistence, Sequence, ServerFacts, Table};
 use crate::error::Side;
 use crate::pg::{QualifiedName, ReplicaIdentity, Sql};
 use crate::source::Error;
-use crate::source::catalog::{
-    self, ExtensionTable, OtherContents, Persistence, Sequence, ServerFacts, Table,
-};
 
 /// `tables`: all, whose definition is carried; `moved`: those whose rows are, too.
 pub(super) async fn check(

@@ -4,16 +4,16 @@ use std::collections::HashSet;
 
 use super::report::{counted, listed, size};
 use super::{Finding, PreflightInput, Report, Sides, hints, search_path};
+use crate::catalog::{
+    self, ChangedCollation, ReplicaTrigger, Role, SessionRoom, Surroundings, Table, TableKind, Unwritable,
+    UserMapping,
+};
 use crate::error::Side;
 use crate::limits::{SOURCE_CONNECTIONS, TARGET_CONNECTIONS};
 use crate::migrate::filter::moved;
 use crate::migrate::roles::is_carried;
 use crate::pg::{QualifiedName, Sql};
 use crate::source::Error;
-use crate::source::catalog::{
-    self, ChangedCollation, ReplicaTrigger, Role, SessionRoom, Surroundings, Table, TableKind, Unwritable,
-    UserMapping,
-};
 
 pub(super) async fn check(report: &mut Report, sides: &Sides<'_>, tables: &[Table], input: &PreflightInput) {
     let total = match input.together.len() {

@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 
 use super::report::{counted, listed};
 use super::{Finding, PreflightInput, Report, Severity, Sides, hints};
-use crate::error::Side;
-use crate::pg::{QualifiedName, Sql};
-use crate::source::Error;
-use crate::source::catalog::{
+use crate::catalog::{
     self, AvailableExtension, DatabaseLocale, Extension, OtherContents, Provider, ReplicaRole,
     SchemaPrivilege, ServerFacts, Stranger, Table, TargetTable,
 };
+use crate::error::Side;
+use crate::pg::{QualifiedName, Sql};
+use crate::source::Error;
 
 pub(super) async fn check(report: &mut Report, sides: &Sides<'_>, tables: &[Table], input: &PreflightInput) {
     if input.target_database_exists {

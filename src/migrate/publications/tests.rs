@@ -1,6 +1,6 @@
 use super::*;
+use crate::catalog::{ExtensionTable, Persistence};
 use crate::pg::ServerVersion;
-use crate::source::catalog::{ExtensionTable, Persistence};
 
 /// A table such as `public.t`; with `partition_of` a leaf of that one; identified by `id` or by nothing.
 fn table(name: &str, kind: TableKind, partition_of: Option<&str>, identified: bool) -> Table {

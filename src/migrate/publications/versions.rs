@@ -9,9 +9,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use tokio_postgres::Client;
 
-use crate::apply::store::{PublishedRow, Store};
 use crate::error::{Result, Side};
 use crate::source;
+use crate::store::{PublishedRow, Store};
 
 /// Stands for a publication itself, among its tables' identifiers: no table has it.
 const ITSELF: u32 = 0;

@@ -8,9 +8,9 @@ use super::grants;
 use super::ownership::Parties;
 use super::settings::{set_all, shown};
 use super::statements::{Refused, Within, execute, log_refused};
+use crate::catalog::{self, Setting};
 use crate::error::{Result, Side};
 use crate::pg::Sql;
-use crate::source::catalog::{self, Setting};
 
 /// Gives the database that `target` is in the properties of the one that `source` is in. Their names may differ.
 ///

@@ -10,10 +10,10 @@ use tokio_postgres::Client;
 
 use super::ownership::Parties;
 use super::statements::{Refused, Within, execute};
+use crate::catalog::{self, DefaultPrivilege, Object, Privilege};
 use crate::error::{Result, Side};
 use crate::pg::Sql;
 use crate::source::Dialect;
-use crate::source::catalog::{self, DefaultPrivilege, Object, Privilege};
 
 /// Makes the privileges on the target's objects what they are on the source: on those that `owners` has the target's
 /// owner of, which must be on both sides. The source may have one without any privilege.
@@ -26,7 +26,7 @@ pub(super) async fn carry(
     let wanted =
         async { catalog::privileges(source).await.map_err(|error| error.into_failure(Side::Source)) };
     let (wanted, found) = tokio::try_join!(wanted, on_target(target))?;
-    let dialect = Dialect::of(source).await.map_err(|error| error.into_failure(Side::Source))?;
+    let dialect = catalog::dialect(source).await.map_err(|error| error.into_failure(Side::Source))?;
     let refused =
         execute(target, &difference(parties, owners, &wanted, &found, dialect), Within::Session).await?;
     // Of a GRANT by somebody who has no grant option, a server makes a notice.
@@ -40,7 +40,7 @@ pub(super) async fn carry_on_database(
     source: (&Client, &Object),
     target: (&Client, &Object),
 ) -> Result<Vec<Refused>> {
-    let dialect = Dialect::of(source.0).await.map_err(|error| error.into_failure(Side::Source))?;
+    let dialect = catalog::dialect(source.0).await.map_err(|error| error.into_failure(Side::Source))?;
     let (_, mut wanted) =
         catalog::database_privileges(source.0).await.map_err(|error| error.into_failure(Side::Source))?;
     wanted.iter_mut().for_each(|privilege| privilege.object.clone_from(target.1));

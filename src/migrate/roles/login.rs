@@ -3,9 +3,9 @@
 use tokio_postgres::Client;
 
 use super::statements::{Refused, Within, attempt, log_refused, run};
-use crate::apply::store::Store;
 use crate::error::Result;
 use crate::pg::Sql;
+use crate::store::Store;
 
 /// The statement that lets a role log in.
 pub(in crate::migrate) fn login(role: &str) -> Sql {

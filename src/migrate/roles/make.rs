@@ -9,10 +9,10 @@ use tokio_postgres::Client;
 use super::passwords::PasswordFile;
 use super::settings::set_all;
 use super::statements::{Refused, Within, attempt, execute};
+use crate::catalog::{Role, Setting, UserFacts};
 use crate::config::Secret;
 use crate::error::Result;
 use crate::pg::{ServerVersion, Sql};
-use crate::source::catalog::{Role, Setting, UserFacts};
 
 /// What makes roles.
 pub(super) struct Maker<'a> {

@@ -35,10 +35,10 @@ use std::path::PathBuf;
 
 use tokio_postgres::Client;
 
-use crate::apply::store::Store;
+use crate::catalog::{self, Membership, Role};
 use crate::error::{Result, Side};
 use crate::pg::Sql;
-use crate::source::catalog::{self, Membership, Role};
+use crate::store::Store;
 
 pub use database::{carry_database, carry_search_path};
 pub use ownership::{carry_objects, carry_owners};

@@ -17,9 +17,9 @@ use tokio_postgres::Client;
 
 use super::statements::{Refused, Within, execute, log_refused};
 use super::{carried, grants, on_both};
+use crate::catalog::{self, Object, ObjectKind, Owned};
 use crate::error::{Result, Side};
 use crate::pg::Sql;
-use crate::source::catalog::{self, Object, ObjectKind, Owned};
 
 /// Gives what is there to the owners that it has on the source: before the functions of indexes run.
 ///
@@ -106,7 +106,7 @@ impl Parties {
         owners: &BTreeSet<&str>,
         refused: &mut Vec<Refused>,
     ) -> Result<Self> {
-        let dialect = crate::source::Dialect::of(target).await;
+        let dialect = catalog::dialect(target).await;
         let options = dialect.map_err(|error| error.into_failure(Side::Target))?.self_grant();
         let missing = owners.iter().filter(|owner| self.both.contains(**owner) && !self.may_own(owner));
         let missing: Vec<&str> = missing.copied().collect();

@@ -5,9 +5,9 @@
 use tokio_postgres::Client;
 
 use super::statements::{Refused, Within, execute};
+use crate::catalog::Setting;
 use crate::error::Result;
 use crate::pg::Sql;
-use crate::source::catalog::Setting;
 
 /// Parameters whose value is a list of quoted names: taken as one literal, it would become a list of one. Extensions
 /// cannot have such.

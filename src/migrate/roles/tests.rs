@@ -1,5 +1,5 @@
 use super::*;
-use crate::source::catalog::MembershipOptions;
+use crate::catalog::MembershipOptions;
 
 fn role(name: &str) -> Role {
     Role {

@@ -9,9 +9,9 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::apply::{RecordedObject, SchemaChange, SchemaDrift};
+use crate::catalog::{SchemaObject, SchemaObjectKey, SchemaObjectKind, Table};
 use crate::pg::{QualifiedName, Sql};
-use crate::source::catalog::{SchemaObject, SchemaObjectKey, SchemaObjectKind, Table};
+use crate::store::{RecordedObject, SchemaChange, SchemaDrift};
 
 use super::defaults::{Defaults, Hierarchy};
 

@@ -3,8 +3,8 @@
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 
+use crate::catalog::{SchemaObject, SchemaObjectKind, Table};
 use crate::pg::{Oid, QualifiedName, Sql};
-use crate::source::catalog::{SchemaObject, SchemaObjectKind, Table};
 
 use super::compare::Differing;
 

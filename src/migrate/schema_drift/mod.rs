@@ -1,7 +1,7 @@
 //! What the stream never brings: indexes, constraints, defaults, views, functions, triggers, rules, sequences, domains and
 //! enums that were made, changed or dropped on the source since the start.
 //!
-//! What the source's were is recorded when the schema is made ([`crate::apply::RecordedObject`]): read before the snapshot
+//! What the source's were is recorded when the schema is made ([`crate::store::RecordedObject`]): read before the snapshot
 //! that is dumped, and once more when the dump is there. `pg_dump` shows some as of its snapshot and some as they are when
 //! it asks, so one that is not the same both times is recorded as uncertain, and counts as changed until the target has
 //! what the source has. The same holds for one that differs when a later run dumps what is left to be made.
@@ -23,13 +23,13 @@ use std::sync::Arc;
 
 use tokio_postgres::Client;
 
-use crate::apply::store::Store;
-use crate::apply::{RecordedObject, SchemaDrift};
+use crate::catalog::{self, SchemaObject, SchemaObjectKey, Table};
 use crate::config::TableFilter;
 use crate::error::{Definite, Result, Side};
 use crate::limits::{FENCE_LOCK_TIMEOUT, SCHEMA_DRIFT_SHOWN_MAX};
 use crate::pg::Sql;
-use crate::source::catalog::{self, SchemaObject, SchemaObjectKey, Table};
+use crate::store::Store;
+use crate::store::{RecordedObject, SchemaDrift};
 
 use super::attempt::Attempt;
 use super::filter::{broken, moved};
@@ -194,7 +194,7 @@ impl Attempt<'_> {
         if !drift.is_empty() && !accepted {
             return Err(refusal(&drift).into());
         }
-        let left = drift.iter().map(|drift| format!("left as it is on the target: {}", told(drift)));
+        let left = drift.iter().map(|drift| format!("left as it is on the target: {}", described(drift)));
         Ok((version, left.collect()))
     }
 
@@ -224,12 +224,12 @@ pub(super) const NOT_RECORDED: &str = "an older Walferry began this migration: w
      then is not known";
 
 /// What an operator is told of one: `index public.by_name made`.
-fn told(drift: &SchemaDrift) -> String {
+fn described(drift: &SchemaDrift) -> String {
     format!("{} {}", drift.object, drift.change.as_str())
 }
 
 fn tell(drift: &[SchemaDrift]) {
-    let objects: Vec<String> = drift.iter().map(told).collect();
+    let objects: Vec<String> = drift.iter().map(described).collect();
     if objects.is_empty() {
         tracing::info!("the target has what was made and changed on the source");
     } else {
@@ -245,7 +245,7 @@ fn tell(drift: &[SchemaDrift]) {
 
 fn refusal(drift: &[SchemaDrift]) -> Definite {
     let shown = &drift[..drift.len().min(SCHEMA_DRIFT_SHOWN_MAX)];
-    let objects: Vec<String> = shown.iter().map(told).collect();
+    let objects: Vec<String> = shown.iter().map(described).collect();
     let statements: Vec<&str> = shown.iter().map(|drift| drift.statement.trim_end_matches(';')).collect();
     let more = drift.len() - shown.len();
     let more = if more == 0 { String::new() } else { format!("; and {more} more: `walferry status --json`") };

@@ -4,11 +4,11 @@ use std::collections::HashSet;
 
 use tokio_postgres::{Client, SimpleQueryMessage};
 
+use crate::catalog::{SchemaObject, SchemaObjectKey, SchemaObjectKind};
 use crate::error::Result;
 use crate::migrate::target_failed;
 use crate::pg::Sql;
 use crate::source;
-use crate::source::catalog::{SchemaObject, SchemaObjectKey, SchemaObjectKind};
 
 /// Those of the pairs, a source's view and the target's, that are the same view. The target makes each for a moment, as a
 /// temporary view; one that it refuses is not the same.

@@ -6,13 +6,13 @@
 use tokio::time::Instant;
 use tokio_postgres::error::SqlState;
 
-use crate::apply::store::RelationState;
+use crate::catalog::{self, ExtensionTable};
 use crate::error::{Failure, Result, Side};
 use crate::migrate::attempt::Attempt;
 use crate::migrate::{snapshot, source_failed};
 use crate::pg::{QualifiedName, Sql};
 use crate::source;
-use crate::source::catalog::{self, ExtensionTable};
+use crate::store::RelationState;
 
 use super::Again;
 

@@ -6,7 +6,7 @@
 
 use tokio_postgres::Client;
 
-use crate::apply::store::ChangedIdentity;
+use crate::catalog::Table;
 use crate::config::Keyless;
 use crate::error::{Definite, Failure, Result, Side};
 use crate::limits::{IDENTITY_LOCK_TIMEOUT, IDENTITY_RETRY_PAUSE, IDENTITY_TRIES_MAX};
@@ -14,7 +14,7 @@ use crate::migrate::attempt::Attempt;
 use crate::migrate::report::objects_on_source;
 use crate::pg::{QualifiedName, RelationId, ReplicaIdentity, Sql};
 use crate::source;
-use crate::source::catalog::Table;
+use crate::store::ChangedIdentity;
 
 impl Attempt<'_> {
     /// The source's `tables`, which are about to be published, with the identities that they are to have.

@@ -32,19 +32,19 @@ use tokio::time::Instant;
 use tokio_postgres::Client;
 
 use crate::apply::Tables;
-use crate::apply::store::{RelationRow, RelationState};
+use crate::catalog::{self, ExtensionTable, Table, TableKind};
 use crate::config::{Contents, Keyless};
 use crate::error::{Result, Side, Transient};
 use crate::pg::{QualifiedName, SourceLsn};
 use crate::source;
-use crate::source::catalog::{self, ExtensionTable, Table, TableKind};
+use crate::store::{RelationRow, RelationState};
 
 pub use identities::{before, put_back};
 pub use views::Which;
 
 use super::attempt::Attempt;
 use super::copy::Copy;
-use super::late::announced;
+use super::late_copy::announced;
 use super::objects::statements_until;
 use super::pairing::Listed;
 use super::{foreign_keys, publications, snapshot, source_failed};

@@ -89,7 +89,7 @@ impl Token {
         Some(Self { key, hash })
     }
 
-    fn is(&self, given: &[u8]) -> bool {
+    fn matches(&self, given: &[u8]) -> bool {
         hmac::verify(&self.key, given, self.hash.as_ref()).is_ok()
     }
 
@@ -99,11 +99,11 @@ impl Token {
         let Some(space) = value.iter().position(|&byte| byte == b' ') else { return false };
         let (scheme, given) = (&value[..space], value[space..].trim_ascii());
         if scheme.eq_ignore_ascii_case(b"bearer") || scheme.eq_ignore_ascii_case(b"aivenv1") {
-            return self.is(given);
+            return self.matches(given);
         }
         let decoded = STANDARD.decode(given).ok().filter(|_| scheme.eq_ignore_ascii_case(b"basic"));
         let password = |text: Vec<u8>| text.splitn(2, |&byte| byte == b':').nth(1).map(<[u8]>::to_vec);
-        decoded.and_then(password).is_some_and(|password| self.is(&password))
+        decoded.and_then(password).is_some_and(|password| self.matches(&password))
     }
 }
 

@@ -20,7 +20,7 @@ use crate::assemble::{AssembleError, Assembler, Change};
 use crate::limits::{QUEUE_COST_MAX, TICK};
 use crate::pg::{QualifiedName, Relation, RelationId, ReplicaIdentity, SlotName, SystemId, TimelineId};
 use crate::proto::{Begin, Commit, Insert, LogicalMessage, Message, Tuple, TupleValue};
-use crate::source::catalog::SlotInfo;
+use crate::source::SlotInfo;
 use crate::source::gap::{Expected, refuse_gap};
 use crate::source::history::TimelineHistory;
 use crate::source::replication::Identity;

@@ -1,6 +1,6 @@
 use super::*;
+use crate::catalog::TableColumn;
 use crate::pg::Oid;
-use crate::source::catalog::TableColumn;
 
 use SchemaChange::{Changed, Dropped, Made};
 use SchemaObjectKind::{

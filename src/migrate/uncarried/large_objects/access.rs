@@ -8,9 +8,9 @@ use std::collections::{BTreeSet, HashMap};
 use tokio_postgres::{Client, Row};
 
 use super::failure;
+use crate::catalog;
 use crate::error::{Result, Side};
 use crate::pg::{ServerVersion, Sql};
-use crate::source::catalog;
 
 /// `pg_largeobject_metadata m`: its owner, and what others may do: privilege, `*` with GRANT OPTION, a space, the role's
 /// name, which is empty for all.

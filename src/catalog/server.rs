@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use tokio_postgres::Client;
 
+use super::ask;
 use crate::pg::{PgTimestamp, ServerVersion, Sql, SystemId, TimelineId};
-use crate::source::{Dialect, Error, ask};
+use crate::source::{Dialect, Error};
 
 /// A server, as seen from one session of it.
 #[derive(Debug, Clone, PartialEq)]

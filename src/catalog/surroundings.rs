@@ -3,8 +3,9 @@
 
 use tokio_postgres::Client;
 
+use super::{ask, dialect};
 use crate::pg::{QualifiedName, Sql};
-use crate::source::{Dialect, Error, ask};
+use crate::source::{Dialect, Error};
 
 /// What stands around the tables of the current database; members of extensions aside.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -100,7 +101,7 @@ impl LockRoom {
 /// # Errors
 /// When the server does not answer.
 pub async fn surroundings(client: &Client) -> Result<Surroundings, Error> {
-    let dialect = Dialect::of(client).await?;
+    let dialect = dialect(client).await?;
     let mut found =
         Surroundings { replica_triggers: replica_triggers(client).await?, ..Surroundings::default() };
     for (kind, name) in named(client).await? {
@@ -148,7 +149,7 @@ pub async fn session_room(client: &Client) -> Result<SessionRoom, Error> {
 /// # Errors
 /// When the server does not answer.
 pub async fn lock_room(client: &Client) -> Result<LockRoom, Error> {
-    let dialect = Dialect::of(client).await?;
+    let dialect = dialect(client).await?;
     // One more is the launcher of autovacuum.
     let sql = Sql::new("SELECT (sum(setting::int8) FILTER (WHERE name = 'max_locks_per_transaction'))::int8 AS each, ")
         .text("1 + (sum(setting::int8) FILTER (WHERE name <> 'max_locks_per_transaction'))::int8 AS sessions ")

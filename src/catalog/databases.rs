@@ -3,8 +3,9 @@
 use tokio_postgres::Client;
 
 use super::server::DatabaseLocale;
+use super::{ask, dialect};
 use crate::pg::Sql;
-use crate::source::{Dialect, Error, ask};
+use crate::source::Error;
 
 /// A database, as any session of its cluster sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,7 +37,7 @@ pub async fn all_databases(client: &Client) -> Result<Vec<Database>, Error> {
          d.datconnlimit AS connections_max, pg_encoding_to_char(d.encoding)::text AS encoding, \
          d.datcollate::text AS collate, d.datctype::text AS ctype, to_jsonb(d) ->> 'daticurules' AS icu_rules, ",
     )
-    .text(Dialect::of(client).await?.locale())
+    .text(dialect(client).await?.locale())
     .text(" FROM pg_database d ORDER BY d.datname::text COLLATE \"C\"");
     let rows = ask::rows(client, "the cluster's databases", &sql, &[]).await?;
     rows.iter().map(database).collect()

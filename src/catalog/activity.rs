@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use tokio_postgres::Client;
 
+use super::ask;
 use crate::pg::{Sql, Xid};
-use crate::source::{Error, ask};
+use crate::source::Error;
 
 /// A transaction with an identifier of its own: it has written, or will.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -10,11 +10,11 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::apply::Tables;
-use crate::apply::store::{RelationRow, RelationState};
+use crate::catalog::{self, Generated, Table, TableKind};
 use crate::error::{Result, Side, Transient};
 use crate::limits::COPY_ROUNDS_MAX;
 use crate::pg::{Column, QualifiedName, Relation, RelationId};
-use crate::source::catalog::{self, Generated, Table, TableKind};
+use crate::store::{RelationRow, RelationState};
 
 use super::attempt::{Attempt, relation_row};
 use super::copy::{Copy, origin};

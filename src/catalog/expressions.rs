@@ -2,9 +2,10 @@
 
 use tokio_postgres::Client;
 
+use super::ask;
 use crate::limits::EXPRESSION_TRIAL_MILLISECONDS_MAX;
 use crate::pg::{QualifiedName, Sql};
-use crate::source::{Error, ask};
+use crate::source::Error;
 
 /// An expression of an index, a CHECK constraint of a table or of a column's domain, a partition key or a column's default or
 /// computed value that calls functions of users or extensions.

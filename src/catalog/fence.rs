@@ -2,8 +2,9 @@
 
 use tokio_postgres::{Client, SimpleQueryMessage};
 
+use super::ask;
 use crate::pg::{Oid, SourceLsn, Sql};
-use crate::source::{Error, ask};
+use crate::source::Error;
 
 /// The database's `default_transaction_read_only`.
 #[derive(Debug, Clone, PartialEq, Eq)]

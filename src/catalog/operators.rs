@@ -8,8 +8,9 @@ use std::collections::HashMap;
 
 use tokio_postgres::Client;
 
+use super::ask;
 use crate::pg::{QualifiedName, Sql};
-use crate::source::{Error, ask};
+use crate::source::Error;
 
 /// Equality operators of btree operator classes, and how types lead to them.
 #[derive(Debug)]

@@ -5,8 +5,9 @@ use std::collections::{HashMap, HashSet};
 use tokio_postgres::Client;
 
 use super::extensions::{self, ExtensionTable};
+use super::{ask, dialect};
 use crate::pg::{Oid, QualifiedName, ReplicaIdentity, Sql};
-use crate::source::{Dialect, Error, ask};
+use crate::source::{Dialect, Error};
 
 /// A table of a user: neither of the system, nor Walferry's own, nor temporary; of an extension's, those alone that it has
 /// for its users' rows.
@@ -219,7 +220,7 @@ pub async fn tables_unsized(client: &Client) -> Result<Vec<Table>, Error> {
 }
 
 async fn tables_with(client: &Client, sizes: &'static str) -> Result<Vec<Table>, Error> {
-    let dialect = Dialect::of(client).await?;
+    let dialect = dialect(client).await?;
     let sql = Sql::new(
         "SELECT c.oid, n.nspname::text AS schema, c.relname::text AS name, c.relkind::text AS kind, \
          c.relpersistence::text AS persistence, c.relreplident::text AS replica_identity, c.relispartition, \

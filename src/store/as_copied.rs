@@ -15,7 +15,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::source::catalog::{Table, TableColumn};
+use crate::catalog::{Table, TableColumn};
 
 /// A table's definition at the snapshot of its copy, or as it was found later to hold the same rows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -3,9 +3,10 @@
 use tokio_postgres::Client;
 
 use super::tables::{Generated, Identity};
+use super::{ask, dialect};
 use crate::pg::{Oid, QualifiedName, RelationId, Sql};
 use crate::source::Dialect;
-use crate::source::{Error, ask};
+use crate::source::Error;
 
 /// A table's definition as it is now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,7 +66,7 @@ impl Definition {
 /// # Errors
 /// When the server does not answer.
 pub async fn definition(client: &Client, id: RelationId) -> Result<Option<Definition>, Error> {
-    let dialect = Dialect::of(client).await?;
+    let dialect = dialect(client).await?;
     // The columns first: a table that is rewritten in between then has another file than what they say goes with.
     let columns = columns(client, dialect, id).await?;
     let sql = Sql::new(

@@ -9,8 +9,9 @@ use std::str::FromStr;
 
 use tokio_postgres::Client;
 
+use super::ask;
 use crate::pg::Sql;
-use crate::source::{Error, ask};
+use crate::source::Error;
 
 /// A kind of object, as ALTER has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

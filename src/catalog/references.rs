@@ -4,8 +4,9 @@ use std::collections::HashSet;
 
 use tokio_postgres::Client;
 
+use super::ask;
 use crate::pg::{Oid, QualifiedName, Sql};
-use crate::source::{Error, ask};
+use crate::source::Error;
 
 /// A foreign key.
 #[derive(Debug, Clone, PartialEq, Eq)]

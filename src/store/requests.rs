@@ -8,8 +8,8 @@
 use serde_json::Value;
 use tokio_postgres::types::ToSql;
 
-use super::session::{advisory, of_holders};
-use super::store::{Store, failure};
+use super::lock::{advisory, lock_name, of_holders};
+use super::{Store, failure};
 use crate::error::Result;
 use crate::limits::REQUEST_STALE_AFTER;
 use crate::pg::Sql;
@@ -144,7 +144,7 @@ impl Store<'_> {
 
     /// Whether an engine is at work: it holds the migration's lock, or shows itself otherwise.
     pub async fn engine_runs(&self) -> Result<bool> {
-        let names = [super::session::lock_name(self.name()), at_work(self.name())];
+        let names = [lock_name(self.name()), at_work(self.name())];
         let holders = of_holders("a.pid", &[names[0].as_str(), names[1].as_str()]);
         let sql = Sql::new("SELECT EXISTS (").sql(&holders).text(")");
         Ok(self.one(sql.as_str(), &[]).await?.get(0))

@@ -22,25 +22,28 @@
 //!
 //! Nothing else is needed to go on: a run may end on one machine and go on from another.
 
+mod as_copied;
+mod definitions;
 mod leftovers;
+pub(crate) mod lock;
 mod progress;
+mod requests;
 mod roles;
-
 use std::collections::HashMap;
 
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::PgLsn;
 use tokio_postgres::{Client, Row};
 
+use crate::catalog::{self, Stranger};
 use crate::config::{Method, Selection};
 use crate::error::{Definite, Failure, Result, Side};
 use crate::limits::ROWS_PER_STATEMENT;
 use crate::pg::{Oid, PgTimestamp, QualifiedName, RelationId, SlotName, SourceLsn, Sql, SystemId};
-use crate::source;
-use crate::source::catalog::Stranger;
 
-use super::as_copied::AsCopied;
-use super::definitions;
+pub use as_copied::{AsCopied, Drift};
+pub use definitions::{RecordedObject, SchemaChange, SchemaDrift};
+pub use requests::Request;
 
 /// Bumped when the tables below change in a way that an older Walferry cannot live with.
 const FORMAT: i32 = 1;
@@ -303,7 +306,7 @@ impl<'a> Store<'a> {
 
     /// Who else's the schema, or anything that is read in it, is.
     pub async fn stranger(&self) -> Result<Option<Stranger>> {
-        let found = source::catalog::stranger_with_our_schema(self.client).await;
+        let found = catalog::stranger_with_our_schema(self.client).await;
         found.map_err(|error| error.into_failure(Side::Target))
     }
 
@@ -749,7 +752,7 @@ pub(super) fn failure(error: tokio_postgres::Error) -> Failure {
     if matches!(error.code(), Some(&SqlState::UNDEFINED_TABLE | &SqlState::INVALID_SCHEMA_NAME)) {
         return forgotten(error.as_db_error().map_or("", |error| error.message())).into();
     }
-    source::Error::new("the schema walferry", error).into_failure(Side::Target)
+    crate::source::Error::new("the schema walferry", error).into_failure(Side::Target)
 }
 
 /// What a migration was begun with is not there any more. To begin afresh would leave its slot on the source, and count as

@@ -4,8 +4,9 @@ use std::collections::HashMap;
 
 use tokio_postgres::Client;
 
+use super::{ask, dialect};
 use crate::pg::Sql;
-use crate::source::{Dialect, Error, ask};
+use crate::source::Error;
 
 /// An extension of the current database.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -137,7 +138,7 @@ pub async fn available_extensions(client: &Client) -> Result<Vec<AvailableExtens
         "SELECT x.name::text AS name, x.default_version, array_agg(v.version) AS versions, \
          coalesce(bool_or(v.version = x.default_version AND ",
     )
-    .text(Dialect::of(client).await?.trusted())
+    .text(dialect(client).await?.trusted())
     .text(
         "), false) AS trusted FROM pg_available_extensions x JOIN pg_available_extension_versions v \
          ON v.name = x.name GROUP BY 1, 2 ORDER BY 1",

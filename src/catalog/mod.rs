@@ -8,6 +8,7 @@
 //! ACCESS EXCLUSIVE on one of them keeps the answer waiting, for as long as `lock_timeout` allows.
 
 mod activity;
+mod ask;
 mod contents;
 mod databases;
 mod definitions;
@@ -27,6 +28,10 @@ mod slots;
 mod surroundings;
 mod tables;
 mod target;
+
+use tokio_postgres::Client;
+
+use crate::source::{Dialect, Error};
 
 pub use activity::{
     PreparedTransaction, WritingTransaction, has_committed, prepared_transactions, writing_transactions,
@@ -65,7 +70,7 @@ pub use sequences::{Sequence, SequenceOwner, SequenceValue, SequenceValues, sequ
 pub use server::{
     DatabaseLocale, Provider, ServerFacts, UserFacts, clock, server_facts, server_version, system_id,
 };
-pub use slots::{ReplicationRoom, SlotInfo, current_wal, replication_room, slot, slots, wal_senders_used};
+pub use slots::{ReplicationRoom, current_wal, replication_room, slot, slots, wal_senders_used};
 pub use surroundings::{
     ChangedCollation, LockRoom, ReplicaTrigger, SessionRoom, Surroundings, UntrustedFunction, Unwritable,
     UserMapping, forced_row_security, language_names, lock_room, session_room, surroundings,
@@ -76,3 +81,11 @@ pub use tables::{
     table_now, tables, tables_by_id, tables_unsized,
 };
 pub use target::{KeyColumn, TargetColumn, TargetTable, index_columns, target_table, target_tables};
+
+/// What the server behind this session understands.
+///
+/// # Errors
+/// When the server does not answer.
+pub async fn dialect(client: &Client) -> Result<Dialect, Error> {
+    Ok(Dialect::new(server_version(client).await?))
+}

@@ -2,9 +2,10 @@
 
 use tokio_postgres::Client;
 
+use super::{ask, dialect};
 use crate::limits::SEQUENCES_PER_QUERY;
 use crate::pg::{Oid, QualifiedName, Sql};
-use crate::source::{Dialect, Error, ask};
+use crate::source::Error;
 
 /// A user's sequence.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -114,7 +115,7 @@ pub async fn sequence_values(client: &Client) -> Result<SequenceValues, Error> {
             found.unreadable.push(sequence.name);
         }
     }
-    let locks = !Dialect::of(client).await?.refuses_views();
+    let locks = !dialect(client).await?.refuses_views();
     for some in readable.chunks(SEQUENCES_PER_QUERY) {
         match read(client, some, locks).await? {
             Some(values) => found.values.extend(values),

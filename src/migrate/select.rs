@@ -11,12 +11,12 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_postgres::Client;
 
-use crate::apply::store::{MigrationRow, Store};
+use crate::catalog::{self, Database};
 use crate::config::{Method, Selection, TableFilter, TablePattern};
 use crate::error::{Definite, Failure, Result, Side};
 use crate::limits::DATABASES_LOOKED_AT;
 use crate::pg::QualifiedName;
-use crate::source::catalog::{self, Database};
+use crate::store::{MigrationRow, Store};
 
 use super::{Phase, Sides, source_failed};
 
@@ -79,7 +79,7 @@ pub(super) struct Looked {
 ///
 /// # Errors
 /// When a side cannot be reached; a usage error when nothing is left, or the source lacks a database that is named.
-pub(super) async fn choose(sides: &Sides, given: &Selection) -> Result<Choice> {
+pub(super) async fn select(sides: &Sides, given: &Selection) -> Result<Choice> {
     let on_source = async {
         let source = sides.source_client().await?;
         catalog::all_databases(&source).await.map_err(source_failed)
@@ -144,7 +144,7 @@ fn done_without_source(looked: Vec<Looked>, given: &Selection) -> Option<Choice>
 /// The source's databases that `selection` takes; at least one.
 ///
 /// # Errors
-/// As [`choose`].
+/// Same as [`select`].
 pub(super) async fn selected(
     sides: &Sides,
     on_source: &[Database],
@@ -459,7 +459,7 @@ async fn holds_anything(sides: &Sides) -> Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::source::catalog::DatabaseLocale;
+    use crate::catalog::DatabaseLocale;
 
     fn database(name: &str) -> Database {
         Database {

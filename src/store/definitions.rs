@@ -8,11 +8,11 @@
 use serde::{Deserialize, Serialize};
 use tokio_postgres::types::ToSql;
 
-use super::store::{Store, damaged, failure};
+use super::{Store, damaged, failure};
+use crate::catalog::{SchemaObject, SchemaObjectKey, SchemaObjectKind};
 use crate::error::Result;
 use crate::limits::ROWS_PER_STATEMENT;
 use crate::pg::{Oid, QualifiedName};
-use crate::source::catalog::{SchemaObject, SchemaObjectKey, SchemaObjectKind};
 
 /// Makes the table, where it is not there yet.
 pub(super) const CREATE: &str = "

@@ -2,8 +2,9 @@
 
 use tokio_postgres::Client;
 
+use super::{ask, dialect};
 use crate::pg::{Oid, QualifiedName, Sql};
-use crate::source::{Dialect, Error, ask};
+use crate::source::Error;
 
 /// A member of a publication for which the source may reject UPDATE and DELETE.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,7 +21,7 @@ pub struct Unidentified {
 /// # Errors
 /// When the server does not answer.
 pub async fn unidentified(client: &Client, publication: &str) -> Result<Vec<Unidentified>, Error> {
-    let dialect = Dialect::of(client).await?;
+    let dialect = dialect(client).await?;
     let with_generated = if dialect.rejects_generated_identity() { "" } else { "false AND " };
     let sql = Sql::new(
         "WITH RECURSIVE below AS (SELECT r.prrelid AS member, r.prrelid AS oid FROM pg_publication_rel r \

@@ -6,8 +6,9 @@ use tokio_postgres::Client;
 
 use super::operators::Operators;
 use super::tables::{self, Index, Scope, TableColumn, TableKind};
+use super::{ask, dialect};
 use crate::pg::{Oid, QualifiedName, Sql};
-use crate::source::{Dialect, Error, ask};
+use crate::source::Error;
 
 /// A table to write to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -102,7 +103,7 @@ pub async fn index_columns(
 }
 
 async fn read(client: &Client, scope: Scope<'_>) -> Result<Vec<TargetTable>, Error> {
-    let dialect = Dialect::of(client).await?;
+    let dialect = dialect(client).await?;
     // Nothing is indexed by confrelid: what asks for each table goes through all constraints each time.
     let sql = Sql::new(
         "SELECT c.oid, n.nspname::text AS schema, c.relname::text AS name, c.relkind::text AS kind, \

@@ -2,8 +2,9 @@
 
 use tokio_postgres::Client;
 
+use super::ask;
 use crate::pg::{QualifiedName, Sql};
-use crate::source::{Error, ask};
+use crate::source::Error;
 
 /// What a database holds that replication does not carry; members of extensions aside.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

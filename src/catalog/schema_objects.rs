@@ -14,8 +14,9 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use tokio_postgres::Client;
 
+use super::{ask, dialect};
 use crate::pg::{Oid, QualifiedName, QuotedName, Sql};
-use crate::source::{Dialect, Error, ask};
+use crate::source::Error;
 
 /// What an object is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -200,7 +201,7 @@ impl fmt::Display for SchemaObjectKey {
 /// # Errors
 /// When the server does not answer.
 pub async fn schema_objects(client: &Client) -> Result<Vec<SchemaObject>, Error> {
-    let dialect = Dialect::of(client).await?;
+    let dialect = dialect(client).await?;
     let sql = Sql::new("WITH relation AS (")
         .text(RELATIONS)
         .text("), type AS (")

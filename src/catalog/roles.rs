@@ -5,9 +5,10 @@ use std::collections::HashMap;
 
 use tokio_postgres::Client;
 
+use super::{ask, dialect};
 use crate::config::Secret;
 use crate::pg::Sql;
-use crate::source::{Dialect, Error, ask};
+use crate::source::Error;
 
 /// A role of the cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,7 +86,7 @@ pub async fn roles(client: &Client) -> Result<Vec<Role>, Error> {
          rolcanlogin, rolreplication, rolbypassrls, rolconnlimit, rolvaliduntil::text AS valid_until, \
          shobj_description(oid, 'pg_authid') AS comment, pg_has_role(oid, 'USAGE') AS inherited, ",
     )
-    .text(Dialect::of(client).await?.assumable())
+    .text(dialect(client).await?.assumable())
     .text(" AS assumable FROM pg_roles ORDER BY rolname");
     let rows = ask::rows(client, "the roles", &sql, &[]).await?;
     let role = |row: &ask::Answer| {
@@ -138,7 +139,7 @@ pub async fn memberships(client: &Client) -> Result<Vec<Membership>, Error> {
     let sql = Sql::new(
         "SELECT r.rolname::text AS role, u.rolname::text AS member, bool_or(m.admin_option) AS admin, ",
     )
-    .text(Dialect::of(client).await?.membership_options())
+    .text(dialect(client).await?.membership_options())
     .text(
         " FROM pg_auth_members m JOIN pg_roles r ON r.oid = m.roleid JOIN pg_roles u ON u.oid = m.member \
          GROUP BY 1, 2 ORDER BY 1, 2",

@@ -19,13 +19,13 @@ use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 use crate::apply::TargetSession;
-use crate::apply::store::{MigrationRow, RelationRow, RelationState};
+use crate::catalog::{self, Generated, Table, TableColumn, TableKind};
 use crate::config::Method;
 use crate::error::{Definite, Failure, Result, Side, Transient};
 use crate::limits::{TABLES_LOCK_TIMEOUT, TABLES_LOCK_TRIES_MAX};
 use crate::pg::{QualifiedName, SourceLsn, Sql};
 use crate::source;
-use crate::source::catalog::{self, Generated, Table, TableColumn, TableKind};
+use crate::store::{MigrationRow, RelationRow, RelationState};
 use crate::wire::{ConnInfo, ServerError, Session, SessionOptions};
 
 use super::attempt::{Attempt, Ended, gone, relation_row};

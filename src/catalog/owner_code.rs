@@ -2,8 +2,9 @@
 
 use tokio_postgres::Client;
 
+use super::ask;
 use crate::pg::Sql;
-use crate::source::{Error, ask};
+use crate::source::Error;
 
 /// A function that is neither the server's nor an extension's; or one of the server's that runs SQL which it gets as text.
 #[derive(Debug, Clone, PartialEq, Eq)]
