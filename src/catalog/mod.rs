@@ -1,8 +1,9 @@
 //! What the catalogs of a server say: facts, slots, tables, sequences, extensions.
 //!
-//! Works on servers 10 to 18, source or target; what differs between versions is in [`Dialect`](super::Dialect). Every question is
+//! Works on servers 10 to 18, source or target; what differs between versions is in [`Dialect`]. Every question is
 //! independent: inside a transaction with a snapshot the answers agree with each other, outside they are each true
-//! at their own moment. A table that goes away in between is left out.
+//! at their own moment. A table that goes away in between is left out. Questions change nothing and rely on
+//! `search_path = pg_catalog` alone.
 //!
 //! Sizes are asked of the storage, which takes an ACCESS SHARE lock on each table for a moment: a session that holds
 //! ACCESS EXCLUSIVE on one of them keeps the answer waiting, for as long as `lock_timeout` allows.

@@ -1,13 +1,12 @@
-//! What is asked of the source, and the stream of its changes.
+//! The stream of the source's changes, and whether it can go on.
 //!
 //! | module | what it does |
 //! |---|---|
-//! | [`catalog`] | questions over plain SQL sessions; many are asked of the target too |
 //! | [`replication`] | the walsender session: slot, snapshot, stream |
 //! | [`gap`] | whether the stream can go on without losing a change |
 //! | [`Dialect`] | what differs between servers 10 and 18 |
 //!
-//! Questions change nothing and rely on `search_path = pg_catalog` alone. Who connects, and when, is decided elsewhere.
+//! Who connects, and when, is decided elsewhere.
 
 mod dialect;
 mod error;
