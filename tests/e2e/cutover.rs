@@ -260,7 +260,7 @@ async fn writers_until_the_fence() {
     let totals = "SELECT (SELECT sum FROM a_grand_total) || ' ' || (SELECT count(*) FROM orders)";
     let totals = pair.target_value(totals).await;
     assert_eq!(totals.split(' ').next(), totals.split(' ').nth(1), "{totals}");
-    compared::assert_readme_finds_them_equal(pair).await;
+    compared::assert_compare_sql_finds_them_equal(pair).await;
     after_done(pair).await;
 }
 

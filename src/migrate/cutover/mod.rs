@@ -342,7 +342,7 @@ impl Attempt<'_> {
             .detail(first_names(&missing))
             .hint(
                 "they were made after the migration began, or dropped on the target; make them there and have them \
-                 followed, as README says under \"DDL on the source\", or drop them on the source",
+                 followed, as docs/ddl.md says, or drop them on the source",
             )
             .into())
     }

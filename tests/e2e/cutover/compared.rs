@@ -1,4 +1,4 @@
-//! The comparison that README offers.
+//! What the documents give to be pasted.
 
 use std::process::Stdio;
 
@@ -8,25 +8,25 @@ use walferry::wire::{ConnInfo, Environment, control};
 
 use super::super::harness::{DATABASE, Pair};
 
-/// `compare.sql`, run on both sides as README says, has to find them equal.
-pub async fn assert_readme_finds_them_equal(pair: &Pair) {
-    let readme = include_str!("../../../README.md");
-    let from = readme.split("`compare.sql` counts").nth(1).and_then(|rest| rest.split("```sql\n").nth(1));
-    let script = from.and_then(|rest| rest.split("```").next()).expect("README has the script");
+/// `compare.sql`, run on both sides as docs/cutover.md says, has to find them equal.
+pub async fn assert_compare_sql_finds_them_equal(pair: &Pair) {
+    let document = include_str!("../../../docs/cutover.md");
+    let from = document.split("`compare.sql` counts").nth(1).and_then(|rest| rest.split("```sql\n").nth(1));
+    let script = from.and_then(|rest| rest.split("```").next()).expect("the script");
     let source = run(&pair.cluster.source, script).await;
     assert!(source.contains("public.orders|"), "{source}");
     assert_eq!(source, run(&pair.cluster.target, script).await);
 }
 
-/// What README says to start afresh, with this database for its own: the statements that empty the target.
+/// What docs/failures.md says to start afresh, with this database for its own: the statements that empty the target.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn readme_starts_afresh() {
+async fn starting_afresh() {
     let pair = Pair::start().await;
     pair.source("SET ROLE app_owner; CREATE TABLE t (a int PRIMARY KEY); INSERT INTO t VALUES (1)").await;
     pair.migrate().arguments(&["--until", "synced"]).run().await.assert(0, &["streaming"]);
-    let readme = include_str!("../../../README.md");
+    let document = include_str!("../../../docs/failures.md");
     let block =
-        readme.split("**Start afresh**").nth(1).and_then(|rest| rest.split("```sh\n").nth(1)).unwrap();
+        document.split("\n## Start afresh\n").nth(1).and_then(|rest| rest.split("```sh\n").nth(1)).unwrap();
     let lines: Vec<&str> = block.split("```").next().unwrap().lines().collect();
     let [remove, psql, migrate] = lines[..] else { panic!("{lines:?}") };
     assert_eq!((remove, migrate), ("walferry remove --force --database shop", "walferry migrate"));
