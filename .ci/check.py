@@ -195,6 +195,7 @@ def readme(program):
     configuration()
     environment()
     picture()
+    modules()
     for name in documents():
         text = read(name)
         links(name, text)
@@ -269,10 +270,21 @@ def what_is_typed(name, text, help_texts):
 
 
 def places(name, text):
-    """Every file and folder that a document names exists."""
-    for place in re.findall(r"`((?:src|tests|proto-tests|fixtures|benches|docker|docs|\.ci)/[\w./-]*)`", text):
+    """Every file and folder that a document names exists, but for those of PostgreSQL."""
+    for place in re.findall(r"`((?:src(?!/backend/)|tests|proto-tests|fixtures|benches|docker|docs|\.ci)/[\w./-]*)`", text):
         if not (ROOT / place).exists():
             fault(f"{name}: {place} does not exist")
+
+
+def modules():
+    """The modules of ARCHITECTURE.md, and their order, are those that the test of the order knows."""
+    test = "proto-tests/tests/module_order.rs"
+    order = re.search(r"const ORDER: &\[&str\] = &\[(.*?)\];", read(test), re.S)
+    order = re.findall(r'"(\w+)"', order.group(1)) if order else []
+    listed = [re.findall(r"`src/(\w+)/`", row.get("module", "")) for row in rows(read("ARCHITECTURE.md"))]
+    listed = [name for names in listed for name in names]
+    if not order or listed != order:
+        fault(f"ARCHITECTURE.md has the modules {listed}, {test} has {order}")
 
 
 def monitoring():
