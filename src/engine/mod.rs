@@ -13,6 +13,7 @@
 //! Not here: when to run again, and what a migration is.
 
 mod lag;
+mod memory;
 mod monitor;
 mod progress;
 mod reader;
@@ -23,7 +24,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, timeout};
 use tokio_postgres::Client;
@@ -47,6 +48,7 @@ pub use progress::{Progress, Reached};
 pub use reader::{Ahead, recognise};
 pub use state::Finish;
 
+use memory::Memory;
 use reader::Incoming;
 use state::{Effect, Event, Positions, State};
 use worker::Worker;
@@ -115,16 +117,14 @@ pub async fn run(
     }
     let (reader, writer) = stream;
     let (sender, incoming) = mpsc::channel(READER_QUEUE_MAX);
-    let memory = Arc::new(Semaphore::new(run.queue_cost_max));
+    let memory = Memory::new(run.queue_cost_max);
     let mut readers = JoinSet::new();
     let assembler = Assembler::going_on(&run.resume).sent_empty(run.sends_empty);
     let assembler = match &run.spill {
         Some(spill) => assembler.streaming(spill.clone()),
         None => assembler,
     };
-    let memory_of_reader = reader::Memory { permits: Arc::clone(&memory), cost_max: run.queue_cost_max };
-    let reading =
-        reader::read(reader, assembler, memory_of_reader, run.ahead.clone(), sender, run.metrics.clone());
+    let reading = reader::read(reader, assembler, memory, run.ahead.clone(), sender, run.metrics.clone());
     readers.spawn(reading.in_current_span());
     let shell = Shell {
         state: State::new(run.resume, run.confirm_delay, run.run_to).with_copies_of(run.copied),
@@ -136,7 +136,6 @@ pub async fn run(
         marks: JoinSet::new(),
         mark_failed: false,
         writer,
-        memory,
         run,
     };
     let ended = shell.run(incoming, stop).await;
@@ -161,7 +160,6 @@ struct Shell {
     /// The last one could not be made.
     mark_failed: bool,
     writer: CopyBothWriter,
-    memory: Arc<Semaphore>,
 }
 
 impl Shell {
@@ -236,7 +234,6 @@ impl Shell {
                 Effect::Report(positions) => self.report(positions, positions.confirmed).await?,
                 Effect::Answer(positions) => self.report(positions, SourceLsn::ZERO).await?,
                 Effect::Mark => self.mark(),
-                Effect::Release(cost) => self.memory.add_permits(cost),
                 Effect::Finish(finish) => return Ok(Some(finish)),
             }
         }
@@ -359,7 +356,7 @@ impl Shell {
 
 fn event(incoming: Incoming) -> Result<Event, Ended> {
     match incoming {
-        Incoming::Segment(segment) => Ok(Event::Received(segment)),
+        Incoming::Segment(segment, held) => Ok(Event::Received(segment, held)),
         Incoming::GaveUp => Ok(Event::GaveUp),
         Incoming::Keepalive { wal_end, reply_requested, in_transaction } => {
             Ok(Event::Keepalive { wal_end, reply_requested, in_transaction })

@@ -1,13 +1,13 @@
 //! The task that reads the source's stream: decodes, assembles, and hands segments on.
 //!
-//! It takes a permit for a segment's memory before it hands the segment on, so what is received and not yet applied
-//! is bounded; beyond the bound it stops reading, and the source waits. Status updates do not come from here, so they
+//! It takes hold of a segment's memory before it hands the segment on, so what is received and not yet applied is
+//! bounded; beyond the bound it stops reading, and the source waits. Status updates do not come from here, so they
 //! go out meanwhile. What waits on disk is written and read here, too: only while a thread of the runtime is given to it.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::{block_in_place, yield_now};
 use tokio::time::timeout;
 use tokio_postgres::Client;
@@ -15,7 +15,7 @@ use tokio_postgres::Client;
 use crate::assemble::{AssembleError, Assembler, Segment, TakeError};
 use crate::catalog;
 use crate::error::{Definite, Failure, Side, Transient};
-use crate::limits::{AHEAD_ASK, BEHIND_AFTER, QUEUE_COST_MAX, RECEIVE_TIMEOUT};
+use crate::limits::{AHEAD_ASK, BEHIND_AFTER, RECEIVE_TIMEOUT};
 use crate::pg::{PgTimestamp, Resume, SourceLsn, Xid};
 use crate::proto::{DecodeError, ReplicationFrame};
 use crate::source::gap::other_history;
@@ -23,11 +23,13 @@ use crate::spill::SpillError;
 use crate::status::Metrics;
 use crate::wire::{self, CopyBothReader, Pace};
 
+use super::memory::{Held, Memory};
+
 /// What the reader hands on.
 #[derive(Debug)]
 pub(super) enum Incoming {
-    /// A segment; its permit is given back by whoever applied it.
-    Segment(Segment),
+    /// A segment, and the memory that it takes.
+    Segment(Segment, Held),
     /// What was handed on of the transaction that goes ahead is to be undone.
     GaveUp,
     /// A keepalive, in its place among the segments.
@@ -54,12 +56,10 @@ pub struct Ahead {
     pub copied: SourceLsn,
 }
 
-/// What segments may take.
-pub(super) struct Memory {
-    /// What is left.
-    pub(super) permits: Arc<Semaphore>,
-    /// What there is.
-    pub(super) cost_max: usize,
+/// What one message of the stream completes.
+enum Taken {
+    Segment(Segment),
+    Keepalive { wal_end: SourceLsn, reply_requested: bool, in_transaction: bool },
 }
 
 impl Ahead {
@@ -86,9 +86,7 @@ pub(super) async fn read(
     let mut pace = Pace::default();
     loop {
         let next = if assembler.has_replay() {
-            block_in_place(|| assembler.replay())
-                .map(|segment| segment.map(Incoming::Segment))
-                .map_err(untaken)
+            block_in_place(|| assembler.replay()).map(|segment| segment.map(Taken::Segment)).map_err(untaken)
         } else {
             match next(&mut stream, pace).await {
                 Ok(payload) => {
@@ -104,7 +102,7 @@ pub(super) async fn read(
                 return;
             }
         }
-        let (incoming, last) = match next {
+        let taken = match next {
             Ok(None) => {
                 // A long part of a replay may have been rolled back: who waits for this task gets a chance.
                 if assembler.has_replay() {
@@ -112,14 +110,22 @@ pub(super) async fn read(
                 }
                 continue;
             }
-            Ok(Some(incoming)) => (incoming, false),
-            Err(failed) => (failed, true),
+            Ok(Some(taken)) => taken,
+            Err(failed) => {
+                let _ = out.send(failed).await;
+                return;
+            }
         };
-        let incoming = match incoming {
-            Incoming::Segment(segment) => Incoming::Segment(permitted(segment, &memory).await),
-            other => other,
+        let incoming = match taken {
+            Taken::Segment(segment) => {
+                let held = memory.hold(segment.cost).await;
+                Incoming::Segment(segment, held)
+            }
+            Taken::Keepalive { wal_end, reply_requested, in_transaction } => {
+                Incoming::Keepalive { wal_end, reply_requested, in_transaction }
+            }
         };
-        if out.send(incoming).await.is_err() || last {
+        if out.send(incoming).await.is_err() {
             return;
         }
     }
@@ -173,7 +179,7 @@ async fn take(
     pace: &mut Pace,
     ahead: Option<&Ahead>,
     payload: Bytes,
-) -> Result<Option<Incoming>, Incoming> {
+) -> Result<Option<Taken>, Incoming> {
     let undecodable = |error| Incoming::Failed(undecodable(error));
     match ReplicationFrame::decode(payload).map_err(undecodable)? {
         // Before 14, a server sends nothing in place of an Origin whose name it cannot find.
@@ -193,12 +199,12 @@ async fn take(
                 tracing::debug!(%xid, "a transaction goes ahead of its commit");
                 assembler.go_ahead(data.wal_start, data.sent_at);
             }
-            Ok(segment.map(Incoming::Segment))
+            Ok(segment.map(Taken::Segment))
         }
         ReplicationFrame::PrimaryKeepalive(keepalive) => {
             *pace = Pace::Quiet;
             assembler.passed(keepalive.wal_end).map_err(|error| untaken(error.into()))?;
-            Ok(Some(Incoming::Keepalive {
+            Ok(Some(Taken::Keepalive {
                 wal_end: keepalive.wal_end,
                 reply_requested: keepalive.reply_requested,
                 in_transaction: assembler.in_transaction(),
@@ -220,16 +226,6 @@ fn pace_of(assembler: &Assembler, sent_at: PgTimestamp) -> Pace {
     } else {
         Pace::Quiet
     }
-}
-
-/// Waits until the segment's memory may be held.
-async fn permitted(mut segment: Segment, memory: &Memory) -> Segment {
-    // One row may be larger than the bound: it then has the memory to itself.
-    segment.cost = segment.cost.min(memory.cost_max);
-    let cost = u32::try_from(segment.cost).unwrap_or(u32::MAX);
-    let permit = memory.permits.acquire_many(cost).await.expect("the semaphore is never closed");
-    permit.forget();
-    segment
 }
 
 fn source_failed(error: wire::Error) -> Failure {
@@ -262,5 +258,3 @@ fn out_of_order(error: AssembleError) -> Failure {
 }
 
 const DEFECT: &str = "nothing was skipped; report this with the source's version";
-
-const _: () = assert!(QUEUE_COST_MAX <= u32::MAX as usize);

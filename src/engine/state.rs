@@ -35,11 +35,13 @@ use crate::limits::{
 use crate::pg::{EndLsn, PgTimestamp, Resume, SourceLsn, TargetLsn};
 use crate::plan::Batch;
 
+use super::memory::Held;
+
 /// Something that happened.
 #[derive(Debug)]
 pub enum Event {
-    /// A segment came from the source.
-    Received(Segment),
+    /// A segment came from the source, and the memory that it takes.
+    Received(Segment, Held),
     /// The transaction that goes ahead comes later, as a whole: what was received of it never happened.
     GaveUp,
     /// A keepalive came from the source.
@@ -81,8 +83,6 @@ pub enum Effect {
     Answer(Positions),
     /// Have a transaction made on the source that changes nothing, and comes.
     Mark,
-    /// Let the reader hold this much more.
-    Release(usize),
     /// End the pipeline; an unfinished target transaction is rolled back.
     Finish(Finish),
 }
@@ -115,7 +115,7 @@ pub struct State {
     positions: Positions,
     /// Where the last transaction that changes rows commits, of those received.
     last_change: Option<SourceLsn>,
-    queue: VecDeque<Segment>,
+    queue: VecDeque<(Segment, Held)>,
     /// What the queue costs, and how many changes it has.
     queued: (usize, usize),
     /// What was asked for and is not done, oldest first.
@@ -189,7 +189,14 @@ struct InMemory {
 
 #[derive(Debug)]
 enum UnderWay {
-    Batch { end: Option<EndLsn>, last: Option<Last>, cost: usize, oldest: PgTimestamp, ahead: bool },
+    /// The batch's memory is held until it is done.
+    Batch {
+        end: Option<EndLsn>,
+        last: Option<Last>,
+        held: Held,
+        oldest: PgTimestamp,
+        ahead: bool,
+    },
     Store(EndLsn),
     Abandon,
     Flush,
@@ -269,7 +276,7 @@ impl State {
             UnderWay::Batch { oldest, .. } => Some(*oldest),
             UnderWay::Store(_) | UnderWay::Abandon | UnderWay::Flush => None,
         });
-        oldest.or(self.open).or_else(|| self.queue.front().map(|segment| segment.commit_time))
+        oldest.or(self.open).or_else(|| self.queue.front().map(|(segment, _)| segment.commit_time))
     }
 
     /// Whether the next thing that is to be done goes ahead of its commit: that it fails need not mean anything.
@@ -293,7 +300,7 @@ impl State {
             self.marked_at = self.marked_at.or_else(|| self.known().map(|_| now));
         }
         match event {
-            Event::Received(segment) => self.received(segment),
+            Event::Received(segment, held) => self.received(segment, held),
             Event::GaveUp => self.gave_up(&mut effects),
             Event::Keepalive { wal_end, reply_requested, in_transaction } => {
                 self.positions.received = self.positions.received.max(wal_end);
@@ -302,7 +309,7 @@ impl State {
                 }
                 self.reply_requested |= reply_requested;
             }
-            Event::Done(written) => self.done(written, now, &mut effects),
+            Event::Done(written) => self.done(written, now),
             Event::Tick => {}
             Event::Stop => self.stopping = true,
         }
@@ -314,7 +321,7 @@ impl State {
         effects
     }
 
-    fn received(&mut self, segment: Segment) {
+    fn received(&mut self, segment: Segment, held: Held) {
         self.idle_mark = None;
         if let Some(end) = segment.end {
             assert!(end > self.asked, "a transaction came that is already applied, or being applied");
@@ -326,16 +333,16 @@ impl State {
         }
         self.queued.0 += segment.cost;
         self.queued.1 += segment.changes.len();
-        self.queue.push_back(segment);
+        self.queue.push_back((segment, held));
     }
 
     /// Forgets what is queued of the transaction that went ahead, and undoes what was asked for: it is the last that came.
     fn gave_up(&mut self, effects: &mut Vec<Effect>) {
-        while self.queue.back().is_some_and(|last| last.ahead) {
-            let part = self.queue.pop_back().expect("it was just seen");
+        while self.queue.back().is_some_and(|(last, _)| last.ahead)
+            && let Some((part, _)) = self.queue.pop_back()
+        {
             self.queued.0 -= part.cost;
             self.queued.1 -= part.changes.len();
-            effects.push(Effect::Release(part.cost));
         }
         // With others before it in the queue, what is open is theirs. Undoing it does not wait for a place under way.
         if self.queue.is_empty() && self.open.take().is_some() {
@@ -344,10 +351,10 @@ impl State {
         }
     }
 
-    fn done(&mut self, written: Option<Written>, now: Duration, effects: &mut Vec<Effect>) {
+    fn done(&mut self, written: Option<Written>, now: Duration) {
         let committed = match self.under_way.pop_front().expect("something was under way") {
-            UnderWay::Batch { end, last, cost, .. } => {
-                effects.push(Effect::Release(cost));
+            UnderWay::Batch { end, last, held, .. } => {
+                drop(held);
                 if let Some(last) = last {
                     self.last = Some(last);
                     self.marked_at = Some(now);
@@ -404,13 +411,13 @@ impl State {
     /// Asks for what can be asked for.
     fn proceed(&mut self, now: Duration, effects: &mut Vec<Effect>) {
         while self.may_send(now)
-            && let Some(batch) = self.next_batch()
+            && let Some((batch, held)) = self.next_batch()
         {
             let oldest = batch.segments.first().map_or(PgTimestamp::default(), |first| first.commit_time);
             let (end, last, ahead) = (batch.end(), Last::of(&batch), batch.is_ahead());
             self.asked = end.unwrap_or(self.asked);
             self.open = end.is_none().then_some(oldest);
-            self.under_way.push_back(UnderWay::Batch { end, last, cost: batch.cost, oldest, ahead });
+            self.under_way.push_back(UnderWay::Batch { end, last, held, oldest, ahead });
             effects.push(Effect::Apply(batch));
         }
         if self.open.is_some() || self.under_way.len() >= UNDER_WAY_MAX {
@@ -454,10 +461,11 @@ impl State {
         self.stopping || reaches || self.reached()
     }
 
-    fn next_batch(&mut self) -> Option<Batch> {
+    fn next_batch(&mut self) -> Option<(Batch, Held)> {
         let mut segments: Vec<Segment> = Vec::new();
+        let mut held: Option<Held> = None;
         let (mut cost, mut changes) = (0, 0);
-        while let Some(next) = self.queue.front() {
+        while let Some((next, _)) = self.queue.front() {
             let part = next.is_part();
             if self.is_beyond(next) {
                 break;
@@ -470,13 +478,18 @@ impl State {
             changes += next.changes.len();
             self.queued.0 -= next.cost;
             self.queued.1 -= next.changes.len();
-            segments.extend(self.queue.pop_front());
+            let (next, its) = self.queue.pop_front().expect("it was just seen");
+            segments.push(next);
+            match &mut held {
+                Some(held) => held.merge(its),
+                None => held = Some(its),
+            }
             if part {
                 break;
             }
         }
         let previous = self.asked;
-        (!segments.is_empty()).then_some(Batch { segments, previous, cost })
+        held.map(|held| (Batch { segments, previous, cost }, held))
     }
 
     /// Tells the source, on time or because it asked.
@@ -534,7 +547,7 @@ impl State {
     /// Whether nothing more is to be begun.
     fn reached(&self) -> bool {
         let durable = self.run_to.is_some_and(|run_to| self.positions.durable >= run_to);
-        let next_is_beyond = self.queue.front().is_some_and(|next| self.is_beyond(next));
+        let next_is_beyond = self.queue.front().is_some_and(|(next, _)| self.is_beyond(next));
         self.open.is_none() && (durable || next_is_beyond)
     }
 

@@ -4,11 +4,17 @@
 
 use super::*;
 use crate::assemble::Change;
+use crate::engine::memory::Memory;
 use crate::pg::{CommitLsn, Landmark, Xid};
 
 mod histories;
 
 const DELAY: Duration = Duration::from_secs(30);
+
+thread_local! {
+    /// What the scripts of one test hold: each event has taken its memory before it is fed.
+    static MEMORY: Memory = Memory::new(usize::try_from(u32::MAX).unwrap());
+}
 
 /// A state and its clock; checks the invariants at every step, and writes the effects down in short.
 struct Script {
@@ -39,20 +45,24 @@ impl Script {
         self
     }
 
-    /// Feeds the event, expects the effects.
+    /// Feeds the event, expects the effects; before them, the memory that is given back.
     fn on(&mut self, event: Event, expected: &[&str]) -> &mut Self {
         let what = format!("{event:?}");
         let before = self.state.positions();
+        let (held, finished) = (MEMORY.with(Memory::held), self.state.finished);
         let effects = self.state.on(event, self.now);
+        let released = held - MEMORY.with(Memory::held);
         let after = self.state.positions();
         check_positions(before, after);
-        let effects: Vec<String> = effects.iter().map(short).collect();
+        // After the end, what comes is dropped.
+        let released = (released > 0 && !finished).then(|| format!("release {released}"));
+        let effects: Vec<String> = released.into_iter().chain(effects.iter().map(short)).collect();
         assert_eq!(effects, expected, "after {what} at {:?}: {after:?}", self.now);
         self
     }
 
     fn whole(&mut self, commit_lsn: u64, end: u64, expected: &[&str]) -> &mut Self {
-        self.on(Event::Received(segment(commit_lsn, true, Some(end), 1)), expected)
+        self.on(received(segment(commit_lsn, true, Some(end), 1)), expected)
     }
 
     fn keepalive(&mut self, wal_end: u64, expected: &[&str]) -> &mut Self {
@@ -60,14 +70,14 @@ impl Script {
     }
 
     fn part(&mut self, commit_lsn: u64, first: bool, end: Option<u64>, expected: &[&str]) -> &mut Self {
-        self.on(Event::Received(segment(commit_lsn, first, end, 5)), expected)
+        self.on(received(segment(commit_lsn, first, end, 5)), expected)
     }
 
     /// A part that goes ahead, and has a change.
     fn ahead(&mut self, at: u64, first: bool, expected: &[&str]) -> &mut Self {
         let change = Change::Truncate { relations: Vec::new(), cascade: false, restart_identity: false };
         let part = Segment { ahead: true, changes: vec![change], ..segment(at, first, None, 5) };
-        self.on(Event::Received(part), expected)
+        self.on(received(part), expected)
     }
 
     fn gave_up(&mut self, expected: &[&str]) -> &mut Self {
@@ -154,11 +164,16 @@ fn segment(commit_lsn: u64, first: bool, end: Option<u64>, cost: usize) -> Segme
     }
 }
 
+fn received(segment: Segment) -> Event {
+    let held = MEMORY.with(|memory| memory.hold_now(segment.cost));
+    Event::Received(segment, held)
+}
+
 /// A transaction of so many changes, which cost nothing.
 fn changes(commit_lsn: u64, changes: usize) -> Event {
     let change = Change::Truncate { relations: Vec::new(), cascade: false, restart_identity: false };
     let whole = segment(commit_lsn, true, Some(commit_lsn + 1), 1);
-    Event::Received(Segment { changes: vec![change; changes], ..whole })
+    received(Segment { changes: vec![change; changes], ..whole })
 }
 
 fn keepalive(wal_end: u64, reply_requested: bool, in_transaction: bool) -> Event {
@@ -173,7 +188,7 @@ fn check_positions(before: Positions, after: Positions) {
 }
 
 /// `apply previous: commit_lsn… =end`, `store previous: =end`, `flush`, `report received applied durable confirmed`,
-/// `answer received applied durable`, `mark`, `release cost`.
+/// `answer received applied durable`, `mark`.
 fn short(effect: &Effect) -> String {
     match effect {
         Effect::Apply(batch) => {
@@ -193,7 +208,6 @@ fn short(effect: &Effect) -> String {
             format!("answer {} {} {}", received.get(), applied.get(), durable.get())
         }
         Effect::Mark => "mark".to_owned(),
-        Effect::Release(cost) => format!("release {cost}"),
         Effect::Finish(finish) => format!("finish {finish:?}"),
     }
 }
@@ -269,7 +283,7 @@ fn batches_have_a_bound() {
             effects.extend(script.state.on(done, Duration::ZERO));
             assert!(script.state.under_way.len() <= UNDER_WAY_MAX);
         }
-        assert_eq!(script.state.queued, (0, 0));
+        assert_eq!((script.state.queued, MEMORY.with(Memory::held)), ((0, 0), 0));
         let mut seen = Vec::new();
         for effect in &effects {
             if let Effect::Apply(batch) = effect {
@@ -280,7 +294,7 @@ fn batches_have_a_bound() {
         assert_eq!(seen, batches);
     };
     let of_cost = |costs: &[usize], batches: &[&str]| {
-        let whole = |(&cost, at)| Event::Received(segment(at, true, Some(at + 1), cost));
+        let whole = |(&cost, at)| received(segment(at, true, Some(at + 1), cost));
         check(costs.iter().zip((200..).step_by(10)).map(whole).collect(), batches);
     };
     let (most, half) = (BATCH_COST_MAX, BATCH_COST_MAX / 2);
@@ -304,7 +318,7 @@ fn batches_have_a_bound() {
 #[test]
 fn a_full_batch_leaves_behind_another_and_a_small_one_waits() {
     let mut script = Script::new(100, DELAY);
-    let of_cost = |at, cost| Event::Received(segment(at, true, Some(at + 1), cost));
+    let of_cost = |at, cost| received(segment(at, true, Some(at + 1), cost));
     script.whole(110, 111, &["apply 100: 110 =111"]);
     script.on(of_cost(200, BATCH_COST_MAX - 1), &[]).wait(10).tick(&[]);
     script.on(of_cost(210, 1), &["apply 111: 200 210 =211"]);
@@ -474,7 +488,7 @@ fn confirmations_ripen_in_order() {
     script.tick(&[]);
     let mut apply = |millis: u64, previous: u64, end: u64| {
         script.now = Duration::from_millis(millis);
-        let effects = script.state.on(Event::Received(segment(end - 1, true, Some(end), 1)), script.now);
+        let effects = script.state.on(received(segment(end - 1, true, Some(end), 1)), script.now);
         assert_eq!(short(&effects[0]), format!("apply {previous}: {} ={end}", end - 1));
         let done = script.done(true);
         script.state.on(done, script.now);
@@ -547,7 +561,7 @@ fn known() -> Resume {
 
 /// A transaction that comes again, from where a stream is opened at its commit.
 fn again(commit_lsn: u64, end: u64) -> Event {
-    Event::Received(Segment { comes_again: true, ..segment(commit_lsn, true, Some(end), 1) })
+    received(Segment { comes_again: true, ..segment(commit_lsn, true, Some(end), 1) })
 }
 
 #[test]

@@ -17,6 +17,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::assemble::{AssembleError, Assembler, Change};
+use crate::engine::memory::Memory;
 use crate::limits::{QUEUE_COST_MAX, TICK};
 use crate::pg::{QualifiedName, Relation, RelationId, ReplicaIdentity, SlotName, SystemId, TimelineId};
 use crate::proto::{Begin, Commit, Insert, LogicalMessage, Message, Tuple, TupleValue};
@@ -167,8 +168,8 @@ struct World {
     under_way: VecDeque<Effect>,
     /// What the target did and the engine does not know, oldest first: before all that is under way.
     replies: VecDeque<Option<Written>>,
-    /// The cost of what the engine has received and not released.
-    held: usize,
+    /// What the engine has received and not given back.
+    memory: Memory,
     stopping: bool,
     run_to: Option<SourceLsn>,
     confirm_delay: Duration,
@@ -471,7 +472,7 @@ impl World {
             engine: State::new(resume, confirm_delay, None),
             under_way: VecDeque::new(),
             replies: VecDeque::new(),
-            held: 0,
+            memory: Memory::new(usize::try_from(u32::MAX).unwrap()),
             stopping: false,
             run_to: None,
             confirm_delay,
@@ -503,7 +504,8 @@ impl World {
         self.epoch = if own_clock { self.now } else { Duration::ZERO };
         self.under_way.clear();
         self.replies.clear();
-        (self.held, self.stopping) = (0, false);
+        self.stopping = false;
+        assert_eq!(self.memory.held(), 0, "an engine that is gone holds memory");
         self.check_history(stored.end.position());
     }
 
@@ -597,7 +599,7 @@ impl World {
 
     /// The next message, unless the reader is to hold no more.
     fn deliver(&mut self) {
-        if self.refused || self.held >= QUEUE_COST_MAX || self.deliver_rest() {
+        if self.refused || self.memory.held() >= QUEUE_COST_MAX || self.deliver_rest() {
             return;
         }
         let Some(sent) = self.connection.messages.pop_front() else { return };
@@ -610,9 +612,13 @@ impl World {
         };
         self.connection.sent = self.connection.sent.max(sent.reads_to.unwrap_or(0));
         if let Some(segment) = segment {
-            self.held += segment.cost;
-            self.on(Event::Received(segment));
+            self.receive(segment);
         }
+    }
+
+    fn receive(&mut self, segment: Segment) {
+        let held = self.memory.hold_now(segment.cost);
+        self.on(Event::Received(segment, held));
     }
 
     /// Between two transactions, what comes next of one that goes ahead.
@@ -633,7 +639,7 @@ impl World {
             let ahead = self.connection.ahead.get_or_insert(Ahead { end, came: 0 });
             let changes = &self.source.transactions.iter().find(|t| t.end == end).unwrap().changes;
             // The last of them comes with the commit, if not alone.
-            if ahead.came + 1 >= changes.len() || self.held >= QUEUE_COST_MAX {
+            if ahead.came + 1 >= changes.len() || self.memory.held() >= QUEUE_COST_MAX {
                 return;
             }
             let part = Segment {
@@ -641,8 +647,7 @@ impl World {
                 ..part(&changes[ahead.came..=ahead.came], ahead.came == 0, START, None)
             };
             ahead.came += 1;
-            self.held += part.cost;
-            self.on(Event::Received(part));
+            self.receive(part);
         }
     }
 
@@ -663,8 +668,7 @@ impl World {
         self.connection.sent = self.connection.sent.max(end);
         self.connection.assembler = Assembler::resuming(EndLsn::new(end));
         self.connection.messages.push_front(relation(self.source.wal_end));
-        self.held += rest.cost;
-        self.on(Event::Received(rest));
+        self.receive(rest);
         true
     }
 
@@ -768,7 +772,6 @@ impl World {
                     self.under_way.push_back(effect);
                     assert!(self.under_way() <= max, "{} things under way", self.under_way());
                 }
-                Effect::Release(cost) => self.held = self.held.checked_sub(cost).unwrap(),
                 Effect::Report(positions) => self.report(positions),
                 Effect::Answer(_) => answered = true,
                 Effect::Mark => {
@@ -786,7 +789,7 @@ impl World {
             // Whatever can be done is being done.
             assert!(!self.stopping, "not stopped");
             let open = self.target.open.is_some();
-            assert!(open || self.held == 0, "{} held for nothing", self.held);
+            assert!(open || self.memory.held() == 0, "{} held for nothing", self.memory.held());
             assert!(open || self.run_to.is_none_or(|run_to| after.applied < run_to), "not finished");
         }
     }
@@ -848,7 +851,7 @@ impl World {
         }
         let all = SourceLsn::new(self.source.wal_end);
         assert_eq!(self.target.changes, self.source.before(all));
-        assert_eq!((self.held, self.connection.messages.len()), (0, 0));
+        assert_eq!((self.memory.held(), self.connection.messages.len()), (0, 0));
         self.pass(IDLE_STORE_INTERVAL + FLUSH_AFTER + TICK);
         self.pass(self.confirm_delay + CONFIRM_STEP + STATUS_INTERVAL + TICK);
         let stored = self.target.durable();
