@@ -211,7 +211,10 @@ pub const VISIBLE_WAIT: Duration = Duration::from_secs(10);
 /// Between two looks at that.
 pub const VISIBLE_POLL: Duration = Duration::from_millis(5);
 
-/// How often a pipeline looks at its clock: the coarsest that shows lag as it is.
+/// At most so often it is shown how far a pipeline is, while it has more to apply: the coarsest that shows lag as it is.
+pub const SHOW_INTERVAL: Duration = Duration::from_millis(100);
+
+/// How often it is looked whether a pipeline is in sync.
 pub const TICK: Duration = Duration::from_millis(100);
 
 /// Segments and keepalives handed on and not yet looked at. Their memory is bounded elsewhere; this bounds their

@@ -3,7 +3,7 @@
 //! ```text
 //!   source ──▶ reader task ──▶ select() ──▶ State::on(event) ──▶ effects ──▶ apply task ──▶ target
 //!              decode,           ▲  ▲                              │        plan, send │
-//!              assemble     tick ┘  └─────────────── done ◀────────┼───────────────────┘
+//!              assemble deadline ┘  └─────────────── done ◀────────┼───────────────────┘
 //!   source ◀── status update ◀─────────────────────────────────────┘
 //! ```
 //!
@@ -26,7 +26,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_postgres::Client;
 use tracing::Instrument;
 
@@ -34,7 +34,7 @@ use crate::apply::{Applied, Applier, ApplyError, ConflictKind, Done, Written};
 use crate::assemble::Assembler;
 use crate::catalog;
 use crate::error::{Failure, Result, Side, Transient};
-use crate::limits::{MARK_TIMEOUT, PING_AFTER, READER_QUEUE_MAX, RECEIVE_MANY, TICK};
+use crate::limits::{MARK_TIMEOUT, PING_AFTER, READER_QUEUE_MAX, RECEIVE_MANY, SHOW_INTERVAL};
 use crate::pg::{PgTimestamp, Resume, SourceLsn};
 use crate::plan::Batch;
 use crate::proto::StandbyStatusUpdate;
@@ -130,7 +130,8 @@ pub async fn run(
         state: State::new(run.resume, run.confirm_delay, run.run_to).with_copies_of(run.copied),
         began: Instant::now(),
         heard: Instant::now(),
-        shown: SourceLsn::ZERO,
+        shown: None,
+        shown_at: Instant::now(),
         ahead: Applied::default(),
         worker: Worker::start(applier),
         marks: JoinSet::new(),
@@ -150,8 +151,9 @@ struct Shell {
     began: Instant,
     /// When the source last said something.
     heard: Instant,
-    /// The applied position that is shown.
-    shown: SourceLsn,
+    /// What is shown, and since when.
+    shown: Option<Shown>,
+    shown_at: Instant,
     /// What the open transaction did that goes ahead.
     ahead: Applied,
     worker: Worker,
@@ -162,13 +164,25 @@ struct Shell {
     writer: CopyBothWriter,
 }
 
+/// What others see of the state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Shown {
+    positions: Positions,
+    last_change: Option<SourceLsn>,
+    oldest_unapplied: Option<PgTimestamp>,
+}
+
 impl Shell {
     async fn run(mut self, mut incoming: mpsc::Receiver<Incoming>, mut stop: watch::Receiver<bool>) -> Ended {
-        let mut tick = tokio::time::interval(TICK);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let deadline = sleep_until(self.next_deadline());
+        tokio::pin!(deadline);
         let mut stopping = false;
         let mut received = Vec::new();
         loop {
+            let due = self.next_deadline();
+            if deadline.deadline() != due {
+                deadline.as_mut().reset(due);
+            }
             // Whatever flows in, stopping, finished work and the clock come first.
             let event = tokio::select! {
                 biased;
@@ -185,13 +199,13 @@ impl Shell {
                     }
                     Err(error) => return error.into(),
                 },
-                _ = tick.tick() => {
+                () = &mut deadline => {
                     // Others look at the source by it, and nobody else would notice: the stream has its own.
                     if self.run.source.is_closed() {
                         return Failure::from(Transient::new(Side::Source, "the control connection was lost")).into();
                     }
                     self.show();
-                    Some(Event::Tick)
+                    Some(Event::Deadline)
                 }
                 count = incoming.recv_many(&mut received, RECEIVE_MANY) => {
                     assert!(count > 0, "the reader says why it ends");
@@ -327,22 +341,40 @@ impl Shell {
         });
     }
 
-    /// Whoever waits for a position hears of it at once when nothing else is to be done, not with the next tick.
+    /// The state's own, or before it when something is to be shown.
+    fn next_deadline(&self) -> Instant {
+        let of_state = self.state.next_deadline().map_or(self.began, |due| self.began + due);
+        if self.shown == Some(self.to_show()) {
+            return of_state;
+        }
+        of_state.min(self.shown_at + SHOW_INTERVAL)
+    }
+
+    fn to_show(&self) -> Shown {
+        Shown {
+            positions: self.state.positions(),
+            last_change: self.state.last_change(),
+            oldest_unapplied: self.state.oldest_unapplied(),
+        }
+    }
+
+    /// Whoever waits for a position hears of it at once when nothing else is to be done, not when it is shown next.
     fn show_caught_up(&mut self) {
         let applied = self.state.positions().applied;
-        if applied > self.shown && self.state.oldest_unapplied().is_none() {
+        let shown = self.shown.map_or(SourceLsn::ZERO, |shown| shown.positions.applied);
+        if applied > shown && self.state.oldest_unapplied().is_none() {
             self.show();
         }
     }
 
     fn show(&mut self) {
-        let positions = self.state.positions();
-        let Positions { received, applied, durable, confirmed } = positions;
-        self.shown = applied;
+        let shown = self.to_show();
+        let Positions { received, applied, durable, confirmed } = shown.positions;
+        (self.shown, self.shown_at) = (Some(shown), Instant::now());
         self.run.progress.update(|reached| {
-            reached.positions = Some(positions);
-            reached.last_change = self.state.last_change();
-            reached.oldest_unapplied = self.state.oldest_unapplied();
+            reached.positions = Some(shown.positions);
+            reached.last_change = shown.last_change;
+            reached.oldest_unapplied = shown.oldest_unapplied;
         });
         self.run.status.update_database(&self.run.dbname, |database| {
             database.received = Some(received);

@@ -5,8 +5,9 @@
 //! ```
 //!
 //! The shell in [`super`] turns what happens into events and carries the effects out. Time is an argument: how long
-//! the pipeline has run. What is asked for is done in its order, some of it at a time: a batch leaves at once when nothing
-//! is under way, and behind others when it is as large as a batch gets.
+//! the pipeline has run. The state names the time at which it next does something by itself
+//! ([`State::next_deadline`]), and the shell wakes it then. What is asked for is done in its order, some of it at a
+//! time: a batch leaves at once when nothing is under way, and behind others when it is as large as a batch gets.
 //!
 //! A commit on the target does not wait for the disk. What it held is durable when the target says that its WAL is
 //! flushed to beyond it; if that takes long, it is asked to.
@@ -55,8 +56,8 @@ pub enum Event {
     },
     /// The oldest thing under way is done. Where it was committed, this is where the target's WAL was then.
     Done(Option<Written>),
-    /// Time went by.
-    Tick,
+    /// The time has come that [`State::next_deadline`] named. Before that time, this event changes nothing.
+    Deadline,
     /// Somebody wants the pipeline to end.
     Stop,
 }
@@ -285,6 +286,20 @@ impl State {
         matches!(next, Some(UnderWay::Batch { ahead: true, .. } | UnderWay::Abandon))
     }
 
+    /// When the state next has something to do though no other event comes, on the clock of [`Self::on`] and always later
+    /// than its last event. `None` after the end.
+    pub fn next_deadline(&self) -> Option<Duration> {
+        if self.finished {
+            return None;
+        }
+        // The first event tells the time.
+        if self.resumed.is_some() {
+            return Some(Duration::ZERO);
+        }
+        let rest = [self.store_at(), self.flush_at(), self.mark_at()];
+        rest.into_iter().flatten().chain([self.report_at()]).min()
+    }
+
     /// Takes an event at `now`, and says what to do, in order; after [`Effect::Finish`] nothing any more.
     ///
     /// # Panics
@@ -310,7 +325,7 @@ impl State {
                 self.reply_requested |= reply_requested;
             }
             Event::Done(written) => self.done(written, now),
-            Event::Tick => {}
+            Event::Deadline => {}
             Event::Stop => self.stopping = true,
         }
         self.advance_idle();
@@ -420,17 +435,12 @@ impl State {
             self.under_way.push_back(UnderWay::Batch { end, last, held, oldest, ahead });
             effects.push(Effect::Apply(batch));
         }
-        if self.open.is_some() || self.under_way.len() >= UNDER_WAY_MAX {
-            return;
-        }
-        let idle = self.under_way.is_empty();
-        let store_due = self.urgent() || now.saturating_sub(self.stored_at) >= IDLE_STORE_INTERVAL;
-        if idle && self.positions.applied > self.stored && store_due {
+        if self.store_at().is_some_and(|at| at <= now) {
             let (previous, to) = (self.asked, EndLsn::new(self.positions.applied.get()));
             self.asked = to;
             self.under_way.push_back(UnderWay::Store(to));
             effects.push(Effect::Store { previous, to });
-        } else if self.flush_due(if idle { FLUSH_AFTER } else { FLUSH_AFTER_BUSY }, now) {
+        } else if self.flush_at().is_some_and(|at| at <= now) {
             self.under_way.push_back(UnderWay::Flush);
             effects.push(Effect::Flush);
         }
@@ -444,15 +454,30 @@ impl State {
         let full =
             self.open.is_some() || self.queued.0 >= BATCH_COST_MAX || self.queued.1 >= BATCH_CHANGES_MAX;
         // The next place is a flush's that is due: full batches may come without end.
-        let flush = self.open.is_none() && self.flush_due(FLUSH_AFTER_BUSY, now);
+        let flush = self.flush_at().is_some_and(|at| at <= now);
         self.under_way.is_empty() || (full && self.under_way.len() + usize::from(flush) < UNDER_WAY_MAX)
     }
 
-    /// Whether the target is to be asked, once there is room and no transaction is open.
-    fn flush_due(&self, patience: Duration, now: Duration) -> bool {
-        let flushes = self.under_way.iter().any(|work| matches!(work, UnderWay::Flush));
-        let waits = |oldest: &InMemory| self.urgent() || now.saturating_sub(oldest.since) >= patience;
-        !flushes && self.in_memory.front().is_some_and(waits)
+    /// When a position is to be stored that only keepalives moved.
+    fn store_at(&self) -> Option<Duration> {
+        let idle = self.under_way.is_empty() && self.open.is_none();
+        if !idle || self.positions.applied <= self.stored {
+            return None;
+        }
+        Some(if self.urgent() { Duration::ZERO } else { self.stored_at + IDLE_STORE_INTERVAL })
+    }
+
+    /// When the target is to be asked for its disk, if there is room and no transaction is open. Not twice at once; and the
+    /// commit of a position that is being stored says the same.
+    fn flush_at(&self) -> Option<Duration> {
+        let asked = |work: &UnderWay| matches!(work, UnderWay::Flush | UnderWay::Store(_));
+        let room = self.under_way.len() < UNDER_WAY_MAX && self.open.is_none();
+        if !room || self.under_way.iter().any(asked) {
+            return None;
+        }
+        let patience = if self.under_way.is_empty() { FLUSH_AFTER } else { FLUSH_AFTER_BUSY };
+        let oldest = self.in_memory.front()?;
+        Some(if self.urgent() { Duration::ZERO } else { oldest.since + patience })
     }
 
     /// Whether somebody waits for what is applied to be durable.
@@ -498,7 +523,7 @@ impl State {
             self.ripe = oldest.confirmable;
             self.aging.pop_front();
         }
-        if now.saturating_sub(self.reported_at) >= STATUS_INTERVAL {
+        if self.report_at() <= now {
             self.confirm(self.ripe);
             self.reported_at = now;
             effects.push(Effect::Report(self.positions));
@@ -509,14 +534,25 @@ impl State {
         }
     }
 
-    /// Has a transaction made to know the history by: where there is none yet, and where the source would keep much WAL
-    /// for the last one. While nothing is written at all, one follows the last that changes rows, and no more.
+    fn report_at(&self) -> Duration {
+        self.reported_at + STATUS_INTERVAL
+    }
+
+    /// Has a transaction made to know the history by.
     fn mark(&mut self, now: Duration, effects: &mut Vec<Effect>) {
+        if self.mark_at().is_some_and(|at| at <= now) {
+            self.marked_at = Some(now);
+            effects.push(Effect::Mark);
+        }
+    }
+
+    /// When one is to be made: where there is none yet, and where the source would keep much WAL for the last one. While
+    /// nothing is written at all, one follows the last that changes rows, and no more.
+    fn mark_at(&self) -> Option<Duration> {
         let quiet = self.queue.is_empty() && self.open.is_none() && self.under_way.is_empty();
         if !quiet || self.stopping || self.run_to.is_some() {
-            return;
+            return None;
         }
-        let waited = self.marked_at.map(|at| now.saturating_sub(at));
         let interval = match self.known() {
             None => MARK_INTERVAL_MIN,
             Some(last) => match self.positions.applied.bytes_since(last.end) {
@@ -525,13 +561,10 @@ impl State {
                 _ if last.in_parts => MARK_INTERVAL_MIN,
                 // It may have been open for long: the source keeps what was written meanwhile.
                 passed if passed >= MARK_BYTES || !last.empty => MARK_INTERVAL,
-                _ => return,
+                _ => return None,
             },
         };
-        if waited.is_none_or(|waited| waited >= interval) {
-            self.marked_at = Some(now);
-            effects.push(Effect::Mark);
-        }
+        Some(self.marked_at.map_or(Duration::ZERO, |at| at.saturating_add(interval)))
     }
 
     /// The last transaction, if the history is known by it.

@@ -58,7 +58,20 @@ impl Script {
         let released = (released > 0 && !finished).then(|| format!("release {released}"));
         let effects: Vec<String> = released.into_iter().chain(effects.iter().map(short)).collect();
         assert_eq!(effects, expected, "after {what} at {:?}: {after:?}", self.now);
+        let due = self.state.next_deadline();
+        assert!(self.state.finished == due.is_none(), "after {what}: {due:?}");
+        assert!(due.is_none_or(|due| due > self.now), "after {what} at {:?}: due at {due:?}", self.now);
         self
+    }
+
+    /// So long from now the state does something by itself, and nothing before.
+    fn due(&mut self, millis: u64, expected: &[&str]) -> &mut Self {
+        let due = self.now + Duration::from_millis(millis);
+        assert_eq!(self.state.next_deadline(), Some(due));
+        self.now = due - Duration::from_nanos(1);
+        self.tick(&[]);
+        self.now = due;
+        self.tick(expected)
     }
 
     fn whole(&mut self, commit_lsn: u64, end: u64, expected: &[&str]) -> &mut Self {
@@ -142,7 +155,7 @@ impl Script {
     }
 
     fn tick(&mut self, expected: &[&str]) -> &mut Self {
-        self.on(Event::Tick, expected)
+        self.on(Event::Deadline, expected)
     }
 
     fn stop(&mut self, expected: &[&str]) -> &mut Self {
@@ -500,7 +513,7 @@ fn confirmations_ripen_in_order() {
     apply(5_000, 400, 500);
     let mut confirmed = |millis: u64| {
         script.now = Duration::from_millis(millis);
-        script.state.on(Event::Tick, script.now);
+        script.state.on(Event::Deadline, script.now);
         // Whatever is confirmed in this moment has ripened in this moment.
         script.state.ripe.get()
     };
@@ -592,8 +605,8 @@ fn a_transaction_is_made_where_the_source_would_keep_much() {
     // There is none since the last copy of a table.
     let resume = known();
     let state = |copied| State::new(resume, DELAY, None).with_copies_of(SourceLsn::new(copied));
-    assert_eq!(state(111).on(Event::Tick, Duration::ZERO).len(), 1);
-    assert_eq!(state(110).on(Event::Tick, Duration::ZERO).len(), 0);
+    assert_eq!(state(111).on(Event::Deadline, Duration::ZERO).len(), 1);
+    assert_eq!(state(110).on(Event::Deadline, Duration::ZERO).len(), 0);
     // There is none yet: at once, and again when it did not come.
     let mut script = Script::of(State::new(Resume::at(EndLsn::new(100)), Duration::ZERO, None));
     script.state.marked_at = None;
@@ -624,7 +637,7 @@ fn a_transaction_is_made_where_the_source_would_keep_much() {
             Some(Last { commit: SourceLsn::new(110), end: SourceLsn::new(120), empty: false, in_parts });
         script.state.marked_at = Some(Duration::ZERO);
         let marks = |script: &mut Script| {
-            let effects = script.state.on(Event::Tick, script.now);
+            let effects = script.state.on(Event::Deadline, script.now);
             effects.iter().filter(|effect| matches!(effect, Effect::Mark)).count()
         };
         script.wait(millis - 1);
@@ -646,6 +659,43 @@ fn a_transaction_is_made_where_the_source_would_keep_much() {
     let mut script = Script::running_to(100, 200);
     script.state.marked_at = None;
     script.tick(&[]);
+}
+
+#[test]
+fn deadlines_are_named() {
+    // The first event tells the time; then the source hears of us once a second.
+    let mut script = Script::new(100, Duration::ZERO);
+    assert_eq!(script.state.next_deadline(), Some(Duration::ZERO));
+    script.tick(&[]).due(1_000, &["report 100 100 100 100"]).due(1_000, &["report 100 100 100 100"]);
+    // A commit that is not on the disk; on it, nothing but the report.
+    script.wait(500).whole(110, 120, &["apply 100: 110 =120"]);
+    script.in_memory(&["release 1"]).due(200, &["flush"]).due(300, &["report 120 120 100 100"]);
+    script.flushed(&[]).due(1_000, &["report 120 120 120 120"]);
+    script.whole(130, 140, &["apply 120: 130 =140"]).applied(&["release 1"]);
+    script.due(1_000, &["report 140 140 140 140"]);
+    // While a batch is under way, later.
+    script.whole(150, 160, &["apply 140: 150 =160"]).in_memory(&["release 1"]);
+    script.whole(170, 180, &["apply 160: 170 =180"]).wait(4_500).tick(&["report 180 160 140 140"]);
+    script.due(500, &["flush"]).in_memory(&["release 1"]).flushed(&[]);
+    // A position that only keepalives moved, ten seconds after the last commit.
+    script.keepalive(500, &[]).wait(9_900).tick(&["report 500 500 180 180"]);
+    script.due(100, &["store 180: =500"]).due(900, &["report 500 500 180 180"]);
+    // Behind it nothing is flushed, though somebody waits: its commit says how far the disk is.
+    script.stop(&[]).tick(&[]).in_memory(&["flush"]).flushed(&["report 500 500 500 500", "finish Stopped"]);
+    assert_eq!(script.state.next_deadline(), None);
+
+    // A transaction to know the history by: at once, and again when it did not come.
+    let mut script = Script::of(State::new(Resume::at(EndLsn::new(100)), Duration::ZERO, None));
+    script.state.marked_at = None;
+    script.tick(&["mark"]).wait(9_900).tick(&["report 100 100 100 100"]).due(100, &["mark"]);
+    // Not while a batch is under way.
+    script.wait(9_900).tick(&["report 100 100 100 100"]).whole(110, 120, &["apply 100: 110 =120"]);
+    script.due(1_000, &["report 120 100 100 100"]).applied(&["release 1", "mark"]);
+    // Inside a large transaction the report alone is due, whatever else would be.
+    let mut script = Script::new(100, Duration::ZERO);
+    script.whole(110, 120, &["apply 100: 110 =120"]).keepalive(150, &[]).part(200, true, None, &[]);
+    script.in_memory(&["release 1", "apply 120: 200"]).applied(&["release 5"]);
+    script.due(1_000, &["report 150 120 100 100"]).due(1_000, &["report 150 120 100 100"]);
 }
 
 #[test]

@@ -18,7 +18,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::assemble::{AssembleError, Assembler, Change};
 use crate::engine::memory::Memory;
-use crate::limits::{QUEUE_COST_MAX, TICK};
+use crate::limits::QUEUE_COST_MAX;
 use crate::pg::{QualifiedName, Relation, RelationId, ReplicaIdentity, SlotName, SystemId, TimelineId};
 use crate::proto::{Begin, Commit, Insert, LogicalMessage, Message, Tuple, TupleValue};
 use crate::source::SlotInfo;
@@ -61,7 +61,9 @@ enum Action {
         bytes: u64,
         all_but: u64,
     },
-    /// Time goes by.
+    /// Time goes by, and the shell is late: it wakes the engine after all of it.
+    Stall(Duration),
+    /// Time goes by, and the engine is woken at each deadline that it names.
     Wait(Duration),
     Stop,
     /// The engine dies; so many of the things under way are done on the target all the same.
@@ -124,7 +126,8 @@ fn actions() -> impl Strategy<Value = Vec<Action>> {
         3 => Just(Action::Execute),
         10 => Just(Action::Complete),
         3 => (0..40_u64, 0..60_u64).prop_map(|(bytes, all_but)| Action::Write { bytes, all_but }),
-        5 => millis.prop_map(|millis| Action::Wait(Duration::from_millis(millis))),
+        3 => millis.clone().prop_map(|millis| Action::Stall(Duration::from_millis(millis))),
+        4 => millis.prop_map(|millis| Action::Wait(Duration::from_millis(millis))),
         1 => Just(Action::Stop),
         2 => (0..=UNDER_WAY_MAX, start()).prop_map(|(completes, start)| Action::Crash { completes, start }),
         2 => start().prop_map(|start| Action::TargetCrash { start }),
@@ -176,6 +179,8 @@ struct World {
     now: Duration,
     /// When the engine's time started.
     epoch: Duration,
+    /// Whether it was woken too early the last time.
+    early: bool,
     /// Where the last copy of a table was made.
     copied: SourceLsn,
     /// The source is another one than before, and lacks something that the target has.
@@ -478,6 +483,7 @@ impl World {
             confirm_delay,
             now: Duration::ZERO,
             epoch: Duration::ZERO,
+            early: false,
             copied: SourceLsn::ZERO,
             lost: false,
             refused: false,
@@ -566,9 +572,13 @@ impl World {
                 self.target.wal += bytes;
                 self.target.write(self.target.wal.saturating_sub(all_but), self.now);
             }
-            Action::Wait(time) => {
+            Action::Stall(time) => {
                 self.now += time;
-                self.on(Event::Tick);
+                self.on(Event::Deadline);
+            }
+            Action::Wait(time) => {
+                let end = self.now + time;
+                while self.wakes(end) {}
             }
             Action::Stop => {
                 self.stopping = true;
@@ -744,8 +754,8 @@ impl World {
         self.under_way.len() + self.replies.len()
     }
 
-    /// Feeds the engine, checks what it says, and carries it out.
-    fn on(&mut self, event: Event) {
+    /// Feeds the engine, checks what it says, carries it out, and gives the number of things.
+    fn on(&mut self, event: Event) -> usize {
         let asks = matches!(event, Event::Keepalive { reply_requested: true, .. });
         let before = self.engine.positions();
         let effects = self.engine.on(event, self.now - self.epoch);
@@ -760,6 +770,7 @@ impl World {
             self.engine.aging.len()
         );
 
+        let count = effects.len();
         let (mut answered, mut finished) = (false, None);
         for effect in effects {
             assert!(finished.is_none(), "{effect:?} after the end");
@@ -783,6 +794,10 @@ impl World {
             }
         }
         assert_eq!(answered, asks, "a question without an answer");
+        // Whoever waits for the deadline waits for something.
+        let due = self.engine.next_deadline();
+        assert_eq!(finished.is_some(), due.is_none());
+        assert!(due.is_none_or(|due| self.epoch + due > self.now), "{due:?} at {:?}", self.now);
         if let Some(finish) = finished {
             self.finish(finish);
         } else if self.under_way() == 0 {
@@ -792,6 +807,7 @@ impl World {
             assert!(open || self.memory.held() == 0, "{} held for nothing", self.memory.held());
             assert!(open || self.run_to.is_none_or(|run_to| after.applied < run_to), "not finished");
         }
+        count
     }
 
     fn report(&mut self, positions: Positions) {
@@ -842,18 +858,18 @@ impl World {
                 return;
             }
             self.complete_all();
-            self.pass(FLUSH_AFTER + TICK);
+            self.pass(FLUSH_AFTER);
             // What shows that the source has what was copied is asked for so long after the last one that was received.
             let end = self.now + MARK_INTERVAL_MIN;
             while !self.shows_copies() && self.connection.messages.is_empty() && self.now < end {
-                self.pass(TICK);
+                self.pass(FLUSH_AFTER);
             }
         }
         let all = SourceLsn::new(self.source.wal_end);
         assert_eq!(self.target.changes, self.source.before(all));
         assert_eq!((self.memory.held(), self.connection.messages.len()), (0, 0));
-        self.pass(IDLE_STORE_INTERVAL + FLUSH_AFTER + TICK);
-        self.pass(self.confirm_delay + CONFIRM_STEP + STATUS_INTERVAL + TICK);
+        self.pass(IDLE_STORE_INTERVAL + FLUSH_AFTER);
+        self.pass(self.confirm_delay + CONFIRM_STEP + STATUS_INTERVAL);
         let stored = self.target.durable();
         let confirmed = stored.landmark.unwrap().commit_lsn.position();
         assert_eq!(stored.end.position(), all);
@@ -880,11 +896,36 @@ impl World {
     /// Nothing happens but the clock and what it sets going.
     fn pass(&mut self, time: Duration) {
         let end = self.now + time;
-        while self.now < end {
-            self.now += TICK;
-            self.on(Event::Tick);
+        while self.wakes(end) {
             self.complete_all();
         }
+    }
+
+    /// Goes on to the engine's next deadline and wakes it there, for something; or to `end`, if that is before.
+    fn wakes(&mut self, end: Duration) -> bool {
+        if self.refused {
+            return false;
+        }
+        let due = self.engine.next_deadline().expect("one that has ended is replaced");
+        let due = self.epoch + due;
+        // One that has just begun is to be told the time, no more.
+        let begins = due <= self.now;
+        let then = due.max(self.now).min(end);
+        if !begins {
+            // Whoever comes too early changes nothing.
+            self.now = if due > end { end } else { due - Duration::from_nanos(1) };
+            self.early = !self.early;
+            if self.early {
+                assert_eq!(self.on(Event::Deadline), 0, "before {due:?}");
+            }
+        }
+        self.now = then;
+        if due > end {
+            return false;
+        }
+        let count = self.on(Event::Deadline);
+        assert!(count > 0 || begins, "nothing was due at {due:?}");
+        true
     }
 }
 
