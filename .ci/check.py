@@ -201,6 +201,7 @@ def readme(program):
         links(name, text)
         what_is_typed(name, text, help_texts)
         places(name, text)
+    names_in_code("ARCHITECTURE.md")
 
 
 def documents():
@@ -274,6 +275,14 @@ def places(name, text):
     for place in re.findall(r"`((?:src(?!/backend/)|tests|proto-tests|fixtures|benches|docker|docs|\.ci)/[\w./-]*)`", text):
         if not (ROOT / place).exists():
             fault(f"{name}: {place} does not exist")
+
+
+def names_in_code(name):
+    """What a document calls by its name is called so in the code."""
+    code = "".join(read(path) for path in tracked() if path.endswith(".rs"))
+    for called in set(re.findall(r"`([A-Za-z_][\w:]*)`", read(name))):
+        if not re.search(rf"\b{called.split('::')[-1]}\b", code):
+            fault(f"{name}: nothing is called {called}")
 
 
 def modules():

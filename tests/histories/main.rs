@@ -4,13 +4,7 @@
 //! stream cut into batches of its own. After every batch a target must hold what the source held at that commit.
 //! So the source is the model: of every commit all rows of all tables are kept, as text.
 //!
-//! What the environment can say:
-//!
-//! | variable | meaning |
-//! |---|---|
-//! | `WALFERRY_TEST_SEED` | replays one history, by its seed |
-//! | `WALFERRY_TEST_HISTORIES` | how many there are otherwise, the last with a seed of its own |
-//! | `WALFERRY_TEST_PG_MAJOR` | the server's version |
+//! CONTRIBUTING.md lists what the environment can say.
 //!
 //! A history that fails is printed, and then again without all that the failure does not need.
 
