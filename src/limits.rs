@@ -201,6 +201,10 @@ const _: () = assert!(ENGINE_LOCK_TOLD_AFTER.as_secs() < ENGINE_LOCK_WAIT.as_sec
 /// gone may last for hours: that is for somebody to decide.
 pub const SESSIONS_GONE_WAIT: Duration = Duration::from_secs(3);
 
+/// How long a password lets the role that writes rows log in, where an engine is killed before it makes that NOLOGIN again: as
+/// long as a slow login takes.
+pub const WRITER_PASSWORD_LIFE: Duration = Duration::from_secs(60);
+
 /// How often that lock is tried.
 pub const ENGINE_LOCK_POLL: Duration = Duration::from_millis(100);
 

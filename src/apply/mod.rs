@@ -32,6 +32,7 @@ mod resolve;
 mod session;
 mod tables;
 mod unit;
+mod writer;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
@@ -48,8 +49,9 @@ use unit::Own;
 
 pub use conflict::{Conflict, ConflictKind};
 pub use failure::ApplyError;
-pub use session::{TargetSession, become_replica};
+pub use session::{TargetSession, become_replica, by_aiven_extras};
 pub use tables::Tables;
+pub use writer::{Writer, random_secret};
 
 /// Applies batches, in their order.
 #[derive(Debug)]
@@ -171,9 +173,9 @@ impl Applier {
     /// Takes the session over.
     pub fn new(target: TargetSession, tables: Tables, options: ApplyOptions) -> Self {
         Self {
+            planner: Planner::new().keeping_sequences(target.key().is_some()),
             target,
             tables,
-            planner: Planner::new(),
             pipeline: Pipeline::new(),
             prepared: HashSet::new(),
             own: Own::new(),

@@ -1,17 +1,23 @@
 //! The connection that writes to the target, and what it must be before it may.
 
 use crate::catalog;
+use crate::config::Secret;
 use crate::error::{Definite, Result, Side};
 use crate::limits::{ENGINE_LOCK_POLL, ENGINE_LOCK_TOLD_AFTER, ENGINE_LOCK_WAIT};
 use crate::pg::Sql;
+use crate::store::apply_role;
 use crate::store::lock::{advisory, lock_name, of_holders};
 use crate::wire::{ConnInfo, Session, SessionOptions};
+
+use super::Writer;
 
 /// A session that holds the migration's advisory lock and acts as a replica.
 #[derive(Debug)]
 pub struct TargetSession {
     session: Session,
     migration: String,
+    /// Of a role's session: what its writes in schema `walferry` need.
+    key: Option<Secret>,
 }
 
 impl TargetSession {
@@ -26,8 +32,28 @@ impl TargetSession {
     /// keys would act; and as any connection.
     pub async fn connect(info: &ConnInfo, migration: &str, lost: Option<i32>) -> Result<Self> {
         let mut target = Self::lock(info, migration, lost).await?;
-        become_replica(&mut target.session).await?;
+        become_replica(&mut target.session, false).await?;
         target.pin_planner().await?;
+        Ok(target)
+    }
+
+    /// Gives the lock to a session of the role that is to write the rows, where there is one. Nobody gets in between: for a
+    /// moment both hold it.
+    ///
+    /// # Errors
+    /// As [`Self::connect`].
+    pub async fn hand_over(self, writer: &Writer) -> Result<Self> {
+        let Some(key) = writer.key().filter(|_| self.key.is_none()).cloned() else { return Ok(self) };
+        let session = writer.connect(&SessionOptions::new("walferry apply")).await?;
+        let mut target = Self { session, migration: self.migration.clone(), key: Some(key) };
+        let name = lock_name(&target.migration);
+        // Somebody may hold that very key.
+        while target.query(&advisory("pg_try_advisory_lock", &name, rand::random())).await?.as_deref()
+            != Some("t")
+        {}
+        become_replica(&mut target.session, true).await?;
+        target.pin_planner().await?;
+        self.session.close().await;
         Ok(target)
     }
 
@@ -38,7 +64,7 @@ impl TargetSession {
     pub async fn lock(info: &ConnInfo, migration: &str, lost: Option<i32>) -> Result<Self> {
         let options = SessionOptions::new("walferry apply");
         let session = Session::connect(info, &options).await.map_err(|e| e.into_failure(Side::Target))?;
-        let mut target = Self { session, migration: migration.to_owned() };
+        let mut target = Self { session, migration: migration.to_owned(), key: None };
         target.take_lock(lost).await?;
         Ok(target)
     }
@@ -46,6 +72,11 @@ impl TargetSession {
     /// The migration that it writes for.
     pub fn migration(&self) -> &str {
         &self.migration
+    }
+
+    /// What writes in schema `walferry` need, where the session is not its owner's.
+    pub(super) const fn key(&self) -> Option<&Secret> {
+        self.key.as_ref()
     }
 
     /// The server's process.
@@ -137,22 +168,19 @@ impl TargetSession {
 }
 
 /// Switches triggers and foreign keys off for the session: directly where that is granted (superuser, or GRANT SET ON
-/// PARAMETER), else by Aiven's function.
+/// PARAMETER), else by Aiven's function. A session of the `role` that writes rows does it by way of the target's user.
 ///
 /// # Errors
 /// When neither is possible, and there is a trigger or foreign key that would act.
-pub async fn become_replica(session: &mut Session) -> Result<()> {
-    if session.execute(&Sql::new("SET session_replication_role = replica")).await.is_ok() {
+pub async fn become_replica(session: &mut Session, role: bool) -> Result<()> {
+    if role {
+        query(session, &Sql::new(apply_role::BECOME_REPLICA)).await?;
+    } else if session.execute(&Sql::new("SET session_replication_role = replica")).await.is_ok() {
         return Ok(());
     }
     let extras = catalog::extension_has(catalog::SESSION_REPLICATION_ROLE);
-    if query(session, &extras).await?.as_deref() == Some("t") {
-        let call = catalog::call_extension(
-            catalog::SESSION_REPLICATION_ROLE,
-            "aiven_extras.session_replication_role(role)",
-            "'replica'::text AS role",
-        );
-        query(session, &call).await?;
+    if !role && query(session, &extras).await?.as_deref() == Some("t") {
+        query(session, &by_aiven_extras()).await?;
     }
     let role = query(session, &Sql::new("SHOW session_replication_role")).await?;
     if role.as_deref() == Some("replica") || !has_triggers(session).await? {
@@ -165,6 +193,15 @@ pub async fn become_replica(session: &mut Session) -> Result<()> {
              session_replication_role TO the migrating role",
         )
         .into())
+}
+
+/// The statement by which Aiven's function makes a session a replica.
+pub fn by_aiven_extras() -> Sql {
+    catalog::call_extension(
+        catalog::SESSION_REPLICATION_ROLE,
+        "aiven_extras.session_replication_role(role)",
+        "'replica'::text AS role",
+    )
 }
 
 /// Foreign keys are triggers too.

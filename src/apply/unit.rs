@@ -8,6 +8,7 @@ use crate::error::{Definite, Result};
 use crate::limits::PREPARED_STATEMENTS_MAX;
 use crate::pg::{EndLsn, Landmark, PgTimestamp, Sql, TargetLsn};
 use crate::plan::{Batch, Input, Kind, Statement, Step};
+use crate::store::apply_role::MOVE_PROGRESS;
 use crate::wire::Outcome;
 
 use super::conflict::{Conflict, RECORD, Resolution};
@@ -25,6 +26,8 @@ pub(super) struct Own {
     keep: Arc<Statement>,
     record: Arc<Statement>,
     progress: Arc<Statement>,
+    /// The same for who has no rights there.
+    progress_by_role: Arc<Statement>,
     commit: Arc<Statement>,
     rollback: Arc<Statement>,
     written: Arc<Statement>,
@@ -43,6 +46,7 @@ impl Own {
             attempt: statement("SAVEPOINT walferry_attempt"),
             keep: statement("RELEASE SAVEPOINT walferry_attempt"),
             record: statement(RECORD),
+            progress_by_role: statement(MOVE_PROGRESS),
             // Division by zero if the row is not where this engine left it.
             progress: statement(
                 "WITH moved AS (UPDATE walferry.progress SET end_lsn = $3, updated_at = clock_timestamp(), \
@@ -54,7 +58,9 @@ impl Own {
             ),
             commit: statement("COMMIT"),
             rollback: statement("ROLLBACK"),
-            written: statement("SELECT pg_current_wal_insert_lsn(), pg_current_wal_flush_lsn()"),
+            written: statement(
+                "SELECT pg_catalog.pg_current_wal_insert_lsn(), pg_catalog.pg_current_wal_flush_lsn()",
+            ),
             // Not `on`, which waits for a synchronous standby.
             wait_for_disk: statement("SET LOCAL synchronous_commit = local"),
             // An empty transaction flushes nothing.
@@ -109,10 +115,8 @@ impl Applier {
 
     pub(super) fn push_conflict(&mut self, conflict: &Conflict, resolution: Resolution) -> Result<()> {
         let record = Arc::clone(&self.own.record);
-        let name = self.prepare(&record)?;
         let params = conflict.params(self.target.migration(), resolution);
-        let params = params.iter().map(|param| param.as_deref().map(str::as_bytes));
-        self.pipeline.execute(&name, params).map_err(target_failed)
+        self.push_with(&record, &params)
     }
 
     /// A statement that is executed once, and not prepared for more.
@@ -191,8 +195,6 @@ impl Applier {
         commit_time: Option<PgTimestamp>,
         landmark: Option<Landmark>,
     ) -> Result<()> {
-        let progress = Arc::clone(&self.own.progress);
-        let name = self.prepare(&progress)?;
         let (previous, to) = (previous.to_string(), to.to_string());
         let seconds = commit_time.map(|time| format!("{:.6}", time.unix_micros() as f64 / 1e6));
         let last = landmark.map(|last| {
@@ -205,14 +207,28 @@ impl Applier {
             last.map_or_else(|| vec![None; 4], |values| values.map(Some).collect());
         let position =
             [Some(self.target.migration().to_owned()), Some(previous), Some(to), seconds].into_iter();
-        let params: Vec<Option<String>> = position.chain(last).collect();
-        let params = params.iter().map(|value| value.as_deref().map(str::as_bytes));
-        self.pipeline.execute(&name, params).map_err(target_failed)
+        let key = self.target.key().map(|key| Some(key.expose().to_owned()));
+        let Own { progress, progress_by_role, .. } = &self.own;
+        let statement = Arc::clone(if key.is_some() { progress_by_role } else { progress });
+        let params: Vec<Option<String>> = position.chain(last).chain(key).collect();
+        self.push_with(&statement, &params)
     }
 
     fn push_own(&mut self, statement: &Statement) -> Result<()> {
-        let name = self.prepare(statement)?;
-        self.pipeline.execute(&name, std::iter::empty()).map_err(target_failed)
+        self.push_with(statement, &[])
+    }
+
+    /// A statement of our own. In a role's session, where code of the rows' owners runs as we do, that may have put another
+    /// statement in the place of one that has a name: so there it has none.
+    fn push_with(&mut self, statement: &Statement, params: &[Option<String>]) -> Result<()> {
+        let name = if self.target.key().is_some() {
+            self.pipeline.parse("", &statement.sql).map_err(target_failed)?;
+            String::new()
+        } else {
+            self.prepare(statement)?
+        };
+        let params = params.iter().map(|value| value.as_deref().map(str::as_bytes));
+        self.pipeline.execute(&name, params).map_err(target_failed)
     }
 
     /// Has the statement parsed where it is not yet, and gives its name.

@@ -4,10 +4,10 @@ use std::collections::HashSet;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use tokio::sync::mpsc;
+use tokio::sync::{OnceCell, mpsc};
 use tokio_postgres::{Client, Notification};
 
-use crate::apply::TargetSession;
+use crate::apply::{TargetSession, Writer};
 use crate::catalog::{self, Table, TableKind};
 use crate::config::{Method, Until};
 use crate::engine::{Monitor, MonitorInput, Progress};
@@ -97,6 +97,8 @@ pub(super) struct Attempt<'a> {
     pub(super) requests: mpsc::Receiver<Notification>,
     /// The cutover under way.
     pub(super) cutover: Option<Cutover>,
+    /// Who writes rows, once that is decided.
+    pub(super) writer: OnceCell<Writer>,
 }
 
 impl Migration {
@@ -199,6 +201,7 @@ impl Migration {
             misfits: HashSet::new(),
             requests,
             cutover,
+            writer: OnceCell::new(),
             progress: context.progress.clone(),
         };
         Ok(ControlFlow::Continue((attempt, session)))
@@ -505,6 +508,7 @@ impl Attempt<'_> {
         Ok(Copy {
             source: self.migration.sides.source.clone(),
             target: self.migration.sides.target.clone(),
+            writer: self.writer().await?,
             looking: Arc::clone(&self.source),
             control: Arc::clone(&self.target),
             migration: self.row.name.clone(),

@@ -73,6 +73,8 @@ impl<'a> Attempt<'a> {
         archive: Option<Arc<Archive>>,
         context: &mut Context,
     ) -> Result<Ended> {
+        session = session.hand_over(&self.writer().await?).await?;
+        context.apply_process = Some(session.process_id());
         let rows = self.store().relations().await?;
         let last_copy = last_copy(&rows);
         if let Some(archive) = archive {
@@ -480,6 +482,7 @@ impl<'a> Attempt<'a> {
             schema_version: self.schema_version.clone(),
             requests: tokio::sync::mpsc::channel(1).1,
             cutover: None,
+            writer: self.writer.clone(),
             unfollowed: Unfollowed::default(),
             again: false,
         };

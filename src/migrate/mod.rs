@@ -9,6 +9,7 @@
 //! | [`filter`] | which tables |
 //! | [`publications`], [`snapshot`] | what is made on the source |
 //! | [`roles`] | roles, ownership, grants, the database's properties |
+//! | [`apply_role`] | the role that writes rows where they call code of their owners |
 //! | [`dump`], [`objects`], [`foreign_keys`] | schema, indexes, constraints |
 //! | [`copy`], [`late_copy`], [`sequences`] | rows, and where sequences stand |
 //! | [`uncarried`] | what the stream does not bring |
@@ -25,6 +26,7 @@
 //! All that is remembered is on the target ([`crate::store`]), so that there is one way to start: read the
 //! phase and go on.
 
+mod apply_role;
 mod attempt;
 mod beside;
 mod check;

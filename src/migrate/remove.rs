@@ -21,7 +21,9 @@ use super::phase::safe_to_remove;
 use super::preflight::listed;
 use super::select::{Looked, look, not_begun};
 use super::uncarried::{before, put_back};
-use super::{Phase, Sides, cutover, fenced, publications, snapshot, source_failed, unknown_phase};
+use super::{
+    Phase, Sides, apply_role, cutover, fenced, publications, snapshot, source_failed, unknown_phase,
+};
 
 /// What was dropped, and how it ended.
 #[derive(Debug)]
@@ -208,6 +210,7 @@ async fn remove_database(
             Err(failure) if force => {
                 let fence = fenced(sides, &store, Phase::from_name(&row.phase)).await;
                 settle_roles(sides, &target, &roles).await?;
+                drop_writer(&target, row.slot.as_str(), dropped).await;
                 store.remove().await?;
                 return Err(left_on_source(row, &identities, fence, &failure).into());
             }
@@ -220,6 +223,7 @@ async fn remove_database(
         drop_on_source(&source, row, &identities, dropped).await?;
     }
     settle_roles(sides, &target, &roles).await?;
+    drop_writer(&target, row.slot.as_str(), dropped).await;
     dropped.push(forget(sides, &store).await?);
     drop(lock);
     Ok(())
@@ -288,8 +292,25 @@ async fn remove_damaged(sides: &Sides, dropped: &mut Vec<String>) -> Result<()> 
     let found = Leftovers::find(&source, &sides.name).await?;
     dropped.extend(found.drop_all(&source).await?);
     let target = sides.target_client().await?;
+    for role in apply_role::named(&target, &sides.name).await? {
+        drop_writer(&target, &role, dropped).await;
+    }
     dropped.push(forget(sides, &Store::new(&target, &sides.name)).await?);
     Ok(())
+}
+
+/// Drops the role that wrote the rows, if there is one. Where it cannot be dropped, it is nobody's: it has no LOGIN, and its
+/// password ended long ago.
+async fn drop_writer(target: &Client, role: &str, dropped: &mut Vec<String>) {
+    match apply_role::drop_role(target, role).await {
+        Ok(true) => dropped.push(format!("role {role} on the target")),
+        Ok(false) => {}
+        Err(failure) => {
+            let ident = Sql::default().ident(role);
+            let hint = Sql::new("DROP OWNED BY ").sql(&ident).text("; DROP ROLE ").sql(&ident).text(";");
+            tracing::warn!(role, %failure, %hint, "left on the target: it may not log in; drop it by hand");
+        }
+    }
 }
 
 /// Takes down the fence of a cutover whose engine ended. That of one that is done stays: whoever still writes to the

@@ -208,6 +208,8 @@ pub struct Planner {
     failing: HashMap<RelationId, Failing>,
     /// Who refers to tables that are emptied.
     references: Vec<TableReference>,
+    /// TRUNCATE leaves sequences alone.
+    keeps_sequences: bool,
 }
 
 /// A table that failed in set form, not long ago.
@@ -307,6 +309,12 @@ impl Planner {
     /// Starts with no table known.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Leaves sequences as they are when tables are emptied: for who does not own them. They are carried by themselves.
+    #[must_use]
+    pub fn keeping_sequences(self, keeps_sequences: bool) -> Self {
+        Self { keeps_sequences, ..self }
     }
 
     /// The tables of `segment` that [`Planner::learn`] must be told of before it can be planned.

@@ -82,6 +82,7 @@ impl Planner {
         self.plan.steps.extend(deletes);
         if let Some((first, _)) = at_once.first() {
             let names: Vec<&QualifiedName> = at_once.iter().map(|(_, name)| name).collect();
+            let restart_identity = restart_identity && !self.keeps_sequences;
             self.plan.steps.push(step(first, statements::truncate(&names, restart_identity)));
         }
         self.plan.changes[Kind::Truncate as usize] += 1;

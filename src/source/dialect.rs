@@ -88,6 +88,11 @@ impl Dialect {
         if self.0.major() >= 16 { " WITH INHERIT TRUE, SET TRUE" } else { "" }
     }
 
+    /// Whether a GRANT of a role says what comes with it (16): its privileges, and whether the member may become it.
+    pub const fn grants_by_option(self) -> bool {
+        self.0.major() >= 16
+    }
+
     /// Whether tables have the privilege MAINTAIN (17).
     pub const fn has_maintain(self) -> bool {
         self.0.major() >= 17

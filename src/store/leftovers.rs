@@ -11,7 +11,8 @@ impl Store<'_> {
     /// leaves a COPY waiting for rows, with its locks.
     pub async fn end_leftovers(&self) -> Result<usize> {
         let sql = "SELECT pg_terminate_backend(a.pid) FROM pg_stat_activity a
-                   WHERE a.datname = current_database() AND a.usename = current_user AND a.pid <> pg_backend_pid()
+                   WHERE a.datname = current_database() AND (a.usename = current_user OR a.usename = (SELECT slot_name FROM walferry.migration WHERE name = $1))
+                       AND a.pid <> pg_backend_pid()
                        AND a.application_name IN ('walferry copy', 'walferry schema')
                        AND EXISTS (SELECT FROM pg_locks l JOIN pg_class c ON c.oid = l.relation
                            JOIN pg_namespace n ON n.oid = c.relnamespace

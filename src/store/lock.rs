@@ -17,8 +17,8 @@ pub(crate) fn advisory(function: &'static str, name: &str, key: i32) -> Sql {
 ///
 /// Any role that may connect can take any advisory lock, and see which ones are held. So a key is new each time, and a lock
 /// says something only where it is held by somebody who could do anything to the migration anyhow: our own role, or one that
-/// has the privileges of the owner of schema walferry. A lock of one key, the name's hash alone, is that of a release
-/// before this one.
+/// has the privileges of the owner of schema walferry, or a role that writes rows for him. A lock of one key, the name's
+/// hash alone, is that of a release before this one.
 pub(crate) fn of_holders(what: &'static str, names: &[&str]) -> Sql {
     Sql::new("SELECT ")
         .text(what)
@@ -30,5 +30,6 @@ pub(crate) fn of_holders(what: &'static str, names: &[&str]) -> Sql {
         .text(") OR l.objsubid = 1 AND (l.classid::int8 << 32 | l.objid::int8) IN (")
         .list(names, ", ", |sql, name| sql.text("pg_catalog.hashtextextended(").literal(name).text(", 0)"))
         .text(")) AND (a.usename = current_user OR EXISTS (SELECT FROM pg_catalog.pg_namespace n ")
-        .text("WHERE n.nspname = 'walferry' AND pg_catalog.pg_has_role(a.usesysid, n.nspowner, 'USAGE')))")
+        .text("WHERE n.nspname = 'walferry' AND (pg_catalog.pg_has_role(a.usesysid, n.nspowner, 'USAGE') ")
+        .text("OR a.usename ~ '^walferry_' AND pg_catalog.pg_has_role(n.nspowner, a.usesysid, 'MEMBER'))))")
 }

@@ -11,6 +11,7 @@
 //! | `replica_identity` | a table of the source whose replica identity was changed | `migrate`, before it is |
 //! | `published` | a publication, or a table in one | `migrate`, when it publishes it |
 //! | `large_object` | a large object that it made | the transaction that made it |
+//! | `apply_role` | a migration whose rows a role of their own writes | `migrate` |
 //! | `request` | something asked of the running engine | commands |
 //!
 //! `relation` also says which table of the source a name means: its identifier, which a new name does not change, and
@@ -22,6 +23,7 @@
 //!
 //! Nothing else is needed to go on: a run may end on one machine and go on from another.
 
+pub mod apply_role;
 mod as_copied;
 mod definitions;
 mod leftovers;
@@ -29,6 +31,7 @@ pub(crate) mod lock;
 mod progress;
 mod requests;
 mod roles;
+
 use std::collections::HashMap;
 
 use tokio_postgres::error::SqlState;
@@ -724,7 +727,8 @@ fn relation(row: &Row) -> Result<RelationRow> {
     })
 }
 
-fn definition_text(definition: &AsCopied) -> String {
+/// As `walferry.relation` has it.
+pub fn definition_text(definition: &AsCopied) -> String {
     serde_json::to_string(definition).expect("plain data becomes JSON")
 }
 

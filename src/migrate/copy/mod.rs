@@ -14,6 +14,7 @@ mod pieces;
 #[cfg(test)]
 mod tests;
 mod unchecked;
+mod writing;
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -26,19 +27,18 @@ use tokio::time::Instant;
 use tokio_postgres::Client;
 use tracing::Instrument;
 
-use crate::apply::become_replica;
+use crate::apply::Writer;
 use crate::catalog::{self, Table, TableColumn};
-use crate::error::{Definite, Failure, Result, Side, Transient};
+use crate::error::{Definite, Failure, Result, Side};
 use crate::limits::{COPY_PIECE_BYTES_MIN, COPY_WAKE_BYTES, TABLES_PER_TRANSACTION};
 use crate::pg::{QualifiedName, RelationId, SourceLsn, Sql};
 use crate::source::Dialect;
 use crate::status::{Metrics, StatusHandle, TableState};
 use crate::store::AsCopied;
-use crate::store::{Origin, RelationRow, RelationState, Store, set_relation};
+use crate::store::{Origin, RelationRow, RelationState, Store};
 use crate::wire::{self, ConnInfo, RelayError, Session, SessionOptions, relay};
 
 use super::joined;
-use super::objects::{statements_until, unhurried};
 use super::snapshot;
 use pieces::{Emptied, Manner, Piece};
 
@@ -49,6 +49,8 @@ pub struct Copy {
     pub source: ConnInfo,
     /// The target.
     pub target: ConnInfo,
+    /// Who writes the rows there.
+    pub writer: Writer,
     /// A session on the source that sees what is there now, in no transaction.
     pub looking: Arc<Client>,
     /// A session on the target, for the state of each table, and to wake the WAL writer; in no transaction.
@@ -70,7 +72,7 @@ pub struct Copy {
     /// The tables are copied already, and are replaced: each is emptied and copied in one transaction, together with
     /// what is recorded of it, in the state that is given.
     pub replaces: bool,
-    /// Until then at the latest: see [`statements_until`].
+    /// Until then at the latest: see [`super::objects::statements_until`].
     pub deadline: Option<Instant>,
     /// Pairs of sessions.
     pub jobs: usize,
@@ -132,11 +134,9 @@ impl Copy {
         for half in half.chunks(TABLES_PER_TRANSACTION) {
             let truncate = Sql::new("TRUNCATE ")
                 .list(half.iter().copied(), ", ", |sql, name| sql.text("ONLY ").name(name));
-            let emptied = self.control.batch_execute(truncate.as_str()).await;
-            emptied.map_err(|error| {
-                crate::source::Error::new("half-copied tables to be emptied", error)
-                    .into_failure(Side::Target)
-            })?;
+            let mut session = self.writing_session().await?;
+            session.execute(&truncate).await.map_err(|error| error.into_failure(Side::Target))?;
+            session.close().await;
         }
         let pieces = pieces::pieces(&tables, self.ranges && !self.replaces, self.jobs);
         let mut ongoing = HashMap::new();
@@ -226,8 +226,7 @@ impl Copy {
             };
             let counted = self.count(shared, piece, rows);
             if counted.whole {
-                let recorded = target.execute(&set_relation(&self.migration, &counted.row)).await;
-                recorded.map_err(|error| error.into_failure(Side::Target))?;
+                self.record(&mut target, &counted.row).await?;
             }
             self.commit(&mut target).await?;
             self.end(&counted).await?;
@@ -286,20 +285,6 @@ impl Copy {
         Ok(session)
     }
 
-    async fn writing_session(&self) -> Result<Session> {
-        let options = SessionOptions { settings: unhurried(), ..SessionOptions::new("walferry copy") };
-        let connected = Session::connect(&self.target, &options).await;
-        let mut session = connected.map_err(|error| error.into_failure(Side::Target))?;
-        if let Some(deadline) = self.deadline {
-            let bound = session.execute(&statements_until(deadline)).await;
-            bound.map_err(|error| error.into_failure(Side::Target))?;
-        }
-        if self.as_replica {
-            become_replica(&mut session).await?;
-        }
-        Ok(session)
-    }
-
     async fn copy(
         &self,
         source: &mut Session,
@@ -336,7 +321,8 @@ impl Copy {
             from => from.map_err(failed(Side::Source))?,
         };
         let unchecked = if manner.begun {
-            unchecked::take_away(target, &self.control, &table.name).await?
+            let by_role = self.writer.key().is_some();
+            unchecked::take_away(target, &self.control, &table.name, by_role).await?
         } else {
             Sql::default()
         };
@@ -382,21 +368,6 @@ impl Copy {
                 "leave such tables out with --no-replicate-extension-tables; or on the target, as a superuser:\n{grant};"
             ))
             .into())
-    }
-
-    /// Commits, if this run is still the migration's. Another one, which took the lock over, empties half-copied tables:
-    /// rows that arrive afterwards would be there twice.
-    async fn commit(&self, target: &mut Session) -> Result<()> {
-        let failed = |error: wire::Error| error.into_failure(Side::Target);
-        let ours = Sql::new("SELECT FROM walferry.migration WHERE name = ")
-            .literal(&self.migration)
-            .text(" AND attempt = ")
-            .number(self.attempt)
-            .text(" FOR SHARE");
-        if target.query(&ours).await.map_err(failed)?.is_empty() {
-            return Err(Transient::new(Side::Target, "the migration's lock was lost during the copy").into());
-        }
-        target.execute(&Sql::new("COMMIT")).await.map_err(failed)
     }
 
     async fn begin(&self, shared: &Shared, piece: &Piece) -> Result<()> {

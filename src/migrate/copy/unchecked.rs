@@ -10,6 +10,7 @@ use tokio_postgres::Client;
 use crate::error::{Result, Side};
 use crate::pg::{QualifiedName, Sql};
 use crate::source;
+use crate::store::apply_role::HOLD_CONSTRAINTS;
 use crate::wire::{self, Session};
 
 /// One of them, of a table or of a domain.
@@ -46,9 +47,9 @@ const CONSTRAINTS: &str = "
             JOIN pg_type t ON t.oid = k.contypid JOIN pg_namespace n ON n.oid = t.typnamespace
     ORDER BY 7 DESC, 1, 2, 3, 4";
 
-/// Begins a transaction for whoever takes some away. Tables that are copied beside this one may have the same ones. A lock on
+/// For whoever takes some away, in his transaction. Tables that are copied beside this one may have the same ones. A lock on
 /// a table of ours, which keeps nobody from its rows: an advisory one could be held by anybody.
-const BEGIN: &str = "BEGIN; LOCK TABLE walferry.replica_identity IN SHARE UPDATE EXCLUSIVE MODE";
+const LOCK: &str = "LOCK TABLE walferry.replica_identity IN SHARE UPDATE EXCLUSIVE MODE";
 
 /// Whether there are any that could keep rows from a table of the target.
 ///
@@ -59,12 +60,19 @@ pub async fn any(target: &Client, table: &QualifiedName) -> Result<bool> {
 }
 
 /// Begins a transaction of `session` and takes them away; gives what makes them again. `target` asks the same server.
+/// `by_role`: the session is of the role that writes rows.
 ///
 /// # Errors
 /// When the target does not answer, or refuses.
-pub async fn take_away(session: &mut Session, target: &Client, table: &QualifiedName) -> Result<Sql> {
+pub async fn take_away(
+    session: &mut Session,
+    target: &Client,
+    table: &QualifiedName,
+    by_role: bool,
+) -> Result<Sql> {
     let failed = |error: wire::Error| error.into_failure(Side::Target);
-    session.execute(&Sql::new(BEGIN)).await.map_err(failed)?;
+    let lock = if by_role { HOLD_CONSTRAINTS } else { LOCK };
+    session.execute(&Sql::new("BEGIN; ").text(lock)).await.map_err(failed)?;
     let constraints = constraints(target, table).await?;
     // Nobody has to hear of what is merged with what tables inherit.
     let quiet = Sql::new("SET LOCAL client_min_messages = warning; ");

@@ -102,27 +102,40 @@ fn connections(id: &'static str, side: Side, room: SessionRoom, needed: u64, sid
     Finding::warning(id, side.as_str(), cause).hint(format!("fewer --jobs, or:\n{more}"))
 }
 
-/// What the owners of tables have had run for each row runs as whoever writes the rows. On the target that is its user, who
-/// may more than they: make roles, and read what Walferry keeps there.
+/// What the owners of tables have had run for each row runs as whoever writes the rows. On the target that is a role made
+/// for this, where its user can make one; else he himself, who may more than they: read what Walferry keeps there.
 async fn owner_code(sides: &Sides<'_>, input: &PreflightInput) -> Result<Vec<Finding>, Error> {
     let id = "target-owner-code";
     let user = &sides.target_facts.user;
     let of_rows = catalog::owner_code(sides.source).await?;
     let mut findings = Vec::new();
+    let makes = user.superuser || user.create_role;
     if !of_rows.is_empty() {
-        let cause = format!(
-            "run on the target in the name of {}, whenever rows are copied or applied: {}",
-            user.name,
-            owned(&of_rows)
-        );
-        let hint = "read them before; where their owners are not trusted with the target, leave their tables out with \
-                    --skip-table, or have them drop what calls the functions until the cutover is done";
-        findings.push(Finding::warning(id, counted(of_rows.len(), "function"), cause).hint(hint));
+        let (functions, called) = (counted(of_rows.len(), "function"), owned(&of_rows));
+        let apart = "where their owners are not trusted with that, leave their tables out with --skip-table, or have them drop \
+                     what calls the functions until the cutover is done";
+        findings.push(if makes {
+            let cause = format!(
+                "run on the target, whenever rows are copied or applied, as a role that is made for that, which may what the \
+                 owners of the tables may, and no more: {called}"
+            );
+            let hint = format!("they can reach the rows of each other's tables: read them before; {apart}");
+            Finding::info(id, functions, cause).hint(hint)
+        } else {
+            let cause = format!(
+                "run on the target in the name of {}, whenever rows are copied or applied: {called}",
+                user.name
+            );
+            let hint = format!(
+                "let {} make roles (CREATEROLE), so that they run as one that may less; or read them before; {apart}",
+                user.name
+            );
+            Finding::warning(id, functions, cause).hint(hint)
+        });
     }
     // Whose owner stays behind, that stays with the target's user.
     let roles = catalog::roles(sides.source).await?;
     let there = catalog::roles(sides.target).await?;
-    let makes = user.superuser || user.create_role;
     let stays_behind = |role: &Role| {
         !is_carried(role, &input.ignored_roles) || !makes && there.iter().all(|there| there.name != role.name)
     };

@@ -46,10 +46,11 @@ pub use statements::Refused;
 
 pub(super) use login::{give_login, login};
 pub(super) use make::leaves;
+pub(super) use statements::{Within, attempt, execute};
 
 use make::{Made, Maker};
 use passwords::PasswordFile;
-use statements::{Within, execute, log_refused, run};
+use statements::{log_refused, run};
 
 /// Which roles, and where their new passwords go.
 #[derive(Debug, Clone, PartialEq, Eq)]

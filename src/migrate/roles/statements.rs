@@ -28,7 +28,7 @@ impl Refused {
 
 /// Where statements are run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Within {
+pub(in crate::migrate) enum Within {
     /// In the session's transaction, which goes on after a refusal.
     Transaction,
     /// In transactions of their own.
@@ -39,7 +39,11 @@ pub(super) enum Within {
 ///
 /// # Errors
 /// When the target fails otherwise.
-pub(super) async fn execute(target: &Client, statements: &[Sql], within: Within) -> Result<Vec<Refused>> {
+pub(in crate::migrate) async fn execute(
+    target: &Client,
+    statements: &[Sql],
+    within: Within,
+) -> Result<Vec<Refused>> {
     let mut refused = Vec::new();
     for some in statements.chunks(STATEMENTS_PER_QUERY) {
         let together = Sql::default().list(some, "; ", Sql::sql);
@@ -59,7 +63,7 @@ pub(super) async fn execute(target: &Client, statements: &[Sql], within: Within)
 ///
 /// # Errors
 /// When the connection is lost, or the target fails for a reason that may pass.
-pub(super) async fn attempt(target: &Client, sql: &Sql, within: Within) -> Result<Option<Error>> {
+pub(in crate::migrate) async fn attempt(target: &Client, sql: &Sql, within: Within) -> Result<Option<Error>> {
     let text = match within {
         Within::Transaction => Sql::new("SAVEPOINT walferry; ").sql(sql).text("; RELEASE SAVEPOINT walferry"),
         // Several statements of one query are one transaction.

@@ -266,6 +266,12 @@ impl ConnInfo {
         Self { dbname: dbname.to_owned(), ..self.clone() }
     }
 
+    /// The same servers and database, for another role.
+    #[must_use]
+    pub fn with_login(&self, user: &str, password: &str) -> Self {
+        Self { user: user.to_owned(), password: Some(Secret(password.to_owned())), ..self.clone() }
+    }
+
     /// The same, for sessions that may write though `default_transaction_read_only` is set for the server, the database or
     /// the role. So `target_session_attrs=read-write` finds a primary that is fenced by that, too, but no standby.
     #[must_use]
