@@ -4,6 +4,7 @@
 //! `client_encoding=UTF8`, except on a source of encoding SQL_ASCII, whose names must be UTF-8 to be moved. Counts and lengths are signed on the wire; they are checked against the bytes that remain
 //! before anything is cast, skipped or allocated.
 
+use byteorder::{BigEndian, ByteOrder as _};
 use bytes::{Buf, Bytes};
 
 use super::DecodeError;
@@ -39,7 +40,7 @@ impl Reader {
     /// # Errors
     /// [`DecodeError::Missing`] if fewer bytes remain.
     pub fn i16(&mut self, field: &'static str) -> Result<i16, DecodeError> {
-        self.array(field).map(i16::from_be_bytes)
+        self.array::<2>(field).map(|bytes| BigEndian::read_i16(&bytes))
     }
 
     /// Reads an Int32.
@@ -47,7 +48,7 @@ impl Reader {
     /// # Errors
     /// [`DecodeError::Missing`] if fewer bytes remain.
     pub fn i32(&mut self, field: &'static str) -> Result<i32, DecodeError> {
-        self.array(field).map(i32::from_be_bytes)
+        self.array::<4>(field).map(|bytes| BigEndian::read_i32(&bytes))
     }
 
     /// Reads an Int32 that the server holds unsigned, such as an OID.
@@ -55,7 +56,7 @@ impl Reader {
     /// # Errors
     /// [`DecodeError::Missing`] if fewer bytes remain.
     pub fn u32(&mut self, field: &'static str) -> Result<u32, DecodeError> {
-        self.array(field).map(u32::from_be_bytes)
+        self.array::<4>(field).map(|bytes| BigEndian::read_u32(&bytes))
     }
 
     /// Reads an Int64.
@@ -63,7 +64,7 @@ impl Reader {
     /// # Errors
     /// [`DecodeError::Missing`] if fewer bytes remain.
     pub fn i64(&mut self, field: &'static str) -> Result<i64, DecodeError> {
-        self.array(field).map(i64::from_be_bytes)
+        self.array::<8>(field).map(|bytes| BigEndian::read_i64(&bytes))
     }
 
     /// Reads an Int64 that the server holds unsigned, such as an LSN.
@@ -71,7 +72,7 @@ impl Reader {
     /// # Errors
     /// [`DecodeError::Missing`] if fewer bytes remain.
     pub fn u64(&mut self, field: &'static str) -> Result<u64, DecodeError> {
-        self.array(field).map(u64::from_be_bytes)
+        self.array::<8>(field).map(|bytes| BigEndian::read_u64(&bytes))
     }
 
     /// Reads a byte that is 0 or 1.

@@ -17,6 +17,7 @@ use std::fmt;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use super::writer::{put_i64, put_u64};
 use super::{DecodeError, Reader};
 use crate::pg::{PgTimestamp, SourceLsn};
 
@@ -110,9 +111,9 @@ impl XLogData {
     /// Appends the frame as the server would send it.
     pub fn encode(&self, out: &mut BytesMut) {
         out.put_u8(Self::TAG);
-        out.put_u64(self.wal_start.get());
-        out.put_u64(self.wal_end.get());
-        out.put_i64(self.sent_at.micros());
+        put_u64(out, self.wal_start.get());
+        put_u64(out, self.wal_end.get());
+        put_i64(out, self.sent_at.micros());
         out.put_slice(&self.payload);
     }
 }
@@ -143,8 +144,8 @@ impl PrimaryKeepalive {
     /// Appends the frame as the server would send it.
     pub fn encode(&self, out: &mut BytesMut) {
         out.put_u8(Self::TAG);
-        out.put_u64(self.wal_end.get());
-        out.put_i64(self.sent_at.micros());
+        put_u64(out, self.wal_end.get());
+        put_i64(out, self.sent_at.micros());
         out.put_u8(self.reply_requested.into());
     }
 }
@@ -176,10 +177,10 @@ impl StandbyStatusUpdate {
     /// Appends the frame: what one CopyData message is to hold.
     pub fn encode(&self, out: &mut BytesMut) {
         out.put_u8(Self::TAG);
-        out.put_u64(self.written.get());
-        out.put_u64(self.flushed.get());
-        out.put_u64(self.applied.get());
-        out.put_i64(self.sent_at.micros());
+        put_u64(out, self.written.get());
+        put_u64(out, self.flushed.get());
+        put_u64(out, self.applied.get());
+        put_i64(out, self.sent_at.micros());
         out.put_u8(self.reply_requested.into());
     }
 }

@@ -13,6 +13,7 @@
 
 use std::fmt;
 
+use byteorder::{BigEndian, ByteOrder as _};
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::writer::{put_count_i16, put_counted};
@@ -188,9 +189,9 @@ impl<'a> Iterator for Columns<'a> {
                 if kind == NULL { TupleValue::Null } else { TupleValue::Unchanged }
             }
             _ => {
-                let (length, rest) = rest.split_first_chunk()?;
-                let (value, rest) =
-                    rest.split_at_checked(usize::try_from(i32::from_be_bytes(*length)).ok()?)?;
+                let (length, rest) = rest.split_first_chunk::<4>()?;
+                let length = usize::try_from(BigEndian::read_i32(length)).ok()?;
+                let (value, rest) = rest.split_at_checked(length)?;
                 self.rest = rest;
                 if kind == TEXT { TupleValue::Text(value) } else { TupleValue::Binary(value) }
             }

@@ -5,7 +5,8 @@ use std::io::{Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use byteorder::{BigEndian, ByteOrder as _};
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 
 use super::{Budget, SpillError, failed};
 use crate::limits::{MESSAGE_BYTES_MAX, SPILL_READ_BYTES, SPILL_WRITE_BYTES};
@@ -55,9 +56,10 @@ impl Spool {
         let open = open.map_err(|cause| failed("a spool cannot be made", &path, cause))?;
         let mut buffer = BytesMut::with_capacity(SPILL_WRITE_BYTES);
         buffer.put_slice(MAGIC);
-        buffer.put_u32(VERSION);
-        buffer.put_u32(xid.get());
-        buffer.put_u32(crc32fast::hash(&buffer));
+        put_u32(&mut buffer, VERSION);
+        put_u32(&mut buffer, xid.get());
+        let crc = crc32fast::hash(&buffer);
+        put_u32(&mut buffer, crc);
         let file = SpoolFile { path, budget, taken: 0 };
         Ok(Self { file, buffer, open: Some(open), records: 0, bytes: HEADER_BYTES as u64 })
     }
@@ -72,11 +74,11 @@ impl Spool {
     pub fn append(&mut self, xid: Xid, message: &[u8]) -> Result<(), SpillError> {
         assert!(message.len() <= MESSAGE_BYTES_MAX, "a message of a server");
         let start = self.buffer.len();
-        self.buffer.put_u32(u32::try_from(message.len()).expect("at most 1 GiB"));
-        self.buffer.put_u32(xid.get());
+        put_u32(&mut self.buffer, u32::try_from(message.len()).expect("at most 1 GiB"));
+        put_u32(&mut self.buffer, xid.get());
         self.buffer.put_slice(message);
         let crc = crc32fast::hash(&self.buffer[start..]);
-        self.buffer.put_u32(crc);
+        put_u32(&mut self.buffer, crc);
         self.records += 1;
         self.bytes += (self.buffer.len() - start) as u64;
         if self.buffer.len() >= SPILL_WRITE_BYTES { self.write() } else { Ok(()) }
@@ -152,7 +154,7 @@ impl SpoolReader {
             return if more { Err(self.damaged("it is longer than it was written")) } else { Ok(None) };
         }
         self.need(RECORD_FRAME_BYTES)?;
-        let length = u32::from_be_bytes(*self.buffer.first_chunk().expect("a frame is there"));
+        let length = BigEndian::read_u32(&self.buffer);
         let length = usize::try_from(length).ok().filter(|length| *length <= MESSAGE_BYTES_MAX);
         let length = length.ok_or_else(|| self.damaged("the length of a record cannot be"))?;
         // Not trusted before its checksum is: what the file cannot hold is not made room for.
@@ -161,29 +163,29 @@ impl SpoolReader {
         }
         self.need(RECORD_FRAME_BYTES + length)?;
         let mut record = self.buffer.split_to(RECORD_FRAME_BYTES + length);
-        let crc = record.split_off(record.len() - 4).get_u32();
+        let crc = take_u32(&mut record.split_off(record.len() - 4));
         if crc32fast::hash(&record) != crc {
             return Err(self.damaged("the checksum of a record does not fit"));
         }
         self.at += (RECORD_FRAME_BYTES + length) as u64;
         self.records_left -= 1;
         record.advance(4);
-        let xid = Xid::new(record.get_u32());
+        let xid = Xid::new(take_u32(&mut record));
         Ok(Some((xid, record)))
     }
 
     fn header(&mut self, xid: Xid) -> Result<(), SpillError> {
         self.need(HEADER_BYTES)?;
         let mut header = self.buffer.split_to(HEADER_BYTES);
-        let crc = header.split_off(HEADER_BYTES - 4).get_u32();
+        let crc = take_u32(&mut header.split_off(HEADER_BYTES - 4));
         if !header.starts_with(MAGIC) || crc32fast::hash(&header) != crc {
             return Err(self.damaged("it does not begin as a spool"));
         }
         header.advance(MAGIC.len());
-        if header.get_u32() != VERSION {
+        if take_u32(&mut header) != VERSION {
             return Err(self.damaged("it is a spool of another version"));
         }
-        if header.get_u32() != xid.get() {
+        if take_u32(&mut header) != xid.get() {
             return Err(self.damaged("it is the spool of another transaction"));
         }
         self.at = HEADER_BYTES as u64;
@@ -228,4 +230,15 @@ impl Drop for SpoolFile {
         let _ = fs::remove_file(&self.path);
         self.budget.give_back(self.taken);
     }
+}
+
+fn put_u32(out: &mut BytesMut, value: u32) {
+    let mut bytes = [0; 4];
+    BigEndian::write_u32(&mut bytes, value);
+    out.put_slice(&bytes);
+}
+
+/// Whoever calls this has seen that four bytes are there.
+fn take_u32(bytes: &mut Bytes) -> u32 {
+    BigEndian::read_u32(&bytes.split_to(4))
 }

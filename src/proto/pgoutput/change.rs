@@ -4,7 +4,7 @@ use bytes::{BufMut, BytesMut};
 
 use crate::limits::{COLUMNS_MAX, TRUNCATE_RELATIONS_MAX};
 use crate::pg::{Column, Oid, QualifiedName, Relation, RelationId, ReplicaIdentity};
-use crate::proto::writer::{put_c_string, put_count_i16, put_count_i32};
+use crate::proto::writer::{put_c_string, put_count_i16, put_count_i32, put_i32, put_u32};
 use crate::proto::{DecodeError, Reader, Tuple};
 
 /// The name of a type that is not built in, sent before the Relation that uses it.
@@ -76,7 +76,7 @@ impl Type {
     }
 
     pub(super) fn encode_body(&self, out: &mut BytesMut) {
-        out.put_u32(self.oid.get());
+        put_u32(out, self.oid.get());
         encode_name(&self.name, out);
     }
 }
@@ -93,7 +93,7 @@ impl Insert {
     }
 
     pub(super) fn encode_body(&self, out: &mut BytesMut) {
-        out.put_u32(self.relation.get());
+        put_u32(out, self.relation.get());
         out.put_u8(NEW_TAG);
         self.new.encode(out);
     }
@@ -118,7 +118,7 @@ impl Update {
     }
 
     pub(super) fn encode_body(&self, out: &mut BytesMut) {
-        out.put_u32(self.relation.get());
+        put_u32(out, self.relation.get());
         if let Some(old) = &self.old {
             old.encode(out);
         }
@@ -140,7 +140,7 @@ impl Delete {
     }
 
     pub(super) fn encode_body(&self, out: &mut BytesMut) {
-        out.put_u32(self.relation.get());
+        put_u32(out, self.relation.get());
         self.old.encode(out);
     }
 }
@@ -195,7 +195,7 @@ impl Truncate {
         put_count_i32(out, self.relations.len());
         out.put_u8(cascade | restart_identity);
         for relation in &self.relations {
-            out.put_u32(relation.get());
+            put_u32(out, relation.get());
         }
     }
 }
@@ -212,15 +212,15 @@ pub(super) fn decode_relation_body(reader: &mut Reader) -> Result<Relation, Deco
 }
 
 pub(super) fn encode_relation_body(relation: &Relation, out: &mut BytesMut) {
-    out.put_u32(relation.id.get());
+    put_u32(out, relation.id.get());
     encode_name(&relation.name, out);
     out.put_u8(relation.identity.as_byte());
     put_count_i16(out, relation.columns.len());
     for column in &relation.columns {
         out.put_u8(column.key.into());
         put_c_string(out, &column.name);
-        out.put_u32(column.type_oid.get());
-        out.put_i32(column.type_modifier);
+        put_u32(out, column.type_oid.get());
+        put_i32(out, column.type_modifier);
     }
 }
 

@@ -48,10 +48,12 @@ mod stream;
 mod transaction;
 mod two_phase;
 
+use byteorder::{BigEndian, ByteOrder as _};
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::{DecodeError, Reader};
 use crate::pg::{Relation, Xid};
+use crate::proto::writer::put_u32;
 
 pub use change::{Delete, Insert, OldTuple, Truncate, Type, Update};
 pub use stream::{AbortPlace, StreamAbort, StreamCommit, StreamStart};
@@ -186,8 +188,8 @@ impl Message {
     pub fn decode_blocked(bytes: &Bytes) -> Result<Blocked, DecodeError> {
         match bytes.split_first() {
             Some((&(Type::TAG | Insert::TAG | Update::TAG | Delete::TAG | Truncate::TAG), rest)) => {
-                let xid = rest.first_chunk().ok_or(DecodeError::Missing { field: "xid" })?;
-                Ok(Blocked::Change(Xid::new(u32::from_be_bytes(*xid))))
+                let xid = rest.first_chunk::<4>().ok_or(DecodeError::Missing { field: "xid" })?;
+                Ok(Blocked::Change(Xid::new(BigEndian::read_u32(xid))))
             }
             _ => {
                 Self::decode(bytes.clone(), Layout::BLOCK).map(|(xid, message)| Blocked::Other(xid, message))
@@ -217,7 +219,7 @@ impl Message {
     pub fn encode(&self, xid: Option<Xid>, out: &mut BytesMut) {
         out.put_u8(self.tag());
         if let Some(xid) = xid.filter(|_| has_xid(self.tag())) {
-            out.put_u32(xid.get());
+            put_u32(out, xid.get());
         }
         match self {
             Self::Begin(begin) => begin.encode_body(out),

@@ -4,6 +4,7 @@ use bytes::{BufMut, BytesMut};
 
 use super::{NO_FLAGS, no_flags};
 use crate::pg::{CommitLsn, EndLsn, PgTimestamp, SourceLsn, Xid};
+use crate::proto::writer::{put_i64, put_u32, put_u64};
 use crate::proto::{DecodeError, Reader};
 
 /// A block of a transaction that has not ended: what follows, up to Stream Stop, belongs to it.
@@ -58,7 +59,7 @@ impl StreamStart {
     }
 
     pub(super) fn encode_body(&self, out: &mut BytesMut) {
-        out.put_u32(self.xid.get());
+        put_u32(out, self.xid.get());
         out.put_u8(self.first.into());
     }
 }
@@ -78,11 +79,11 @@ impl StreamCommit {
     }
 
     pub(super) fn encode_body(&self, out: &mut BytesMut) {
-        out.put_u32(self.xid.get());
+        put_u32(out, self.xid.get());
         out.put_u8(NO_FLAGS);
-        out.put_u64(self.commit_lsn.get());
-        out.put_u64(self.end_lsn.get());
-        out.put_i64(self.commit_time.micros());
+        put_u64(out, self.commit_lsn.get());
+        put_u64(out, self.end_lsn.get());
+        put_i64(out, self.commit_time.micros());
     }
 }
 
@@ -102,11 +103,11 @@ impl StreamAbort {
     }
 
     pub(super) fn encode_body(&self, out: &mut BytesMut) {
-        out.put_u32(self.xid.get());
-        out.put_u32(self.subxid.get());
+        put_u32(out, self.xid.get());
+        put_u32(out, self.subxid.get());
         if let Some(place) = self.place {
-            out.put_u64(place.lsn.get());
-            out.put_i64(place.time.micros());
+            put_u64(out, place.lsn.get());
+            put_i64(out, place.time.micros());
         }
     }
 }

@@ -7,7 +7,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use super::{NO_FLAGS, no_flags};
 use crate::pg::{CommitLsn, EndLsn, PgTimestamp, SourceLsn, Xid};
-use crate::proto::writer::{put_c_string, put_counted};
+use crate::proto::writer::{put_c_string, put_counted, put_i64, put_u32, put_u64};
 use crate::proto::{DecodeError, Reader};
 
 /// A transaction starts. Transactions come whole, in commit order.
@@ -70,9 +70,9 @@ impl Begin {
     }
 
     pub(super) fn encode_body(&self, out: &mut BytesMut) {
-        out.put_u64(self.final_lsn.get());
-        out.put_i64(self.commit_time.micros());
-        out.put_u32(self.xid.get());
+        put_u64(out, self.final_lsn.get());
+        put_i64(out, self.commit_time.micros());
+        put_u32(out, self.xid.get());
     }
 }
 
@@ -90,7 +90,7 @@ impl LogicalMessage {
 
     pub(super) fn encode_body(&self, out: &mut BytesMut) {
         out.put_u8(self.transactional.into());
-        out.put_u64(self.lsn.get());
+        put_u64(out, self.lsn.get());
         put_c_string(out, &self.prefix);
         put_counted(out, &self.content);
     }
@@ -122,9 +122,9 @@ impl Commit {
 
     pub(super) fn encode_body(&self, out: &mut BytesMut) {
         out.put_u8(NO_FLAGS);
-        out.put_u64(self.commit_lsn.get());
-        out.put_u64(self.end_lsn.get());
-        out.put_i64(self.commit_time.micros());
+        put_u64(out, self.commit_lsn.get());
+        put_u64(out, self.end_lsn.get());
+        put_i64(out, self.commit_time.micros());
     }
 }
 
@@ -148,7 +148,7 @@ impl Origin {
     }
 
     pub(super) fn encode_body(&self, out: &mut BytesMut) {
-        out.put_u64(self.lsn.get());
+        put_u64(out, self.lsn.get());
         put_c_string(out, &self.name);
     }
 }

@@ -4,7 +4,7 @@ use bytes::{BufMut, BytesMut};
 
 use super::{NO_FLAGS, no_flags};
 use crate::pg::{CommitLsn, EndLsn, PgTimestamp, SourceLsn, Xid};
-use crate::proto::writer::put_c_string;
+use crate::proto::writer::{put_c_string, put_i64, put_u32, put_u64};
 use crate::proto::{DecodeError, Reader};
 
 /// Which prepared transaction is meant.
@@ -80,7 +80,7 @@ impl Prepared {
     }
 
     fn encode(&self, out: &mut BytesMut) {
-        out.put_u32(self.xid.get());
+        put_u32(out, self.xid.get());
         put_c_string(out, &self.gid);
     }
 }
@@ -98,9 +98,9 @@ impl BeginPrepare {
     }
 
     pub(super) fn encode_body(&self, out: &mut BytesMut) {
-        out.put_u64(self.prepare_lsn.get());
-        out.put_u64(self.end_lsn.get());
-        out.put_i64(self.prepare_time.micros());
+        put_u64(out, self.prepare_lsn.get());
+        put_u64(out, self.end_lsn.get());
+        put_i64(out, self.prepare_time.micros());
         self.prepared.encode(out);
     }
 }
@@ -122,9 +122,9 @@ impl Prepare {
 
     pub(super) fn encode_body(&self, out: &mut BytesMut) {
         out.put_u8(NO_FLAGS);
-        out.put_u64(self.prepare_lsn.get());
-        out.put_u64(self.end_lsn.get());
-        out.put_i64(self.prepare_time.micros());
+        put_u64(out, self.prepare_lsn.get());
+        put_u64(out, self.end_lsn.get());
+        put_i64(out, self.prepare_time.micros());
         self.prepared.encode(out);
     }
 }
@@ -144,9 +144,9 @@ impl CommitPrepared {
 
     pub(super) fn encode_body(&self, out: &mut BytesMut) {
         out.put_u8(NO_FLAGS);
-        out.put_u64(self.commit_lsn.get());
-        out.put_u64(self.end_lsn.get());
-        out.put_i64(self.commit_time.micros());
+        put_u64(out, self.commit_lsn.get());
+        put_u64(out, self.end_lsn.get());
+        put_i64(out, self.commit_time.micros());
         self.prepared.encode(out);
     }
 }
@@ -167,10 +167,10 @@ impl RollbackPrepared {
 
     pub(super) fn encode_body(&self, out: &mut BytesMut) {
         out.put_u8(NO_FLAGS);
-        out.put_u64(self.prepare_end_lsn.get());
-        out.put_u64(self.rollback_end_lsn.get());
-        out.put_i64(self.prepare_time.micros());
-        out.put_i64(self.rollback_time.micros());
+        put_u64(out, self.prepare_end_lsn.get());
+        put_u64(out, self.rollback_end_lsn.get());
+        put_i64(out, self.prepare_time.micros());
+        put_i64(out, self.rollback_time.micros());
         self.prepared.encode(out);
     }
 }
