@@ -8,6 +8,7 @@
 use std::sync::Arc;
 
 use prometheus::core::Collector;
+use prometheus::process_collector::ProcessCollector;
 use prometheus::proto::MetricFamily;
 use prometheus::{
     Encoder, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts,
@@ -69,6 +70,7 @@ impl MetricsRegistry {
         )?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         counted.registry.register(Box::new(build))?;
+        counted.registry.register(Box::new(ProcessCollector::for_self()))?;
         Ok(Self { counted: Arc::new(counted) })
     }
 
@@ -417,6 +419,20 @@ mod tests {
                 concat!("walferry_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
             ],
         );
+    }
+
+    #[test]
+    fn the_process_is_measured_by_the_names_that_others_use() {
+        let text = registry().encode(&StatusSnapshot::new("default")).expect("fixed names");
+        let value = |name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+            line.unwrap_or_else(|| panic!("no {name} in:\n{text}")).parse::<f64>().expect("a number")
+        };
+        for name in ["process_resident_memory_bytes", "process_open_fds", "process_threads"] {
+            assert!(value(name) > 0.0, "{name}");
+        }
+        assert!(value("process_open_fds") < value("process_max_fds"));
+        assert!(value("process_cpu_seconds_total") >= 0.0);
     }
 
     #[test]
