@@ -7,14 +7,13 @@
 mod arguments;
 
 use std::env::{self, VarError};
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::sync::Arc;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::config::{Config, Environment, ListenAccess, LogFormat, Output, RawConfig, Secret};
-use crate::demo::{self, ShowOptions, Stage};
 use crate::error::{Definite, Exit, Failure};
 use crate::migrate::{self, Cluster, CutoverRequest, DoneStep, Sides};
 use crate::pg::{plain, plain_json, plain_lines, plain_under};
@@ -24,7 +23,9 @@ use crate::status::{
 
 pub use arguments::{Cli, Command, Early};
 
-use arguments::{DemoArgs, ResyncArgs, TailArgs};
+#[cfg(feature = "demo")]
+use arguments::DemoArgs;
+use arguments::{ResyncArgs, TailArgs};
 
 /// `raw` with what is in the configuration file that it names.
 ///
@@ -67,6 +68,7 @@ pub async fn run(command: &Command, config: &Config, screen: &Screen) -> Result<
         Command::Resync(args) => resync(args, config).await,
         Command::Remove(_) => remove(config).await,
         Command::Tail(args) => tail(args, config).await,
+        #[cfg(feature = "demo")]
         Command::Demo(args) => show_demo(args, config).await,
     }
 }
@@ -233,7 +235,12 @@ async fn tail(args: &TailArgs, config: &Config) -> Result<Exit, Failure> {
     Ok(Exit::Fine)
 }
 
+#[cfg(feature = "demo")]
 async fn show_demo(args: &DemoArgs, config: &Config) -> Result<Exit, Failure> {
+    use std::io::IsTerminal as _;
+
+    use crate::demo::{self, ShowOptions, Stage};
+
     let options = ShowOptions {
         source_version: args.source_version,
         target_version: args.target_version,

@@ -5,7 +5,7 @@
 //! | module | what it does |
 //! |---|---|
 //! | [`cli`] | the commands, and what can be typed |
-//! | [`demo`] | servers of one's own: for the demo, the tests and the benchmarks |
+//! | `demo` | servers of one's own: for the demo, the tests and the benchmarks |
 //! | [`migrate`] | the migration: preflight, schema, copy, follow, cutover, remove; its phases |
 //! | [`engine`] | one pipeline: what happens becomes events, events become effects |
 //! | [`status`] | what a migration shows of itself: snapshot, lag, metrics, HTTP, terminal |
@@ -27,6 +27,7 @@ pub mod assemble;
 pub mod catalog;
 pub mod cli;
 pub mod config;
+#[cfg(feature = "demo")]
 pub mod demo;
 pub mod engine;
 pub mod error;

@@ -61,6 +61,7 @@ pub enum Command {
         It looks through a temporary slot, which goes when it ends. Transactions come whole, when they commit."
     )]
     Tail(TailArgs),
+    #[cfg(feature = "demo")]
     /// Start two temporary servers on this machine and move a small shop from one to the other
     #[command(
         after_help = "Examples:\n  walferry demo\n  walferry demo --source-version 16 --target-version 18 --keep\n\n\
@@ -222,6 +223,7 @@ pub struct TailArgs {
 }
 
 /// Options of `demo`.
+#[cfg(feature = "demo")]
 #[derive(Debug, Args)]
 pub struct DemoArgs {
     /// Tables copied at the same time, 1 to 32 [default: the number of cores, 2 to 8]
@@ -463,6 +465,7 @@ impl Cli {
                 raw.source.clone_from(&args.source);
                 raw.name.clone_from(&args.name);
             }
+            #[cfg(feature = "demo")]
             Command::Demo(args) => {
                 // The demo has servers of its own: what the environment names is not to be touched.
                 raw.environment = Environment::default();
@@ -625,6 +628,7 @@ mod tests {
         assert_eq!(config.output, Output::Avn);
     }
 
+    #[cfg(feature = "demo")]
     #[test]
     fn the_demo_does_not_see_the_environment() {
         let environment = Environment { source: Some(Secret::new("host=prod")), target: None };
