@@ -129,7 +129,7 @@ impl Migration {
             Err(failure) => Err(failure),
         };
         context.fenced = attempt.cutover.as_ref().and_then(|cutover| cutover.opened_by(&attempt.row.dbname));
-        context.cutover = attempt.cutover.take().filter(|cutover| !cutover.is_concluding());
+        context.cutover = attempt.cutover.take().filter(|cutover| !cutover.may_be_done());
         ended
     }
 
@@ -418,7 +418,7 @@ impl Attempt<'_> {
 
     /// A failure ends a cutover that is under way, too. Gives the failure that matters more.
     async fn broken_off(&mut self, failure: Failure) -> Failure {
-        if self.cutover.as_ref().is_none_or(Cutover::is_concluding) {
+        if self.cutover.as_ref().is_none_or(Cutover::may_be_done) {
             return failure;
         }
         match self.give_up(&failure).await {

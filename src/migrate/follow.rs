@@ -402,7 +402,7 @@ impl<'a> Attempt<'a> {
                 asked_for = false;
                 asking.start(async { Ok(Store::new(&target, &name).next_request().await?.is_some()) });
             }
-            let deadline = self.cutover.as_ref().map(Cutover::deadline);
+            let deadline = self.cutover.as_ref().and_then(Cutover::deadline);
             tokio::select! {
                 // The source is fenced while the stream ends for a cutover: that has its bound, too.
                 () = tokio::time::sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {

@@ -10,7 +10,7 @@ use tokio_postgres::types::ToSql;
 
 use super::lock::{advisory, lock_name, of_holders};
 use super::{Store, failure};
-use crate::error::Result;
+use crate::error::{Result, Side, Transient};
 use crate::limits::REQUEST_STALE_AFTER;
 use crate::pg::Sql;
 
@@ -117,16 +117,24 @@ impl Store<'_> {
 
     /// Records the last word on the request, and the migration's phase: both or neither. Where that is `done`, tables that
     /// were copied again are as they should be.
-    pub async fn answer(&self, id: i64, answer: &Value, phase: &str) -> Result<()> {
+    ///
+    /// # Errors
+    /// A transient failure, and nothing is recorded, where a later attempt than `attempt` has begun: its statements may reach
+    /// the server long after it lost the connection, when the next one has read that nothing is recorded, and has acted on it.
+    pub async fn answer(&self, attempt: i64, id: i64, answer: &Value, phase: &str) -> Result<()> {
         let sql = "WITH moved AS (
                        UPDATE walferry.migration SET phase = $4, updated_at = pg_catalog.clock_timestamp()
-                       WHERE name = $1),
+                       WHERE name = $1 AND attempt = $5 RETURNING name),
                    kept AS (
-                       UPDATE walferry.relation SET state = 'copied'
-                       WHERE migration = $1 AND state = 'copying' AND copy_lsn IS NOT NULL AND $4 = 'done')
-                   UPDATE walferry.request SET answer = $3::text::jsonb, answered_at = pg_catalog.clock_timestamp()
-                   WHERE migration = $1 AND id = $2";
-        self.execute(sql, &[&self.name(), &id, &answer.to_string(), &phase]).await
+                       UPDATE walferry.relation r SET state = 'copied' FROM moved
+                       WHERE r.migration = moved.name AND state = 'copying' AND copy_lsn IS NOT NULL AND $4 = 'done')
+                   UPDATE walferry.request r SET answer = $3::text::jsonb, answered_at = pg_catalog.clock_timestamp()
+                   FROM moved WHERE r.migration = moved.name AND r.id = $2";
+        let params: [&(dyn ToSql + Sync); 5] = [&self.name(), &id, &answer.to_string(), &phase, &attempt];
+        if self.client().execute(sql, &params).await.map_err(failure)? == 0 {
+            return Err(Transient::new(Side::Target, "a later attempt of this migration has begun").into());
+        }
+        Ok(())
     }
 
     /// Shows that an engine is at work on a request, for as long as this session lives: between two attempts it does not

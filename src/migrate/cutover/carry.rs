@@ -101,7 +101,7 @@ impl Attempt<'_> {
     /// When either side refuses, or does not answer in time: a part may be there.
     pub(super) async fn bring_acting(&mut self) -> Result<bool> {
         let cutover = self.under_way();
-        let (acting, deadline) = (std::mem::take(&mut cutover.acting), cutover.deadline());
+        let (acting, deadline) = (std::mem::take(&mut cutover.acting), cutover.request_deadline());
         if acting.tables.is_empty() {
             return Ok(false);
         }

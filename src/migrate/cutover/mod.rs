@@ -28,6 +28,7 @@ mod fence;
 mod held;
 mod record;
 mod sessions;
+mod state;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -57,6 +58,7 @@ pub use record::{CutoverRequest, CutoverState, CutoverStatus, CutoverStep, DoneS
 use fence::Before;
 use held::Held;
 use sessions::first_names;
+use state::{Effect, Event, State};
 
 /// What `walferry.request` calls it.
 pub(super) const COMMAND: &str = "cutover";
@@ -72,10 +74,9 @@ pub(super) struct Cutover {
     status: CutoverStatus,
     began: Instant,
     fenced_at: Option<Instant>,
+    state: State,
     /// Who the fence may not reach.
     before: Before,
-    /// What commits from here on was written after the fence.
-    mark: SourceLsn,
     /// The version of the source's schema when it was compared.
     schema_version: String,
     /// What is kept from being written to.
@@ -86,54 +87,73 @@ pub(super) struct Cutover {
     acting: Again,
     /// What it waits for, for whoever wants to know why it took too long.
     waits_for: String,
-    /// All steps are done: what is left is to end the stream, and to say so.
-    proven: bool,
-    /// Whether `done` is recorded is not known.
-    concluding: bool,
 }
 
 impl Cutover {
-    fn new(id: i64, wanted: CutoverRequest, status: CutoverStatus) -> Self {
+    fn new(id: i64, wanted: CutoverRequest) -> Self {
         Self {
             id,
             wanted,
-            status,
+            status: CutoverStatus::default(),
+            state: State::Checking,
             began: Instant::now(),
             fenced_at: None,
             before: Before::default(),
-            mark: SourceLsn::ZERO,
             schema_version: String::new(),
             held: None,
             seen: None,
             acting: Again::default(),
             waits_for: String::new(),
-            proven: false,
-            concluding: false,
         }
     }
 
-    fn answer(&self) -> serde_json::Value {
-        serde_json::to_value(&self.status).expect("plain data becomes JSON")
+    fn on(&mut self, event: Event) {
+        self.state = std::mem::replace(&mut self.state, State::Over).on(event);
     }
 
-    /// When it is given up.
-    pub(super) fn deadline(&self) -> Instant {
+    /// One that an engine before this one began; `status` is what it has recorded.
+    fn found(id: i64, status: CutoverStatus) -> Self {
+        let ended: Failure = Definite::new("the engine ended during the cutover").hint(AGAIN).into();
+        let error = status.error.clone().unwrap_or_else(|| (&ended).into());
+        let state = State::found(status.fence.clone(), error);
+        Self { status, state, ..Self::new(id, CutoverRequest::default()) }
+    }
+
+    /// What is recorded of it.
+    fn answer(&self) -> serde_json::Value {
+        let state = match &self.state {
+            State::Concluding(_) | State::Unknown(_) | State::Done => CutoverState::Done,
+            State::Answering { fenced: true, .. } => CutoverState::GivenUp,
+            State::Answering { fenced: false, .. } => CutoverState::Refused,
+            _ => CutoverState::Running,
+        };
+        let (fence, error) = (self.state.fence().cloned(), self.state.error().cloned());
+        let status = CutoverStatus { state, fence, error, ..self.status.clone() };
+        serde_json::to_value(status).expect("plain data becomes JSON")
+    }
+
+    /// When it is given up, as long as it may be.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.state.deadline(self.request_deadline())
+    }
+
+    fn request_deadline(&self) -> Instant {
         self.began + self.wanted.timeout()
     }
 
-    /// Whether `done` is recorded is not known: nothing may be undone.
-    pub(super) const fn is_concluding(&self) -> bool {
-        self.concluding
+    /// `done` is recorded, or may be: nothing may be undone.
+    pub(super) const fn may_be_done(&self) -> bool {
+        self.state.may_be_done()
     }
 
     /// Whether the source is fenced, or may be.
-    pub(super) const fn is_fenced(&self) -> bool {
-        self.status.fence.is_some()
+    pub(super) fn is_fenced(&self) -> bool {
+        self.state.fence().is_some()
     }
 
     /// How somebody opens the source's database, if it is.
     pub(super) fn opened_by(&self, dbname: &str) -> Option<String> {
-        let fence = self.status.fence.as_ref().filter(|fence| fence.kind != FenceKind::None)?;
+        let fence = self.state.fence().filter(|fence| fence.kind != FenceKind::None)?;
         Some(fence::if_fenced(dbname, Some(fence)))
     }
 }
@@ -151,10 +171,7 @@ impl Attempt<'_> {
                 Some(refusal) => Err(refusal.into()),
                 None => self.cut_over(synced).await,
             };
-            let Err(failure) = done else {
-                self.under_way().proven = true;
-                return Ok(true);
-            };
+            let Err(failure) = done else { return Ok(true) };
             self.give_up(&failure).await?;
             self.refuse_copied_again().await?;
             if synced {
@@ -171,7 +188,7 @@ impl Attempt<'_> {
                 Ok(wanted) => (wanted, None),
                 Err(refusal) => (CutoverRequest::default(), Some(refusal)),
             };
-            let cutover = Cutover::new(request.id, wanted, CutoverStatus::default());
+            let cutover = Cutover::new(request.id, wanted);
             if self.store().take(request.id, &cutover.answer()).await? {
                 return Ok(Some((cutover, refusal)));
             }
@@ -198,8 +215,8 @@ impl Attempt<'_> {
         let target = Arc::clone(&self.target);
         let store = Store::new(&target, &self.migration.sides.name);
         let mut stop = self.migration.stop.clone();
-        let (id, deadline) = (self.under_way().id, self.under_way().deadline());
-        let timeout = self.under_way().wanted.timeout();
+        let (id, timeout) = (self.under_way().id, self.under_way().wanted.timeout());
+        let deadline = self.under_way().request_deadline();
         tokio::select! {
             done = self.steps(synced) => return done,
             given_up = given_up(&store, id) => return Err(given_up),
@@ -220,23 +237,30 @@ impl Attempt<'_> {
         let mut began = Instant::now();
         self.under_way().seen = self.be_seen().await?;
         self.source = Arc::new(self.migration.sides.source_client().await?);
-        let client = self.refuse_cutover(synced).await?;
-        self.stepped(CutoverStep::Check, &mut began).await?;
-        self.fence(&client).await?;
-        self.stepped(CutoverStep::Fence, &mut began).await?;
-        self.drain(&client).await?;
-        // Somebody may have redefined one while the fence went up.
-        let tables = self.look_at_source_tables(true).await?;
-        self.refuse_redefined(&tables).await?;
-        if !self.under_way().wanted.accept_drift {
-            let version = self.under_way().schema_version.clone();
-            self.refuse_later_schema_drift(&client, &version).await?;
+        if !synced || self.phase != Phase::Syncing {
+            return Err(Definite::new("the migration is not in sync yet").hint(WHEN_SYNCED).into());
         }
-        self.stepped(CutoverStep::Drain, &mut began).await?;
-        let sequences = self.carry(&client).await?;
-        self.stepped(CutoverStep::Carry, &mut began).await?;
-        self.prove(&client, &sequences).await?;
-        self.stepped(CutoverStep::Prove, &mut began).await
+        let client = fence::connect(&self.migration.sides.source).await?;
+        loop {
+            let (event, step) = match self.under_way().state.effect() {
+                Effect::Check => (Event::Checked(self.check(&client).await?), Some(CutoverStep::Check)),
+                Effect::Record(_) => (self.record_fence().await?, None),
+                Effect::Raise(fence) => (self.raise(&client, &fence).await?, Some(CutoverStep::Fence)),
+                Effect::Drain => (self.drain(&client).await?, Some(CutoverStep::Drain)),
+                Effect::Carry => (self.carry(&client).await?, Some(CutoverStep::Carry)),
+                Effect::Prove { fence, sequences } => {
+                    (self.prove(&client, &fence, &sequences).await?, Some(CutoverStep::Prove))
+                }
+                Effect::EndStream => return Ok(()),
+                effect @ (Effect::Conclude | Effect::Lower(_) | Effect::Answer(_) | Effect::Nothing) => {
+                    unreachable!("{effect:?} comes after the stream or a failure")
+                }
+            };
+            self.under_way().on(event);
+            if let Some(step) = step {
+                self.stepped(step, &mut began).await?;
+            }
+        }
     }
 
     async fn stepped(&mut self, step: CutoverStep, began: &mut Instant) -> Result<()> {
@@ -254,13 +278,9 @@ impl Attempt<'_> {
         self.store().report(id, &answer).await
     }
 
-    /// Refuses what would not end well, before anything is changed. Gives a session for what is to be done on the source.
-    async fn refuse_cutover(&mut self, synced: bool) -> Result<Client> {
-        if !synced || self.phase != Phase::Syncing {
-            return Err(Definite::new("the migration is not in sync yet").hint(WHEN_SYNCED).into());
-        }
-        let client = fence::connect(&self.migration.sides.source).await?;
-        let wal = catalog::current_wal(&client).await.map_err(source_failed)?;
+    /// Refuses what would not end well, before anything is changed. Gives the fence, with all that it takes to lower it.
+    async fn check(&mut self, client: &Client) -> Result<Fence> {
+        let wal = catalog::current_wal(client).await.map_err(source_failed)?;
         let lag = wal.bytes_since(self.progress.now().applied().unwrap_or(SourceLsn::ZERO));
         let bound = self.under_way().wanted.lag_bytes_max;
         if lag > bound {
@@ -273,9 +293,9 @@ impl Attempt<'_> {
         }
         // Behind the lag: what holds the target up may be a lock, which a look at its tables waits for.
         self.refuse_uncopied().await?;
-        self.refuse_prepared(&client).await?;
-        self.refuse_without_slot(&client).await?;
-        let readable = catalog::sequence_values(&client).await.map_err(source_failed)?;
+        self.refuse_prepared(client).await?;
+        self.refuse_without_slot(client).await?;
+        let readable = catalog::sequence_values(client).await.map_err(source_failed)?;
         if !readable.unreadable.is_empty() {
             let names: Vec<String> = readable.unreadable.iter().map(ToString::to_string).collect();
             return Err(Definite::new("sequences of the source cannot be read")
@@ -292,9 +312,17 @@ impl Attempt<'_> {
         }
         let kind = self.under_way().wanted.fence;
         let several = self.migration.status.snapshot().databases.len() > 1;
-        fence::refuse(&client, kind, self.migration.fence_commands.as_ref(), several).await?;
-        self.refuse_drift(&client).await?;
-        Ok(client)
+        fence::refuse(client, kind, self.migration.fence_commands.as_ref(), several).await?;
+        self.refuse_drift(client).await?;
+        let previous = catalog::read_only_default(client).await.map_err(source_failed)?;
+        if previous.on
+            && let Some(before) = fenced::unrecorded(client, &self.row.dbname).await?
+        {
+            let warning = format!("it was so before the fence: {}; {}", before.cause, before.hint);
+            self.under_way().status.warnings.push(warning);
+        }
+        let since = catalog::moment(client).await.map_err(source_failed)?;
+        Ok(Fence { kind, previous: previous.setting, since })
     }
 
     /// Refuses what was made, changed or dropped on the source beside its tables, unless that is accepted.
@@ -363,31 +391,24 @@ impl Attempt<'_> {
         .into())
     }
 
-    /// Puts the fence up; all that it takes to take it down again is recorded before.
-    async fn fence(&mut self, client: &Client) -> Result<()> {
-        let kind = self.under_way().wanted.fence;
-        let previous = catalog::read_only_default(client).await.map_err(source_failed)?;
-        if previous.on
-            && let Some(before) = fenced::unrecorded(client, &self.row.dbname).await?
-        {
-            let warning = format!("it was so before the fence: {}; {}", before.cause, before.hint);
-            self.under_way().status.warnings.push(warning);
-        }
-        let previous = previous.setting;
-        let since = catalog::moment(client).await.map_err(source_failed)?;
+    /// From here on whoever starts lowers the fence.
+    async fn record_fence(&mut self) -> Result<Event> {
         self.enter(Phase::CuttingOver).await?;
-        let cutover = self.under_way();
-        cutover.status.fence = Some(Fence { kind, previous, since });
-        cutover.fenced_at = (kind != FenceKind::None).then(Instant::now);
-        cutover.waits_for = "the fence".to_owned();
         self.report_cutover().await?;
+        Ok(Event::Recorded)
+    }
+
+    async fn raise(&mut self, client: &Client, fence: &Fence) -> Result<Event> {
+        let cutover = self.under_way();
+        cutover.fenced_at = (fence.kind != FenceKind::None).then(Instant::now);
+        cutover.waits_for = "the fence".to_owned();
         let commands = self.migration.fence_commands.as_ref();
-        let before = fence::raise(client, &self.row.dbname, kind, commands).await?;
+        let before = fence::raise(client, &self.row.dbname, fence.kind, commands).await?;
         self.under_way().before = before;
         loop {
             let writers = self.writers(client).await?;
             if writers.is_empty() {
-                return Ok(());
+                return Ok(Event::Raised);
             }
             self.under_way().waits_for =
                 format!("open transactions of the source: {}", first_names(&writers));
@@ -405,17 +426,23 @@ impl Attempt<'_> {
         Ok(named.collect())
     }
 
-    async fn drain(&mut self, client: &Client) -> Result<()> {
+    async fn drain(&mut self, client: &Client) -> Result<Event> {
         let mark = catalog::mark_wal(client).await.map_err(source_failed)?;
-        let cutover = self.under_way();
-        cutover.mark = mark;
-        cutover.status.source_lsn = Some(mark.to_string());
+        self.under_way().status.source_lsn = Some(mark.to_string());
         self.wait_applied(mark).await;
         self.refuse_new_partitions().await?;
-        self.refuse_written()
+        self.refuse_written_since(mark)?;
+        // Somebody may have redefined one while the fence went up.
+        let tables = self.look_at_source_tables(true).await?;
+        self.refuse_redefined(&tables).await?;
+        if !self.under_way().wanted.accept_drift {
+            let version = self.under_way().schema_version.clone();
+            self.refuse_later_schema_drift(client, &version).await?;
+        }
+        Ok(Event::Drained(mark))
     }
 
-    async fn carry(&mut self, client: &Client) -> Result<SequenceValues> {
+    async fn carry(&mut self, client: &Client) -> Result<Event> {
         let mut again = self.copied_again().await?;
         self.under_way().waits_for = "locks on tables that are copied at cutover".to_owned();
         let held = Held::lock(&self.migration.sides.source, &again).await?;
@@ -426,19 +453,18 @@ impl Attempt<'_> {
         self.wait_applied(mark).await;
         self.refuse_written()?;
         self.under_way().waits_for = "what replication does not carry".to_owned();
-        let deadline = self.under_way().deadline();
+        let deadline = self.under_way().request_deadline();
         let carried = self.carry_rest(client, again, deadline).await?;
         self.under_way().status.warnings.extend(carried.warnings);
-        Ok(carried.sequences)
+        Ok(Event::Carried(carried.sequences))
     }
 
-    async fn prove(&mut self, client: &Client, carried: &SequenceValues) -> Result<()> {
-        let fence = self.under_way().status.fence.clone();
-        if let Some(fence) = fence.filter(|fence| fence.kind != FenceKind::None) {
+    async fn prove(&mut self, client: &Client, fence: &Fence, carried: &SequenceValues) -> Result<Event> {
+        if fence.kind != FenceKind::None {
             let cutover = self.under_way();
-            if !fence::refuse_fallen(client, &fence, &cutover.before).await?.is_empty() {
+            if !fence::refuse_fallen(client, fence, &cutover.before).await?.is_empty() {
                 sleep(UNFENCED_WATCH).await;
-                let left = fence::refuse_fallen(client, &fence, &cutover.before).await?;
+                let left = fence::refuse_fallen(client, fence, &cutover.before).await?;
                 cutover.status.warnings.extend(sessions::staying(&left));
             }
         } else {
@@ -461,7 +487,7 @@ impl Attempt<'_> {
         let moved = now.values.iter().find(|value| !carried.values.contains(value));
         match moved {
             Some(value) => Err(written(&format!("sequence {} moved", value.name))),
-            None => Ok(()),
+            None => Ok(Event::Proven),
         }
     }
 
@@ -471,8 +497,12 @@ impl Attempt<'_> {
     }
 
     /// Whether the stream brought a change that was written after the fence.
-    fn refuse_written(&mut self) -> Result<()> {
-        let mark = self.under_way().mark;
+    fn refuse_written(&self) -> Result<()> {
+        let mark = self.cutover.as_ref().and_then(|cutover| cutover.state.mark());
+        self.refuse_written_since(mark.expect("it is drained"))
+    }
+
+    fn refuse_written_since(&self, mark: SourceLsn) -> Result<()> {
         match self.progress.now().last_change.filter(|change| *change >= mark) {
             Some(change) => {
                 Err(written(&format!("a change committed at {change}, the fence was up at {mark}")))
@@ -492,18 +522,17 @@ impl Attempt<'_> {
     /// After the stream was ended: records `done` where a cutover is proven, and says whether it is.
     pub(super) async fn conclude(&mut self) -> Result<bool> {
         let Some(cutover) = &self.cutover else { return Ok(false) };
-        let recorded = if cutover.proven {
+        let recorded = if matches!(cutover.state, State::Ending(_)) {
             self.record_proven().await
         } else {
             let ended = || Definite::new("the stream ended").hint(AGAIN);
-            Err(cutover.status.error.clone().map_or_else(ended, Definite::from).into())
+            Err(cutover.state.error().cloned().map_or_else(ended, Definite::from).into())
         };
         match recorded {
             Ok(()) => Ok(true),
             // The answer of the target, if it gave one, may be lost: the next attempt reads what it holds.
             Err(Failure::Transient(transient)) => Err(transient.into()),
             Err(failure) => {
-                self.under_way().concluding = false;
                 self.give_up(&failure).await?;
                 self.refuse_copied_again().await.map(|()| false)
             }
@@ -531,20 +560,26 @@ impl Attempt<'_> {
 
     async fn record_done(&mut self) -> Result<()> {
         let cutover = self.under_way();
-        let mut status = cutover.status.clone();
-        status.state = CutoverState::Done;
-        status.fenced_seconds = cutover.fenced_at.map(seconds_since);
-        let done = Cutover::new(cutover.id, cutover.wanted.clone(), status);
-        self.under_way().concluding = true;
-        self.store().answer(done.id, &done.answer(), Phase::Done.as_str()).await?;
-        self.cutover = None;
+        cutover.on(Event::StreamEnded);
+        cutover.status.fenced_seconds = cutover.fenced_at.map(seconds_since);
+        let (id, answer) = (cutover.id, cutover.answer());
+        match self.store().answer(self.number, id, &answer, Phase::Done.as_str()).await {
+            Ok(()) => self.under_way().on(Event::Answered),
+            Err(Failure::Transient(transient)) => {
+                self.under_way().on(Event::AnswerLost);
+                return Err(transient.into());
+            }
+            Err(refused) => return Err(refused),
+        }
         self.phase = Phase::Done;
         self.migration.show(Phase::Done);
-        tracing::info!(
-            source_lsn = done.status.source_lsn,
-            fenced_seconds = done.status.fenced_seconds,
-            "cut over"
-        );
+        if let Some(Cutover { status, .. }) = self.cutover.take() {
+            tracing::info!(
+                source_lsn = status.source_lsn,
+                fenced_seconds = status.fenced_seconds,
+                "cut over"
+            );
+        }
         Ok(())
     }
 
@@ -553,36 +588,42 @@ impl Attempt<'_> {
     /// # Errors
     /// When the fence could not be taken down; or when that could not be recorded, which the next attempt does.
     pub(super) async fn give_up(&mut self, failure: &Failure) -> Result<()> {
-        let fenced = self.phase == Phase::CuttingOver;
         let cutover = self.under_way();
-        cutover.status.error = Some(failure.into());
-        cutover.status.state = if fenced { CutoverState::GivenUp } else { CutoverState::Refused };
-        let held = cutover.held.take();
-        if let Some(fence) = cutover.status.fence.clone() {
-            let commands = self.migration.fence_commands.as_ref();
-            let undisturbed = match held {
-                Some(held) => held.release().await,
-                None => Vec::new(),
-            };
-            let warnings = lower(&self.migration.sides.source, &fence, commands).await?;
-            // Tables that are not kept are copied afresh.
-            if let Err(failure) = self.store().keep(&undisturbed).await {
-                tracing::debug!(%failure, "tables that were to be copied at cutover are copied again");
-            }
-            let warnings = warnings.into_iter().chain(self.take_acting_away().await?);
-            let cutover = self.under_way();
-            cutover.status.warnings.extend(warnings);
-            cutover.status.fenced_seconds = cutover.fenced_at.map(seconds_since);
-            cutover.status.fence = None;
+        if cutover.state.may_fail() {
+            cutover.on(Event::Failed(failure.into()));
         }
-        let phase = if fenced { Phase::Syncing } else { self.phase };
+        if let Effect::Lower(fence) = self.under_way().state.effect() {
+            self.lower(&fence).await?;
+            self.under_way().on(Event::Lowered);
+        }
+        let phase = if self.phase == Phase::CuttingOver { Phase::Syncing } else { self.phase };
         let cutover = self.under_way();
         let (id, answer) = (cutover.id, cutover.answer());
-        self.store().answer(id, &answer, phase.as_str()).await?;
-        let error = self.cutover.take().and_then(|cutover| cutover.status.error);
+        let error = cutover.state.error().cloned();
+        self.store().answer(self.number, id, &answer, phase.as_str()).await?;
+        self.under_way().on(Event::Answered);
+        self.cutover = None;
         let (cause, detail) = error.map(|error| (error.cause, error.detail)).unwrap_or_default();
         tracing::warn!(cause, detail, "cutover given up: the migration goes on following");
         self.phase = phase;
+        Ok(())
+    }
+
+    async fn lower(&mut self, fence: &Fence) -> Result<()> {
+        let undisturbed = match self.under_way().held.take() {
+            Some(held) => held.release().await,
+            None => Vec::new(),
+        };
+        let commands = self.migration.fence_commands.as_ref();
+        let warnings = lower(&self.migration.sides.source, fence, commands).await?;
+        // Tables that are not kept are copied afresh.
+        if let Err(failure) = self.store().keep(&undisturbed).await {
+            tracing::debug!(%failure, "tables that were to be copied at cutover are copied again");
+        }
+        let warnings = warnings.into_iter().chain(self.take_acting_away().await?);
+        let cutover = self.under_way();
+        cutover.status.warnings.extend(warnings);
+        cutover.status.fenced_seconds = cutover.fenced_at.map(seconds_since);
         Ok(())
     }
 
@@ -597,14 +638,22 @@ impl Attempt<'_> {
             }
             return Ok(());
         };
-        let left = match left.filter(|left| left.id == request.id) {
+        let mut left = match left.filter(|left| left.id == request.id) {
             Some(left) => left,
-            None => Cutover::new(request.id, CutoverRequest::default(), status(&self.row.dbname, &request)?),
+            None => Cutover::found(request.id, status(&self.row.dbname, &request)?),
         };
-        let ended = || Definite::new("the engine ended during the cutover").hint(AGAIN);
-        let cause = left.status.error.clone().map_or_else(ended, Definite::from);
+        if left.state.may_fail() {
+            let ended: Failure = Definite::new("the engine ended during the cutover").hint(AGAIN).into();
+            left.on(Event::Failed((&ended).into()));
+        }
+        let knows_of_fence = left.is_fenced();
+        let error = left.state.error().cloned().map(Definite::from);
         self.cutover = Some(left);
-        self.give_up(&cause.into()).await
+        self.give_up(&error.unwrap_or_else(|| Definite::new("the cutover ended")).into()).await?;
+        if !knows_of_fence {
+            self.tell_of_fence().await?;
+        }
+        Ok(())
     }
 
     /// Says so where the source is read only, and no cutover is recorded that made it so.

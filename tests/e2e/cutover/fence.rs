@@ -3,7 +3,9 @@
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use serde_json::json;
 use tokio::io::AsyncWriteExt;
+use walferry::store::Store;
 
 use super::super::harness::{DATABASE, Engine, Launch, PATIENCE, Pair, wait_for};
 use super::super::peers::signal_all;
@@ -252,6 +254,39 @@ async fn forgotten_by_the_target() {
     let ended = shop.cutover(&[]).run().await;
     ended.assert(0, &["it was so before the fence", "BEGIN READ WRITE;"]);
     engine.wait_exit(0, PATIENCE).await;
+}
+
+/// The target has the request, and lacks the commit that recorded its fence: whoever finds the source read only says so. What
+/// an attempt before this one sends is not recorded any more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whose_record_alone_is_lost() {
+    let shop = Shop::start().await;
+    let pair = &shop.pair;
+    let (engine, command, blocked) = shop.fenced(&pair.migrate()).await;
+    engine.kill9().await;
+    drop((command, blocked));
+    pair.target("UPDATE walferry.request SET answer = answer || '{\"fence\": null}'").await;
+    pair.target("UPDATE walferry.migration SET phase = 'syncing'").await;
+    let attempt = pair.target_value("SELECT attempt FROM walferry.migration").await.parse().unwrap();
+    let request: i64 = pair.target_value("SELECT id FROM walferry.request").await.parse().unwrap();
+    let mut engine = pair.migrate().start();
+    let answer =
+        "SELECT coalesce(answer ->> 'state', '') FROM walferry.request WHERE answered_at IS NOT NULL";
+    let answered = async || pair.target(answer).await.len() == 1;
+    wait_for("it is given up", PATIENCE, answered).await;
+    engine.wait_until("the engine follows", |detail| detail["phase"] == "syncing").await;
+    let log = engine.log();
+    assert!(log.contains("database \"defaultdb\" of the source is read only"), "{log}");
+    paste(pair, statement(&log)).await;
+
+    let target = super::connect(&pair.cluster.target_uri(DATABASE)).await.unwrap();
+    let store = Store::new(&target, "default");
+    let late = store.answer(attempt, request, &json!({"state": "done"}), "done").await;
+    let refusal = late.expect_err("a later attempt has begun").to_string();
+    assert!(refusal.contains("a later attempt of this migration has begun"), "{refusal}");
+    assert_eq!(pair.target_value(answer).await, "refused");
+    assert_eq!(pair.target_value("SELECT phase FROM walferry.migration").await, "syncing");
+    pair.assert_cuts_over(engine).await;
 }
 
 /// A session that has read its settings before the fence was up, and is not to be seen before it has begun.
