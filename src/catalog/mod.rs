@@ -74,7 +74,7 @@ pub use server::{
 pub use slots::{ReplicationRoom, current_wal, replication_room, slot, slots, wal_senders_used};
 pub use surroundings::{
     ChangedCollation, LockRoom, ReplicaTrigger, SessionRoom, Surroundings, UntrustedFunction, Unwritable,
-    UserMapping, forced_row_security, language_names, lock_room, session_room, surroundings,
+    UserMapping, forced_row_security, language_names, lock_room, secured_tables, session_room, surroundings,
     trusted_languages, untrusted_functions, unwritable_tables,
 };
 pub use tables::{

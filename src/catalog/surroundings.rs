@@ -219,6 +219,20 @@ pub async fn forced_row_security(client: &Client) -> Result<Vec<QualifiedName>, 
     ask::rows(client, "row-level security", &sql, &[]).await?.iter().map(ask::Answer::name).collect()
 }
 
+/// Tables with row-level security, each with its owner; without one where it holds for him, too.
+///
+/// # Errors
+/// When the server does not answer.
+pub async fn secured_tables(client: &Client) -> Result<Vec<(QualifiedName, Option<String>)>, Error> {
+    let sql = Sql::new(
+        "SELECT n.nspname::text AS schema, c.relname::text AS name, CASE WHEN NOT c.relforcerowsecurity THEN r.rolname::text END AS owner FROM pg_class c \
+         JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_roles r ON r.oid = c.relowner WHERE c.relrowsecurity \
+         AND c.relkind = 'r' ORDER BY 1, 2",
+    );
+    let table = |row: &ask::Answer| Ok((row.name()?, row.get("owner")?));
+    ask::rows(client, "row-level security", &sql, &[]).await?.iter().map(table).collect()
+}
+
 /// A table of a migration on its target, to which the current user may not write all that comes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unwritable {

@@ -97,13 +97,11 @@ impl Attempt<'_> {
         let key = random_secret();
         store.set_apply_role(name, &key).await?;
         entitle(target, name).await?;
-        if let Some(table) = beyond(target, name, &self.row_security().await?).await? {
+        let secured = catalog::secured_tables(&self.source).await.map_err(source_failed)?;
+        if let Some(table) = beyond(&store, target, name, &secured).await? {
             return Ok(Err(format!("the target's user cannot give it what table {table} wants")));
         }
         let writer = Writer::role(self.migration.sides.target.clone(), name, key);
-        if store.apply_role().await? == Some(true) {
-            return Ok(Ok(writer));
-        }
         match writer.log_in(&SessionOptions::new("walferry")).await? {
             Ok(session) => session.close().await,
             Err(error) => match error.server() {
@@ -117,12 +115,6 @@ impl Attempt<'_> {
             "rows are written by a role made for that: they call functions of the source's owners"
         );
         Ok(Ok(writer))
-    }
-
-    /// Tables of the source whose rows only their owners will see on the target.
-    async fn row_security(&self) -> Result<Vec<QualifiedName>> {
-        let tables = self.source_tables().await?;
-        Ok(tables.into_iter().filter(|table| table.has_rls).map(|table| table.name).collect())
     }
 }
 
@@ -245,21 +237,27 @@ async fn entitle(target: &Client, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// A table that the target's user could write to, and the role cannot: for want of a right, or since it would have to be its
-/// owner's to see all rows.
-async fn beyond(target: &Client, name: &str, secured: &[QualifiedName]) -> Result<Option<QualifiedName>> {
+/// A table of the migration that the target's user could write to, and the role cannot: for want of a right, or since it is
+/// among the `secured` ones, which show all rows to their owner alone, or not even to him.
+async fn beyond(
+    store: &Store<'_>,
+    target: &Client,
+    name: &str,
+    secured: &[(QualifiedName, Option<String>)],
+) -> Result<Option<QualifiedName>> {
     let failed = |error| at_target(Error::new("the tables that the role cannot write to", error));
-    let found = target.query(TABLES, &[&name]).await.map_err(failed)?;
+    let relations: HashSet<QualifiedName> =
+        store.relations().await?.into_iter().map(|row| row.name).collect();
     let table =
         |row: &tokio_postgres::Row| QualifiedName::new(row.get::<_, String>(0), row.get::<_, String>(1));
-    if let Some(row) = found.iter().find(|row| row.get(3)) {
-        return Ok(Some(table(row)));
-    }
+    let lacks = target.query(TABLES, &[&name]).await.map_err(failed)?;
+    let lacks = lacks.iter().filter(|row| row.get(3)).map(table);
     let sql = "SELECT n.nspname::text, c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
                WHERE c.relkind IN ('r', 'p') AND NOT pg_has_role($1::text::name, c.relowner, 'USAGE')";
     let others = target.query(sql, &[&name]).await.map_err(failed)?;
     let others: HashSet<QualifiedName> = others.iter().map(table).collect();
-    Ok(secured.iter().find(|name| others.contains(name)).cloned())
+    let hidden = secured.iter().filter(|(name, owner)| owner.is_none() || others.contains(name));
+    Ok(lacks.chain(hidden.map(|(name, _)| name.clone())).find(|name| relations.contains(name)))
 }
 
 fn at_target(error: Error) -> crate::error::Failure {

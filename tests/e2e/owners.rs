@@ -571,3 +571,114 @@ async fn may_less(pair: Pair) {
     pair.assert_removes().await;
     assert_eq!(pair.target_value("SELECT count(*) FROM pg_roles WHERE rolname ~ '^walferry'").await, "0");
 }
+
+/// A table of Mallory's, with a function that says who writes to it.
+const FITS: &str = "
+    CREATE ROLE mallory; GRANT mallory TO app_owner; CREATE SCHEMA m AUTHORIZATION mallory; SET ROLE mallory;
+    CREATE FUNCTION m.fits(int) RETURNS bool LANGUAGE plpgsql AS
+        'BEGIN RAISE LOG ''wrote as %'', session_user; RETURN true; END';
+    CREATE TABLE m.t (a int PRIMARY KEY CHECK (m.fits(a))); INSERT INTO m.t VALUES (1)";
+
+/// Whom `pg_hba.conf` of the target lets in, from now on: a superuser over the socket, and these with a password.
+async fn lets_in(pair: &Pair, roles: &str) {
+    let file = pair.target_value("SHOW hba_file").await;
+    let lines = format!("('local all postgres trust'), ('hostssl all {roles} all scram-sha-256')");
+    pair.target(&format!("COPY (VALUES {lines}) TO '{file}'; SELECT pg_reload_conf()")).await;
+    // The server takes the file when it gets round to it.
+    let all = roles == "all";
+    wait_for("pg_hba.conf to count", PATIENCE, async || may_log_in(pair, "probe", "p").await == all).await;
+}
+
+/// A target that does not let a new role in is written to by its user, and that is said; once the role was in, nothing goes
+/// back to that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_role_that_may_not_log_in() {
+    let pair = Pair::start().await;
+    pair.target("CREATE ROLE probe LOGIN PASSWORD 'p'").await;
+    pair.source(FITS).await;
+    let roles = "SELECT count(*) FROM pg_roles WHERE rolname ~ '^walferry'";
+    let said = "run in the name of the target's user";
+    lets_in(&pair, "avnadmin").await;
+    let launch = pair.migrate();
+    let mut engine = launch.start();
+    engine.wait_phase("syncing").await;
+    assert!(engine.log().contains(said), "{}", engine.log());
+    assert_eq!(pair.target_value(roles).await, "0", "it is of no use");
+    engine.terminate(0).await;
+
+    lets_in(&pair, "all").await;
+    let mut engine = launch.start();
+    engine.wait_phase("syncing").await;
+    assert!(!engine.log().contains(said), "{}", engine.log());
+    pair.source("INSERT INTO m.t VALUES (2)").await;
+    engine.wait_drained(&pair).await;
+    let role = pair.target_value("SELECT slot_name FROM walferry.migration").await;
+    let log = pair.cluster.target.log_tail(100_000);
+    assert!(log.contains(&format!("wrote as {role}")), "{log}");
+    engine.terminate(0).await;
+
+    lets_in(&pair, "avnadmin").await;
+    pair.source("INSERT INTO m.t VALUES (3)").await;
+    let refused = launch.run().await;
+    refused.assert(5, &["the role that writes the rows cannot be used any more", "pg_hba.conf"]);
+    assert_eq!(pair.target_value("SELECT count(*) FROM m.t").await, "2");
+    lets_in(&pair, "all").await;
+    let mut engine = launch.start();
+    engine.wait_phase("syncing").await;
+    pair.assert_cuts_over(engine).await;
+    pair.assert_removes().await;
+    assert_eq!(pair.target_value(roles).await, "0");
+}
+
+/// A target's user that may make no roles: that is said before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_user_that_may_make_no_roles() {
+    let pair = Pair::start().await;
+    pair.target("ALTER ROLE avnadmin NOCREATEROLE; CREATE ROLE mallory; GRANT mallory TO avnadmin").await;
+    pair.source(FITS).await;
+    let check = pair.command("check").arguments(&["--json"]).run().await;
+    check.assert(
+        0,
+        &["run on the target in the name of avnadmin", "m.fits(integer) of mallory", "(CREATEROLE)"],
+    );
+    let mut engine = pair.migrate().start();
+    engine.wait_phase("syncing").await;
+    assert!(engine.log().contains("run in the name of the target's user"), "{}", engine.log());
+    pair.source("INSERT INTO m.t VALUES (2)").await;
+    pair.assert_cuts_over(engine).await;
+}
+
+/// The other method writes rows as that role, too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dump_is_restored_by_a_role_that_may_less() {
+    let pair = Pair::start().await;
+    pair.source(FITS).await;
+    let moved = pair.migrate().arguments(&["--method", "pg_dump"]).run().await;
+    moved.assert(0, &["rows are written by a role made for that"]);
+    let log = pair.cluster.target.log_tail(100_000);
+    assert!(log.contains("wrote as walferry_default_") && !log.contains("wrote as avnadmin"), "{log}");
+    pair.command("remove").run().await.assert(0, &["dropped role walferry_default_"]);
+}
+
+/// A table whose rows the role would not see: that is known before, and nobody is kept from migrating.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_that_only_their_owner_sees() {
+    let pair = Pair::start().await;
+    pair.source(FITS).await;
+    pair.source(
+        "CREATE ROLE keeper CREATEROLE; GRANT keeper TO app_owner; CREATE SCHEMA kept AUTHORIZATION keeper; SET ROLE keeper;
+         CREATE TABLE kept.t (a int PRIMARY KEY); ALTER TABLE kept.t ENABLE ROW LEVEL SECURITY; INSERT INTO kept.t VALUES (1)",
+    )
+    .await;
+    let check = pair.command("check").arguments(&["--json"]).run().await;
+    check.assert(
+        0,
+        &["run on the target in the name of avnadmin", "rows of kept.t, which have row-level security"],
+    );
+    let mut engine = pair.migrate().start();
+    engine.wait_phase("syncing").await;
+    let said = "the target's user cannot give it what table kept.t wants";
+    assert!(engine.log().contains(said), "{}", engine.log());
+    pair.source("UPDATE kept.t SET a = 2; INSERT INTO m.t VALUES (2)").await;
+    pair.assert_cuts_over(engine).await;
+}

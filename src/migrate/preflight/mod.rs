@@ -18,6 +18,7 @@ mod hints;
 mod left;
 mod locks;
 mod method;
+mod owner_code;
 mod report;
 mod roles;
 mod schema_drift;

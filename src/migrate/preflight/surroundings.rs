@@ -3,15 +3,14 @@
 use std::collections::HashSet;
 
 use super::report::{counted, listed, size};
-use super::{Finding, PreflightInput, Report, Sides, hints, search_path};
+use super::{Finding, PreflightInput, Report, Sides, hints, owner_code, search_path};
 use crate::catalog::{
-    self, ChangedCollation, ReplicaTrigger, Role, SessionRoom, Surroundings, Table, TableKind, Unwritable,
+    self, ChangedCollation, ReplicaTrigger, SessionRoom, Surroundings, Table, TableKind, Unwritable,
     UserMapping,
 };
 use crate::error::Side;
 use crate::limits::{SOURCE_CONNECTIONS, TARGET_CONNECTIONS};
 use crate::migrate::filter::moved;
-use crate::migrate::roles::is_carried;
 use crate::pg::{QualifiedName, Sql};
 use crate::source::Error;
 
@@ -44,7 +43,7 @@ pub(super) async fn check(report: &mut Report, sides: &Sides<'_>, tables: &[Tabl
         }
         Err(error) => report.push(Finding::unanswered("source-surroundings", Side::Source, error)),
     }
-    report.add("target-owner-code", Side::Source, owner_code(sides, input).await);
+    report.add("target-owner-code", Side::Source, owner_code::findings(sides, tables, input).await);
     report.add("target-c-functions", Side::Target, untrusted_functions(sides, input).await);
     report.add("source-search-path", Side::Source, search_path::functions(sides).await);
     report.add("target-row-security", Side::Target, forced(sides, tables, input).await);
@@ -100,68 +99,6 @@ fn connections(id: &'static str, side: Side, room: SessionRoom, needed: u64, sid
     let more = hints::parameter(facts.provider, "max_connections", &value, true);
     // Sessions come and go: later there may be room.
     Finding::warning(id, side.as_str(), cause).hint(format!("fewer --jobs, or:\n{more}"))
-}
-
-/// What the owners of tables have had run for each row runs as whoever writes the rows. On the target that is a role made
-/// for this, where its user can make one; else he himself, who may more than they: read what Walferry keeps there.
-async fn owner_code(sides: &Sides<'_>, input: &PreflightInput) -> Result<Vec<Finding>, Error> {
-    let id = "target-owner-code";
-    let user = &sides.target_facts.user;
-    let of_rows = catalog::owner_code(sides.source).await?;
-    let mut findings = Vec::new();
-    let makes = user.superuser || user.create_role;
-    if !of_rows.is_empty() {
-        let (functions, called) = (counted(of_rows.len(), "function"), owned(&of_rows));
-        let apart = "where their owners are not trusted with that, leave their tables out with --skip-table, or have them drop \
-                     what calls the functions until the cutover is done";
-        findings.push(if makes {
-            let cause = format!(
-                "run on the target, whenever rows are copied or applied, as a role that is made for that, which may what the \
-                 owners of the tables may, and no more: {called}"
-            );
-            let hint = format!("they can reach the rows of each other's tables: read them before; {apart}");
-            Finding::info(id, functions, cause).hint(hint)
-        } else {
-            let cause = format!(
-                "run on the target in the name of {}, whenever rows are copied or applied: {called}",
-                user.name
-            );
-            let hint = format!(
-                "let {} make roles (CREATEROLE), so that they run as one that may less; or read them before; {apart}",
-                user.name
-            );
-            Finding::warning(id, functions, cause).hint(hint)
-        });
-    }
-    // Whose owner stays behind, that stays with the target's user.
-    let roles = catalog::roles(sides.source).await?;
-    let there = catalog::roles(sides.target).await?;
-    let stays_behind = |role: &Role| {
-        !is_carried(role, &input.ignored_roles) || !makes && there.iter().all(|there| there.name != role.name)
-    };
-    let behind: Vec<String> = roles.into_iter().filter(stays_behind).map(|role| role.name).collect();
-    let of_objects = catalog::code_of_objects_of(sides.source, &behind).await?;
-    if !of_objects.is_empty() {
-        let cause = format!(
-            "run on the target in the name of {}, when statistics are gathered and materialised views filled whose owners \
-             are not carried: {}",
-            user.name,
-            owned(&of_objects)
-        );
-        let hint = "read them before; or have the owners carried, so that the functions run as them";
-        findings.push(Finding::warning(id, counted(of_objects.len(), "function"), cause).hint(hint));
-    }
-    Ok(findings)
-}
-
-fn owned(found: &[catalog::OwnerCode]) -> String {
-    let one = |code: &catalog::OwnerCode| {
-        let by = code.called_by.first().map_or("", String::as_str);
-        let more = code.called_by.len().saturating_sub(1);
-        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-        format!("{} of {} ({by}{more})", code.function, code.owner)
-    };
-    listed(&found.iter().map(one).collect::<Vec<String>>())
 }
 
 /// Only a superuser makes functions in languages that may do anything, unless the target's administrator trusts one.
