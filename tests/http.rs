@@ -216,10 +216,12 @@ async fn metrics_parse() {
         let (series, value) = line.rsplit_once(' ').expect("a series and a value");
         let value: f64 = value.parse().expect("a number");
         let name = series.split('{').next().expect("a name");
-        assert!(name.starts_with("walferry_"), "{line}");
+        let of_process = PROCESS_METRICS.contains(&series);
+        assert!(of_process || name.starts_with("walferry_"), "{line}");
         let family = ["_bucket", "_sum", "_count"].iter().find_map(|suffix| name.strip_suffix(suffix));
         assert!(typed.contains_key(name) || family.is_some_and(|it| typed.contains_key(it)), "{line}");
-        assert!(name == "walferry_build_info" || series.contains("database=\"shop\""), "{line}");
+        let of_database = series.contains("database=\"shop\"");
+        assert!(of_process || name == "walferry_build_info" || of_database, "{line}");
         assert!(samples.insert(series, value).is_none(), "twice: {line}");
     }
     let phases = samples.iter().filter(|(series, _)| series.starts_with("walferry_phase{"));
@@ -227,7 +229,19 @@ async fn metrics_parse() {
     assert_eq!(samples["walferry_received_bytes_total{database=\"shop\"}"], 42.0);
     assert_eq!(samples["walferry_replication_lag_seconds{database=\"shop\"}"], 0.25);
     assert_eq!(samples["walferry_batch_changes_count{database=\"shop\"}"], 1.0);
+    assert!(PROCESS_METRICS.iter().all(|name| samples.contains_key(name)), "{text}");
 }
+
+/// What Prometheus's own libraries call them, whatever the process is.
+const PROCESS_METRICS: [&str; 7] = [
+    "process_cpu_seconds_total",
+    "process_max_fds",
+    "process_open_fds",
+    "process_resident_memory_bytes",
+    "process_start_time_seconds",
+    "process_threads",
+    "process_virtual_memory_bytes",
+];
 
 #[tokio::test]
 async fn the_page_escapes_names() {
