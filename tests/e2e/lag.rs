@@ -186,7 +186,9 @@ async fn metrics(engine: &Engine) {
     let mut names = BTreeSet::new();
     for line in text.lines().filter(|line| !line.is_empty()) {
         if let Some(comment) = line.strip_prefix("# ") {
-            assert!(comment.starts_with("HELP walferry_") || comment.starts_with("TYPE walferry_"), "{line}");
+            let of_ours = |of: &str| of.starts_with("walferry_") || of.starts_with("process_");
+            let rest = comment.strip_prefix("HELP ").or_else(|| comment.strip_prefix("TYPE "));
+            assert!(rest.is_some_and(of_ours), "{line}");
             continue;
         }
         let (series, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("{line}"));
@@ -194,6 +196,10 @@ async fn metrics(engine: &Engine) {
         let name = series.split('{').next().unwrap();
         assert!(name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_'), "{line}");
         let labels = series.strip_prefix(name).unwrap();
+        if name.starts_with("process_") {
+            assert_eq!(labels, "", "{line}");
+            continue;
+        }
         let labelled = labels.contains("database=\"defaultdb\"") || name == "walferry_build_info";
         assert!(labelled && labels.starts_with('{') && labels.ends_with('}'), "{line}");
         let name = ["_bucket", "_sum", "_count"].iter().fold(name, |name, end| name.trim_end_matches(end));
