@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use tokio::process::Command;
 
 use super::account::Account;
-use super::packages::Package;
+use super::packages::{Package, Version};
 use super::{DemoError, Result};
 
 /// One version's programs.
@@ -21,9 +21,6 @@ pub struct PgBinaries {
     /// Where psql, pg_dump and the like are, if they are not beside the server's programs.
     clients: Option<Box<Self>>,
 }
-
-/// Major and minor: 15 and 18 for 15.18.
-pub(super) type Version = (u32, u32);
 
 const SERVER_PROGRAMS: [&str; 3] = ["initdb", "postgres", "pg_ctl"];
 const CLIENT_PROGRAMS: [&str; 4] = ["psql", "pg_dump", "pg_restore", "pgbench"];

@@ -20,9 +20,11 @@ use tokio::process::Command;
 use tokio::time::timeout;
 
 use super::account::{Account, make_open_directory};
-use super::binaries::Version;
 use super::{DemoError, Result};
 use crate::limits::DEMO_DOWNLOAD_TIMEOUT;
+
+/// Major and minor: 15 and 18 for 15.18.
+pub(super) type Version = (u32, u32);
 
 /// A package of PostgreSQL.
 #[derive(Debug)]

@@ -20,6 +20,7 @@ mod literal;
 mod net;
 mod resolve;
 mod set;
+mod set_form;
 mod statements;
 mod table;
 mod truncate;

@@ -6,62 +6,18 @@
 //!
 //! Not for set form, and why: see [`Reason`].
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::literal::{Arrays, CopyText};
-use super::net::{DoesNotFollow, Net, Row};
-use super::statements::{self, Match};
+use super::net::{DoesNotFollow, Row};
+use super::statements;
 use super::table::{Carried, Shape, Write, names};
 use super::{Input, Kind, PlanError, Reason, Statement, Step};
 use crate::limits::{COPY_ROWS_MIN, SET_ROW_BYTES_MAX, SORT_ROWS_MIN, UPDATE_FORMS_MAX};
-use crate::pg::{CommitLsn, ReplicaIdentity};
+use crate::pg::CommitLsn;
 use crate::proto::{OldTuple, Tuple, TupleValue};
-
-/// What a table's shape has for set form.
-#[derive(Debug)]
-pub(super) struct SetForm {
-    /// Why updates and deletes go row by row, if they do.
-    merges: Result<(), Reason>,
-    /// The same of updates alone.
-    updates: Result<(), Reason>,
-    /// A row that was deleted and inserted again can be updated instead.
-    replaces: bool,
-    net: Net,
-    /// The last change's transaction.
-    commit_lsn: CommitLsn,
-    copy: Option<Arc<Statement>>,
-    delete: Option<Arc<Statement>>,
-    /// By the columns that are given.
-    by_columns: HashMap<Vec<usize>, Arc<Statement>>,
-}
-
-/// Nothing of it works before the shape is known.
-impl Default for SetForm {
-    fn default() -> Self {
-        Self {
-            merges: Err(Reason::Values),
-            updates: Err(Reason::Values),
-            replaces: false,
-            net: Net::default(),
-            commit_lsn: CommitLsn::default(),
-            copy: None,
-            delete: None,
-            by_columns: HashMap::new(),
-        }
-    }
-}
-
-impl SetForm {
-    pub(super) fn new(shape: &Shape) -> Self {
-        let merges = shape.merges();
-        let updates = merges.and_then(|()| shape.updates_merge());
-        let net = Net::new(shape.key_columns().collect());
-        Self { merges, updates, replaces: shape.replaceable(), net, ..Self::default() }
-    }
-}
 
 impl From<DoesNotFollow> for Reason {
     fn from(_: DoesNotFollow) -> Self {
@@ -290,54 +246,6 @@ impl Shape {
     /// The columns of a statement's arrays, in their order: those given, then the key.
     fn carried_columns(&self, given: &[usize]) -> impl Iterator<Item = usize> {
         given.iter().copied().chain(self.key_columns())
-    }
-
-    fn key_columns(&self) -> impl Iterator<Item = usize> {
-        self.key.iter().map(|(index, _)| *index)
-    }
-
-    /// Whether a row is known by a key that both sides keep unique and that comes with each change. With REPLICA IDENTITY
-    /// FULL the target's own key finds the row, but nothing says that it is unique on the source. Where it is not unique on
-    /// the target, one key too many and one too few would make the right number of rows.
-    fn merges(&self) -> Result<(), Reason> {
-        if self.key.is_empty() || self.relation.identity == ReplicaIdentity::Full || !self.unique_on_target()
-        {
-            return Err(Reason::Identity);
-        }
-        let compared = self.key.iter().all(|(_, by)| matches!(by, Match::Equal { .. }));
-        if !compared || !self.key.iter().all(|(index, _)| self.is_carried(*index)) {
-            return Err(Reason::Values);
-        }
-        Ok(())
-    }
-
-    fn unique_on_target(&self) -> bool {
-        let in_key =
-            |name: &str| self.key.iter().any(|(index, _)| self.relation.columns[*index].name == name);
-        let key = &self.table.key;
-        !key.is_empty() && !self.table.key_deferrable && key.iter().all(|column| in_key(column))
-    }
-
-    fn updates_merge(&self) -> Result<(), Reason> {
-        let indexes = || 0..self.writes.len();
-        // Whether such a column changes is only seen row by row.
-        if indexes().any(|index| self.writes[index] == Write::InsertOnly && !self.in_key(index)) {
-            return Err(Reason::Values);
-        }
-        let written = indexes().filter(|&index| self.writes[index] == Write::Always);
-        if written.into_iter().all(|index| self.is_carried(index)) { Ok(()) } else { Err(Reason::Values) }
-    }
-
-    /// An update gives a row anew as a delete and an insert would: no column keeps what it had, or has a default.
-    fn replaceable(&self) -> bool {
-        let sent = |name: &str| self.relation.columns.iter().any(|column| column.name == name);
-        self.updates_merge().is_ok()
-            && self.table.columns.iter().all(|column| column.generated || sent(&column.name))
-    }
-
-    fn is_carried(&self, index: usize) -> bool {
-        let column = self.table.column(&self.relation.columns[index].name);
-        column.is_some_and(|column| column.carried != Carried::Alone)
     }
 }
 

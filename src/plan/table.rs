@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::set::SetForm;
+use super::Reason;
+use super::set_form::SetForm;
 use super::statements::{self, Match};
 use super::types::TargetType;
 use super::{Kind, OldTuple, PlanError, Statement, Tuple, TupleValue};
@@ -159,8 +160,58 @@ impl Shape {
         let (updates, set) = (HashMap::new(), SetForm::default());
         let mut shape =
             Self { relation, table, writes, written, key, set, insert: None, delete: None, updates };
-        shape.set = SetForm::new(&shape);
+        let merges = shape.merges();
+        let updates = merges.and_then(|()| shape.updates_merge());
+        shape.set = SetForm::new(merges, updates, shape.replaceable(), shape.key_columns().collect());
         Ok(shape)
+    }
+
+    pub(super) fn key_columns(&self) -> impl Iterator<Item = usize> {
+        self.key.iter().map(|(index, _)| *index)
+    }
+
+    /// Whether a row is known by a key that both sides keep unique and that comes with each change. With REPLICA IDENTITY
+    /// FULL the target's own key finds the row, but nothing says that it is unique on the source. Where it is not unique on
+    /// the target, one key too many and one too few would make the right number of rows.
+    fn merges(&self) -> Result<(), Reason> {
+        if self.key.is_empty() || self.relation.identity == ReplicaIdentity::Full || !self.unique_on_target()
+        {
+            return Err(Reason::Identity);
+        }
+        let compared = self.key.iter().all(|(_, by)| matches!(by, Match::Equal { .. }));
+        if !compared || !self.key.iter().all(|(index, _)| self.is_carried(*index)) {
+            return Err(Reason::Values);
+        }
+        Ok(())
+    }
+
+    fn unique_on_target(&self) -> bool {
+        let in_key =
+            |name: &str| self.key.iter().any(|(index, _)| self.relation.columns[*index].name == name);
+        let key = &self.table.key;
+        !key.is_empty() && !self.table.key_deferrable && key.iter().all(|column| in_key(column))
+    }
+
+    fn updates_merge(&self) -> Result<(), Reason> {
+        let indexes = || 0..self.writes.len();
+        // Whether such a column changes is only seen row by row.
+        if indexes().any(|index| self.writes[index] == Write::InsertOnly && !self.in_key(index)) {
+            return Err(Reason::Values);
+        }
+        let written = indexes().filter(|&index| self.writes[index] == Write::Always);
+        if written.into_iter().all(|index| self.is_carried(index)) { Ok(()) } else { Err(Reason::Values) }
+    }
+
+    /// An update gives a row anew as a delete and an insert would: no column keeps what it had, or has a default.
+    fn replaceable(&self) -> bool {
+        let sent = |name: &str| self.relation.columns.iter().any(|column| column.name == name);
+        self.updates_merge().is_ok()
+            && self.table.columns.iter().all(|column| column.generated || sent(&column.name))
+    }
+
+    fn is_carried(&self, index: usize) -> bool {
+        let column = self.table.column(&self.relation.columns[index].name);
+        column.is_some_and(|column| column.carried != Carried::Alone)
     }
 
     /// Whether this was made for `relation` as it is announced now.

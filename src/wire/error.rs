@@ -3,6 +3,7 @@
 use std::io;
 use std::time::Duration;
 
+use super::body;
 use super::server_error::ServerError;
 use super::sqlstate;
 use super::tls::TlsError;
@@ -275,5 +276,11 @@ impl Advice {
         };
         let hint = if hint.is_empty() { error.hint().unwrap_or_default().to_owned() } else { hint };
         Self { cause: cause.to_owned(), detail, hint }
+    }
+}
+
+impl From<body::Malformed> for Error {
+    fn from(body::Malformed(message): body::Malformed) -> Self {
+        Self::Malformed(message)
     }
 }

@@ -7,8 +7,7 @@
 
 use std::fmt;
 
-use super::body::Body;
-use super::error::Error;
+use super::body::{Body, Malformed};
 use super::sqlstate;
 use crate::error::Side;
 
@@ -29,7 +28,7 @@ pub struct ServerError {
 
 impl ServerError {
     /// Decodes an ErrorResponse's or NoticeResponse's body: a field's type byte and its text, until a zero byte.
-    pub(super) fn decode(body: &[u8]) -> Result<Self, Error> {
+    pub(super) fn decode(body: &[u8]) -> Result<Self, Malformed> {
         let mut error = Self::default();
         let mut body = Body::new(body, "ErrorResponse");
         loop {
@@ -141,7 +140,7 @@ impl ServerError {
     }
 
     /// Ours, in the server's place: what it says is not believed any more.
-    pub(super) fn excess(excess: &Error) -> Vec<u8> {
+    pub(super) fn excess(excess: &dyn fmt::Display) -> Vec<u8> {
         Self::fatal(EXCESS_STATE, &format!("{excess}{EXCESS_MARK}"))
     }
 

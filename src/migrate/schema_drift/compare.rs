@@ -11,9 +11,10 @@ use std::collections::{HashMap, HashSet};
 
 use crate::catalog::{SchemaObject, SchemaObjectKey, SchemaObjectKind, Table};
 use crate::pg::{QualifiedName, Sql};
-use crate::store::{RecordedObject, SchemaChange, SchemaDrift};
+use crate::store::{RecordedObject, SchemaDrift};
 
 use super::defaults::{Defaults, Hierarchy};
+use super::differing::Differing;
 
 pub(super) type Place<'a> = (SchemaObjectKind, &'a QualifiedName, &'a str);
 
@@ -56,15 +57,6 @@ pub(super) struct Outcome {
     pub taken: Vec<RecordedObject>,
     /// And these are not recorded any more.
     pub gone: Vec<SchemaObjectKey>,
-}
-
-/// One that differs from what is recorded.
-#[derive(Clone, Copy)]
-pub(super) struct Differing<'a> {
-    pub key: &'a SchemaObjectKey,
-    pub then: Option<&'a RecordedObject>,
-    pub now: Option<&'a SchemaObject>,
-    pub there: Option<&'a SchemaObject>,
 }
 
 /// Those that are not what is recorded, or of which that is not certain: as recorded, and as they are now.
@@ -262,28 +254,6 @@ impl<'a> Compared<'a> {
         let before =
             &self.then.iter().find(same).filter(|_| now.key.kind == SchemaObjectKind::EnumLabel)?.key;
         self.there.iter().any(|there| there.key == *before).then_some(before.name.as_str())
-    }
-}
-
-impl Differing<'_> {
-    /// One of which it is not certain that it was there is changed where the target has it.
-    fn change(&self) -> SchemaChange {
-        let was_there = self.then.is_some_and(|then| then.statement.is_some() || self.there.is_some());
-        match (was_there, self.now) {
-            (_, None) => SchemaChange::Dropped,
-            (true, Some(_)) => SchemaChange::Changed,
-            (false, Some(_)) => SchemaChange::Made,
-        }
-    }
-
-    /// It has to be dropped before it can be made; what is on a view goes with it then.
-    fn is_remade(&self) -> bool {
-        let replaces = |now: &SchemaObject, there: &SchemaObject| {
-            matches!(now.key.kind, SchemaObjectKind::View | SchemaObjectKind::Function)
-                && now.key.kind == there.key.kind
-                && now.shape.starts_with(&there.shape)
-        };
-        self.now.zip(self.there).is_some_and(|(now, there)| !replaces(now, there))
     }
 }
 

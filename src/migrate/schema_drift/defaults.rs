@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 use crate::catalog::{SchemaObject, SchemaObjectKind, Table};
 use crate::pg::{Oid, QualifiedName, Sql};
 
-use super::compare::Differing;
+use super::differing::Differing;
 
 /// Tables by name, and what is above and below them: partitions and children.
 pub(super) struct Hierarchy<'a> {

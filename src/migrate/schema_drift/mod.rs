@@ -14,6 +14,7 @@
 
 mod compare;
 mod defaults;
+mod differing;
 mod wording;
 
 pub(super) use wording::worded;

@@ -2,6 +2,7 @@ use super::*;
 use crate::catalog::TableColumn;
 use crate::pg::Oid;
 
+use crate::store::SchemaChange;
 use SchemaChange::{Changed, Dropped, Made};
 use SchemaObjectKind::{
     Constraint, Default as OfColumn, Domain, DomainConstraint, Enum, EnumLabel, Function, Index,
