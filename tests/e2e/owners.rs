@@ -682,3 +682,30 @@ async fn rows_that_only_their_owner_sees() {
     pair.source("UPDATE kept.t SET a = 2; INSERT INTO m.t VALUES (2)").await;
     pair.assert_cuts_over(engine).await;
 }
+
+/// Each database has a role of its own, and `remove` of one leaves the other's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_databases_have_two_roles() {
+    let binaries = PgBinaries::find(None).await.unwrap();
+    let (pair, launch, _directory) = two_databases(binaries.clone(), binaries).await;
+    pair.source(FITS).await;
+    let zoo = FITS.replace("CREATE ROLE mallory; GRANT mallory TO app_owner;", "");
+    pair.cluster.source.sql("zoo", &zoo).await.unwrap();
+    let roles = "SELECT count(*) FROM pg_roles WHERE rolname ~ '^walferry_default_'";
+    for round in 0..2 {
+        let mut engine = launch.start();
+        let sync = |detail: &serde_json::Value| detail["phase"] == "syncing";
+        engine.wait_details("both sync", |all| all.len() == 2 && all.values().all(sync)).await;
+        assert_eq!(pair.target_value(roles).await, "2");
+        if round == 0 {
+            engine.kill9().await;
+        } else {
+            engine.terminate(0).await;
+        }
+    }
+    let one = pair.command("remove").arguments(&["--database", "zoo"]).run().await;
+    one.assert(0, &["dropped role walferry_default_"]);
+    assert_eq!(pair.target_value(roles).await, "1");
+    pair.command("remove").run().await.assert(0, &["dropped role walferry_default_"]);
+    assert_eq!(pair.target_value(roles).await, "0");
+}
