@@ -5,8 +5,9 @@
 mod server;
 
 use server::Server;
-use tokio_postgres::Client;
-use walferry::catalog::{self, Generated, Identity, Persistence, SequenceOwner, Table, TableKind};
+use walferry::catalog::{
+    self, Generated, Identity, Persistence, SequenceOwner, SourceClient, Table, TableKind, TargetClient,
+};
 use walferry::pg::{QualifiedName, ReplicaIdentity};
 
 const SCHEMA: &str = r#"
@@ -55,17 +56,18 @@ ALTER TABLE by_citext ENABLE ROW LEVEL SECURITY; GRANT SELECT ON by_citext TO re
 async fn awkward_objects() {
     let server = Server::start(&["wal_level=logical"]);
     server.script("postgres", SCHEMA).await;
-    let client = server.connect("postgres", "postgres").await;
-    let reader = server.connect("reader", "postgres").await;
+    let client = SourceClient::new(server.connect("postgres", "postgres").await);
+    let target = TargetClient::new(server.connect("postgres", "postgres").await);
+    let reader = SourceClient::new(server.connect("reader", "postgres").await);
     tables(&client, &reader).await;
-    types(&client).await;
-    keys(&client).await;
+    types(&target).await;
+    keys(&target).await;
     sequences(&client, &reader).await;
-    facts(&client, &reader).await;
+    facts(&client, &target, &reader).await;
     slots(&server, &client, &reader).await;
 }
 
-async fn tables(client: &Client, reader: &Client) {
+async fn tables(client: &SourceClient, reader: &SourceClient) {
     let tables = catalog::tables(client).await.unwrap();
     let names: Vec<String> = tables.iter().map(|table| table.name.to_string()).collect();
     assert!(names.contains(&r#""Odd ""schema"""."Tab.le""#.to_owned()), "{names:?}");
@@ -126,7 +128,7 @@ async fn tables(client: &Client, reader: &Client) {
     assert!(seen("by_citext").has_rls && seen("by_citext").rls_applies && !seen("plain").rls_applies);
 }
 
-async fn types(client: &Client) {
+async fn types(client: &TargetClient) {
     let table = catalog::target_table(client, &QualifiedName::new("public", "plain")).await.unwrap().unwrap();
     let described: Vec<String> = table
         .columns
@@ -173,7 +175,7 @@ async fn types(client: &Client) {
     assert_eq!(catalog::target_table(client, &QualifiedName::new("public", "missing")).await.unwrap(), None);
 }
 
-async fn keys(client: &Client) {
+async fn keys(client: &TargetClient) {
     let tables = catalog::target_tables(client).await.unwrap();
     let check = |name: &str, key: &[&str], deferrable: bool| {
         let table = tables.iter().find(|table| table.name.name == name).unwrap();
@@ -198,7 +200,7 @@ async fn keys(client: &Client) {
     assert!(!table("nothing").has_replica_triggers && !table("nothing").has_origin_triggers);
 }
 
-async fn sequences(client: &Client, reader: &Client) {
+async fn sequences(client: &SourceClient, reader: &SourceClient) {
     let sequences = catalog::sequences(client).await.unwrap();
     let find = |name: &str| sequences.iter().find(|sequence| sequence.name.name == name).unwrap();
     let plain = QualifiedName::new("public", "plain");
@@ -220,7 +222,7 @@ async fn sequences(client: &Client, reader: &Client) {
     assert_eq!(found.unreadable.len(), sequences.len() - 1);
 }
 
-async fn facts(client: &Client, reader: &Client) {
+async fn facts(client: &SourceClient, target: &TargetClient, reader: &SourceClient) {
     let facts = catalog::server_facts(client).await.unwrap();
     assert!(facts.version.major() >= 10 && facts.system_id.is_some());
     assert_eq!(facts.timeline.map(|timeline| timeline.get()), Some(1));
@@ -246,13 +248,13 @@ async fn facts(client: &Client, reader: &Client) {
 
     let extensions = catalog::extensions(client).await.unwrap();
     assert_eq!(extensions.iter().map(|found| found.name.as_str()).collect::<Vec<_>>(), ["plpgsql", "citext"]);
-    let available = catalog::available_extensions(client).await.unwrap();
+    let available = catalog::available_extensions(target).await.unwrap();
     let citext = available.iter().find(|found| found.name == "citext").unwrap();
     assert!(citext.trusted && citext.versions.contains(&citext.default_version));
     assert!(!available.iter().find(|found| found.name == "pageinspect").unwrap().trusted);
 }
 
-async fn slots(server: &Server, client: &Client, reader: &Client) {
+async fn slots(server: &Server, client: &SourceClient, reader: &SourceClient) {
     assert_eq!(catalog::slot(client, "mine").await.unwrap(), None);
     server.script("postgres", "SELECT pg_create_logical_replication_slot('mine', 'pgoutput')").await;
     server.script("postgres", "SELECT pg_create_physical_replication_slot('idle')").await;

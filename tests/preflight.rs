@@ -5,6 +5,7 @@
 mod server;
 
 use server::Server;
+use walferry::catalog::{SourceClient, TargetClient};
 use walferry::config::Method;
 use walferry::migrate::preflight::{self, CheckOptions, PreflightInput, Report, Severity};
 use walferry::pg::SlotName;
@@ -30,8 +31,8 @@ async fn report(
     target: (&Server, &str, &str),
     input: &PreflightInput,
 ) -> Report {
-    let source = source.0.connect(source.1, source.2).await;
-    let target = target.0.connect(target.1, target.2).await;
+    let source = SourceClient::new(source.0.connect(source.1, source.2).await);
+    let target = TargetClient::new(target.0.connect(target.1, target.2).await);
     preflight::run(&source, &target, input).await
 }
 
@@ -394,7 +395,8 @@ async fn extensions_that_need_another(source: &Server, target: &Server, input: &
 }
 
 async fn lost_connection(source: &Server, target: &Server) {
-    let (client, other) = (source.connect("mover", "app").await, target.connect("postgres", "app").await);
+    let client = SourceClient::new(source.connect("mover", "app").await);
+    let other = TargetClient::new(target.connect("postgres", "app").await);
     source
         .script("app", "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'mover'")
         .await;

@@ -3,9 +3,9 @@
 //! Each is described without its values for logs and errors, and with them in `walferry.conflict`, where only the
 //! target's own people can read them. What was resolved is recorded in the transaction that resolved it.
 
-use tokio_postgres::Client;
 use tokio_postgres::types::PgLsn;
 
+use crate::catalog::TargetClient;
 use crate::config::OnConflict;
 use crate::error::{Definite, Failure};
 use crate::pg::{CommitLsn, QualifiedName};
@@ -173,7 +173,7 @@ impl Conflict {
     ///
     /// # Errors
     /// When the target does not take it.
-    pub async fn record(&self, client: &Client, migration: &str) -> Result<(), tokio_postgres::Error> {
+    pub async fn record(&self, client: &TargetClient, migration: &str) -> Result<(), tokio_postgres::Error> {
         let params = self.params(migration, Resolution::Stopped);
         let params: Vec<&(dyn tokio_postgres::types::ToSql + Sync)> =
             params.iter().map(|param| param as _).collect();

@@ -20,7 +20,7 @@
 
 use std::sync::Arc;
 
-use super::tables::{Tables, at_source};
+use super::tables::Tables;
 use crate::catalog::{self, DefinedColumn, Definition, Generated, Identity};
 use crate::error::{Definite, Failure, Result};
 use crate::pg::{Column, QualifiedName, Relation, Sql};
@@ -59,7 +59,7 @@ pub(super) async fn remedy(
     misfit: &Misfit<'_>,
     follow: bool,
 ) -> Result<Remedy> {
-    let definition = catalog::definition(&tables.source, misfit.relation.id).await.map_err(at_source)?;
+    let definition = catalog::definition(&tables.source, misfit.relation.id).await?;
     let origin = tables.row(misfit.relation).and_then(|row| row.origin);
     if let (Some(definition), ShapeError::Type { column, .. }) = (&definition, misfit.error)
         && let Some(table) = wider(misfit, definition, origin, column, types)
@@ -348,7 +348,7 @@ async fn type_text(
     modifier: i32,
     column: &str,
 ) -> Result<String> {
-    let text = catalog::type_text(&tables.source, oid, modifier).await.map_err(at_source)?;
+    let text = catalog::type_text(&tables.source, oid, modifier).await?;
     let said = || {
         let announced = misfit.relation.columns.iter().find(|announced| announced.name == column);
         announced.and_then(|announced| announced.type_name.as_ref()).map(ToString::to_string)

@@ -24,7 +24,7 @@
 
 use crate::catalog;
 use crate::config::OnConflict;
-use crate::error::{Result, Side};
+use crate::error::Result;
 use crate::limits::PIPELINE_EXECUTES_MAX;
 use crate::pg::{QualifiedName, ReplicaIdentity, Sql};
 use crate::plan::{Batch, Form, Kind, NamedValues, Reason, Resolver, Step, Which};
@@ -250,8 +250,7 @@ impl Applier {
             return Ok(None);
         };
         let index = QualifiedName::new(schema, index);
-        let columns = catalog::index_columns(&self.tables.target, &index, table).await;
-        let columns = columns.map_err(|error| error.into_failure(Side::Target))?;
+        let columns = catalog::index_columns(&self.tables.target, &index, table).await?;
         let look = self.planner.resolver(step).and_then(|resolver| resolver.look_up_by(&columns));
         self.look(look).await
     }

@@ -7,10 +7,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use tokio_postgres::Client;
-
 use super::ddl::{self, Misfit, Remedy};
-use crate::catalog::{self, Generated, Identity};
+use crate::catalog::{self, Generated, Identity, SourceClient, TargetClient};
 use crate::error::{Definite, Failure, Result, Side, Transient};
 use crate::limits::{TARGET_TABLES_RECENT, VISIBLE_POLL, VISIBLE_WAIT};
 use crate::pg::{CommitLsn, Oid, QualifiedName, Relation, RelationId, SourceLsn, Sql, Xid, shell_word};
@@ -22,8 +20,8 @@ use crate::store::{RelationRow, Store};
 /// Asks the catalogs of both sides.
 #[derive(Debug)]
 pub struct Tables {
-    pub(super) source: Arc<Client>,
-    pub(super) target: Arc<Client>,
+    pub(super) source: Arc<SourceClient>,
+    pub(super) target: Arc<TargetClient>,
     migration: String,
     rows: Vec<RelationRow>,
     /// All tables of the target as they were at the start, each until it is asked for, for a short while.
@@ -39,12 +37,12 @@ impl Tables {
     /// # Errors
     /// When the target does not answer.
     pub async fn new(
-        source: Arc<Client>,
-        target: Arc<Client>,
+        source: Arc<SourceClient>,
+        target: Arc<TargetClient>,
         migration: &str,
         rows: Vec<RelationRow>,
     ) -> Result<Self> {
-        let found = catalog::target_tables(&target).await.map_err(at_target)?;
+        let found = catalog::target_tables(&target).await?;
         let first = found.into_iter().map(|table| (table.name.clone(), table)).collect();
         let (migration, types, began) = (migration.to_owned(), HashMap::new(), tokio::time::Instant::now());
         Ok(Self { source, target, migration, rows, first, began, types })
@@ -62,7 +60,7 @@ impl Tables {
         let xid = xid.to_string();
         loop {
             let held = self.source.query(sql, &[&xid]).await;
-            let held = held.map_err(|error| at_source(crate::source::Error::new("a transaction", error)))?;
+            let held = held.map_err(self.source.failed("a transaction"))?;
             if held.is_empty() {
                 return Ok(());
             }
@@ -90,7 +88,7 @@ impl Tables {
     /// gone from the target, or is renamed on the source alone.
     pub(super) async fn of(&mut self, relation: &Relation, commit_lsn: CommitLsn) -> Result<TargetTable> {
         let Some(position) = self.position(relation) else {
-            if catalog::table_name(&self.source, relation.id).await.map_err(at_source)?.is_some() {
+            if catalog::table_name(&self.source, relation.id).await?.is_some() {
                 return Err(not_ours(&relation.name));
             }
             tracing::warn!(table = %relation.name, "made and dropped on the source since the start: left out");
@@ -159,7 +157,7 @@ impl Tables {
         let new: Vec<Oid> = own.iter().copied().filter(|oid| !self.types.contains_key(oid)).collect();
         if !new.is_empty() {
             let mut names: HashMap<_, _> =
-                catalog::type_names(&self.source, &new).await.map_err(at_source)?.into_iter().collect();
+                catalog::type_names(&self.source, &new).await?.into_iter().collect();
             self.types.extend(new.into_iter().map(|oid| (oid, names.remove(&oid))));
         }
         let named = own.into_iter().filter_map(|oid| Some((oid, self.types.get(&oid)?.clone()?)));
@@ -171,7 +169,7 @@ impl Tables {
     /// # Errors
     /// When the target does not answer.
     pub(super) async fn references_to(&self, tables: &[QualifiedName]) -> Result<Vec<TableReference>> {
-        let found = catalog::references_to(&self.target, tables).await.map_err(at_target)?;
+        let found = catalog::references_to(&self.target, tables).await?;
         Ok(found.into_iter().map(|(from, to)| TableReference { from, to }).collect())
     }
 
@@ -194,7 +192,7 @@ impl Tables {
         let recent = self.began.elapsed() < TARGET_TABLES_RECENT;
         match self.first.remove(name).filter(|_| recent) {
             Some(table) => Ok(Some(table)),
-            None => catalog::target_table(&self.target, name).await.map_err(at_target),
+            None => Ok(catalog::target_table(&self.target, name).await?),
         }
     }
 
@@ -202,20 +200,20 @@ impl Tables {
     /// may have been announced under any name that the table ever had.
     async fn follow_name(&mut self, position: usize, id: RelationId) -> Result<()> {
         let old = self.rows[position].name.clone();
-        let Some(new) = catalog::table_name(&self.source, id).await.map_err(at_source)? else {
+        let Some(new) = catalog::table_name(&self.source, id).await? else {
             return Ok(());
         };
         if new == old {
             return Ok(());
         }
         let there = async |name: &QualifiedName| {
-            catalog::target_table(&self.target, name).await.map_err(at_target).map(|table| table.is_some())
+            catalog::target_table(&self.target, name).await.map(|table| table.is_some())
         };
         let free = self.rows.iter().all(|row| row.name != new);
         if !free || there(&old).await? || !there(&new).await? {
             let in_the_way = self.rows.iter().find(|row| row.name == new).and_then(|row| row.origin);
             let goes_to = match in_the_way {
-                Some(origin) => catalog::table_name(&self.source, origin.id).await.map_err(at_source)?,
+                Some(origin) => catalog::table_name(&self.source, origin.id).await?,
                 None => None,
             };
             return Err(renamed(&old, &new, free, goes_to.as_ref()));
@@ -265,14 +263,6 @@ fn target_column(table: &catalog::TargetTable, found: &catalog::TargetColumn) ->
             (false, false) => Carried::Alone,
         },
     }
-}
-
-pub(super) fn at_source(error: crate::source::Error) -> Failure {
-    error.into_failure(Side::Source)
-}
-
-fn at_target(error: crate::source::Error) -> Failure {
-    error.into_failure(Side::Target)
 }
 
 fn not_ours(name: &QualifiedName) -> Failure {

@@ -18,12 +18,12 @@ use rand::RngExt;
 use rand::distr::Alphanumeric;
 use tokio::sync::Mutex;
 
+use crate::catalog::TargetClient;
 use crate::config::Secret;
 use crate::error::{Result, Side};
 use crate::limits::WRITER_PASSWORD_LIFE;
 use crate::pg::Sql;
-use crate::source;
-use crate::wire::{self, ConnInfo, Session, SessionOptions, control};
+use crate::wire::{self, ConnInfo, Session, SessionOptions};
 
 /// How sessions that write rows log in.
 #[derive(Debug, Clone)]
@@ -72,21 +72,19 @@ impl Writer {
     pub async fn log_in(&self, options: &SessionOptions) -> Result<Result<Session, wire::Error>> {
         let Some(role) = &self.role else { return Ok(Session::connect(&self.target, options).await) };
         let _turn = role.turn.lock().await;
-        let connected = control(&self.target, "walferry login").await;
-        let client = connected.map_err(|error| error.into_failure(Side::Target))?;
-        let failed =
-            |error| source::Error::new("the login of the role that writes", error).into_failure(Side::Target);
+        const WHAT: &str = "the login of the role that writes";
+        let client = TargetClient::connect(&self.target, "walferry login").await?;
         let sql = "SELECT (pg_catalog.now() + pg_catalog.make_interval(secs => $1))::pg_catalog.text";
         let life = WRITER_PASSWORD_LIFE.as_secs_f64();
-        let until: String = client.query_one(sql, &[&life]).await.map_err(failed)?.get(0);
+        let until: String = client.query_one(sql, &[&life]).await.map_err(client.failed(WHAT))?.get(0);
         let password = random_secret();
         // As the server keeps it: so it is in none of its logs.
         let verifier = password::scram_sha_256(password.expose().as_bytes());
         let alter = || Sql::new("ALTER ROLE ").ident(&role.name);
         let open = alter().text(" LOGIN PASSWORD ").literal(&verifier).text(" VALID UNTIL ").literal(&until);
-        client.batch_execute(open.as_str()).await.map_err(failed)?;
+        client.run(WHAT, &open).await?;
         let session = Session::connect(&self.target.with_login(&role.name, password.expose()), options).await;
-        client.batch_execute(alter().text(" NOLOGIN").as_str()).await.map_err(failed)?;
+        client.run(WHAT, &alter().text(" NOLOGIN")).await?;
         Ok(session)
     }
 }

@@ -2,11 +2,8 @@
 
 use std::time::Duration;
 
-use tokio_postgres::Client;
-
-use super::ask;
+use super::{Error, SourceClient, ask};
 use crate::pg::{Sql, Xid};
-use crate::source::Error;
 
 /// A transaction with an identifier of its own: it has written, or will.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,7 +34,7 @@ pub struct PreparedTransaction {
 ///
 /// # Errors
 /// When the server does not answer.
-pub async fn writing_transactions(client: &Client) -> Result<Vec<WritingTransaction>, Error> {
+pub async fn writing_transactions(client: &SourceClient) -> Result<Vec<WritingTransaction>, Error> {
     let sql = Sql::new(
         "SELECT pid, datname::text AS database, usename::text AS \"user\", \
          extract(epoch FROM clock_timestamp() - xact_start)::float8 AS age FROM pg_stat_activity \
@@ -61,7 +58,7 @@ pub async fn writing_transactions(client: &Client) -> Result<Vec<WritingTransact
 ///
 /// # Errors
 /// When the server does not answer.
-pub async fn prepared_transactions(client: &Client) -> Result<Vec<PreparedTransaction>, Error> {
+pub async fn prepared_transactions(client: &SourceClient) -> Result<Vec<PreparedTransaction>, Error> {
     let sql = Sql::new(
         "SELECT gid AS id, database::text AS database, \
          extract(epoch FROM clock_timestamp() - prepared)::float8 AS age FROM pg_prepared_xacts ORDER BY prepared",
@@ -79,7 +76,7 @@ pub async fn prepared_transactions(client: &Client) -> Result<Vec<PreparedTransa
 ///
 /// # Errors
 /// When the server does not answer.
-pub async fn has_committed(client: &Client, xid: Xid) -> Result<bool, Error> {
+pub async fn has_committed(client: &SourceClient, xid: Xid) -> Result<bool, Error> {
     // An identifier of 32 bits is the last one before the next to be given that ends in them. One of before the first
     // epoch is not there; one of two billion transactions ago is too old.
     let sql = Sql::new(

@@ -2,10 +2,11 @@
 
 use std::str::FromStr;
 
+use tokio_postgres::Row;
 use tokio_postgres::types::{FromSql, ToSql};
-use tokio_postgres::{Client, Row};
 
-use super::Error;
+use super::{Error, SideClient};
+use crate::error::Side;
 use crate::pg::{QualifiedName, Sql};
 
 /// A parameter of a question.
@@ -15,13 +16,14 @@ pub(crate) type Param<'a> = &'a (dyn ToSql + Sync);
 #[derive(Debug)]
 pub(crate) struct Answer {
     question: &'static str,
+    side: Side,
     row: Row,
 }
 
 impl Answer {
     /// The column `name`.
     pub(crate) fn get<'a, T: FromSql<'a>>(&'a self, name: &str) -> Result<T, Error> {
-        self.row.try_get(name).map_err(|cause| Error::new(self.question, cause))
+        self.row.try_get(name).map_err(|cause| Error::new(self.side, self.question, cause))
     }
 
     /// The text column `name`, parsed.
@@ -55,13 +57,13 @@ impl Answer {
 
     /// An error that names a column whose value makes no sense.
     pub(crate) fn unexpected(&self, name: &str) -> Error {
-        Error::Answer { question: self.question, what: format!("{name} is not what it should be") }
+        Error::unexpected(self.side, self.question, format!("{name} is not what it should be"))
     }
 }
 
 /// Asks, and gives all rows: without parameters in one round trip, else in two.
 pub(crate) async fn rows(
-    client: &Client,
+    client: &SideClient,
     question: &'static str,
     sql: &Sql,
     params: &[Param<'_>],
@@ -70,13 +72,13 @@ pub(crate) async fn rows(
         [] => client.query_typed(sql.as_str(), &[]).await,
         params => client.query(sql.as_str(), params).await,
     };
-    let rows = rows.map_err(|cause| Error::new(question, cause))?;
-    Ok(rows.into_iter().map(|row| Answer { question, row }).collect())
+    let rows = rows.map_err(client.failed(question))?;
+    Ok(rows.into_iter().map(|row| Answer { question, side: client.side(), row }).collect())
 }
 
 /// Asks for exactly one row.
 pub(crate) async fn row(
-    client: &Client,
+    client: &SideClient,
     question: &'static str,
     sql: &Sql,
     params: &[Param<'_>],
@@ -85,6 +87,6 @@ pub(crate) async fn row(
         [] => client.query_typed_one(sql.as_str(), &[]).await,
         params => client.query_one(sql.as_str(), params).await,
     };
-    let row = row.map_err(|cause| Error::new(question, cause))?;
-    Ok(Answer { question, row })
+    let row = row.map_err(client.failed(question))?;
+    Ok(Answer { question, side: client.side(), row })
 }

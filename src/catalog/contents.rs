@@ -1,10 +1,7 @@
 //! What a cluster and a database hold besides tables, and what the current user may do with it.
 
-use tokio_postgres::Client;
-
-use super::ask;
+use super::{Error, SideClient, SourceClient, TargetClient, ask};
 use crate::pg::{QualifiedName, Sql};
-use crate::source::Error;
 
 /// What a database holds that replication does not carry; members of extensions aside.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -77,7 +74,7 @@ pub enum ReplicaRole {
 ///
 /// # Errors
 /// When the server does not answer.
-pub async fn other_contents(client: &Client) -> Result<OtherContents, Error> {
+pub async fn other_contents(client: &SideClient) -> Result<OtherContents, Error> {
     let sql = Sql::new(
         "SELECT count(*) AS large_objects, count(*) FILTER (WHERE NOT readable) AS unreadable, \
          coalesce(array_agg(DISTINCT owner) FILTER (WHERE NOT readable), '{}') AS owners \
@@ -112,7 +109,7 @@ pub async fn other_contents(client: &Client) -> Result<OtherContents, Error> {
 ///
 /// # Errors
 /// When the server does not answer.
-pub async fn databases(client: &Client) -> Result<Vec<String>, Error> {
+pub async fn databases(client: &TargetClient) -> Result<Vec<String>, Error> {
     let sql = Sql::new(
         "SELECT datname::text AS name FROM pg_database WHERE datallowconn AND NOT datistemplate ORDER BY datname",
     );
@@ -125,7 +122,7 @@ pub async fn databases(client: &Client) -> Result<Vec<String>, Error> {
 ///
 /// # Errors
 /// When the server does not answer.
-pub async fn stranger_with_our_schema(client: &Client) -> Result<Option<Stranger>, Error> {
+pub async fn stranger_with_our_schema(client: &TargetClient) -> Result<Option<Stranger>, Error> {
     let sql = Sql::new(
         "SELECT r.rolname::text AS owner, o.name, current_user::text AS us FROM pg_namespace n CROSS JOIN LATERAL \
          (SELECT n.nspowner AS owner, NULL AS name \
@@ -151,7 +148,7 @@ pub async fn stranger_with_our_schema(client: &Client) -> Result<Option<Stranger
 ///
 /// # Errors
 /// When the server does not answer.
-pub async fn schema_privilege(client: &Client, name: &str) -> Result<SchemaPrivilege, Error> {
+pub async fn schema_privilege(client: &TargetClient, name: &str) -> Result<SchemaPrivilege, Error> {
     let sql = Sql::new(
         "SELECT has_schema_privilege(oid, 'CREATE') AND has_schema_privilege(oid, 'USAGE') AS granted \
          FROM pg_namespace WHERE nspname = $1::text",
@@ -168,10 +165,9 @@ pub async fn schema_privilege(client: &Client, name: &str) -> Result<SchemaPrivi
 ///
 /// # Errors
 /// When the server does not answer.
-pub async fn replica_role(client: &Client) -> Result<ReplicaRole, Error> {
+pub async fn replica_role(client: &TargetClient) -> Result<ReplicaRole, Error> {
     let question = "the right to set session_replication_role";
-    let tried = client.batch_execute("SET LOCAL session_replication_role = replica").await;
-    match tried.map_err(|cause| Error::new(question, cause)) {
+    match client.run(question, &Sql::new("SET LOCAL session_replication_role = replica")).await {
         Ok(()) => return Ok(ReplicaRole::Set),
         Err(error) if error.state() == Some("42501") => {}
         Err(error) => return Err(error),
@@ -194,7 +190,7 @@ pub async fn replica_role(client: &Client) -> Result<ReplicaRole, Error> {
 ///
 /// # Errors
 /// When the server does not answer.
-pub async fn publishes_for_others(client: &Client) -> Result<bool, Error> {
+pub async fn publishes_for_others(client: &SourceClient) -> Result<bool, Error> {
     let sql = extension_has(PG_CREATE_PUBLICATION).text(" AS answer");
     ask::row(client, "the right to publish tables of others", &sql, &[]).await?.get("answer")
 }

@@ -1,11 +1,8 @@
 //! The databases of a cluster, and what it takes to make one like another.
 
-use tokio_postgres::Client;
-
 use super::server::DatabaseLocale;
-use super::{ask, dialect};
+use super::{Error, SideClient, SourceClient, ask, dialect};
 use crate::pg::Sql;
-use crate::source::Error;
 
 /// A database, as any session of its cluster sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,7 +27,7 @@ pub struct Database {
 ///
 /// # Errors
 /// When the server does not answer.
-pub async fn all_databases(client: &Client) -> Result<Vec<Database>, Error> {
+pub async fn all_databases(client: &SideClient) -> Result<Vec<Database>, Error> {
     let sql = Sql::new(
         "SELECT d.datname::text AS name, pg_get_userbyid(d.datdba)::text AS owner, d.datistemplate AS template, \
          d.datallowconn AND has_database_privilege(d.oid, 'CONNECT') AS connectable, \
@@ -47,7 +44,7 @@ pub async fn all_databases(client: &Client) -> Result<Vec<Database>, Error> {
 ///
 /// # Errors
 /// When the server does not answer.
-pub async fn holds_anything(client: &Client) -> Result<bool, Error> {
+pub async fn holds_anything(client: &SourceClient) -> Result<bool, Error> {
     // Below 16384 are the identifiers of what initdb made.
     let made = |catalog: &'static str| {
         Sql::new("EXISTS (SELECT FROM ")
@@ -85,7 +82,7 @@ fn database(row: &ask::Answer) -> Result<Database, Error> {
 ///
 /// # Errors
 /// When the server does not answer, or one of them may not be connected to.
-pub async fn bytes_of_databases(client: &Client, names: &[String]) -> Result<u64, Error> {
+pub async fn bytes_of_databases(client: &SourceClient, names: &[String]) -> Result<u64, Error> {
     let sql = Sql::new(
         "SELECT coalesce(sum(pg_database_size(oid)), 0)::int8 AS bytes FROM pg_database WHERE datname = ANY ($1)",
     );

@@ -1,12 +1,9 @@
 //! How one table is defined, as far as ALTER TABLE on another server has to say it again.
 
-use tokio_postgres::Client;
-
 use super::tables::{Generated, Identity};
-use super::{ask, dialect};
+use super::{Error, SideClient, SourceClient, ask, dialect};
 use crate::pg::{Oid, QualifiedName, RelationId, Sql};
 use crate::source::Dialect;
-use crate::source::Error;
 
 /// A table's definition as it is now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,7 +62,7 @@ impl Definition {
 ///
 /// # Errors
 /// When the server does not answer.
-pub async fn definition(client: &Client, id: RelationId) -> Result<Option<Definition>, Error> {
+pub async fn definition(client: &SideClient, id: RelationId) -> Result<Option<Definition>, Error> {
     let dialect = dialect(client).await?;
     // The columns first: a table that is rewritten in between then has another file than what they say goes with.
     let columns = columns(client, dialect, id).await?;
@@ -93,7 +90,7 @@ pub async fn definition(client: &Client, id: RelationId) -> Result<Option<Defini
     }))
 }
 
-async fn columns(client: &Client, dialect: Dialect, id: RelationId) -> Result<Vec<DefinedColumn>, Error> {
+async fn columns(client: &SideClient, dialect: Dialect, id: RelationId) -> Result<Vec<DefinedColumn>, Error> {
     let sql = Sql::new(
         "SELECT a.attnum, a.attname::text AS name, a.attisdropped, a.atttypid, a.atttypmod, \
          coalesce(t.typtype = 'd', false) AS domain, a.attnotnull, a.attidentity::text AS identity, \
@@ -138,7 +135,7 @@ async fn columns(client: &Client, dialect: Dialect, id: RelationId) -> Result<Ve
 ///
 /// # Errors
 /// When the server does not answer.
-pub async fn type_text(client: &Client, oid: Oid, modifier: i32) -> Result<Option<String>, Error> {
+pub async fn type_text(client: &SourceClient, oid: Oid, modifier: i32) -> Result<Option<String>, Error> {
     let sql = Sql::new(
         "SELECT CASE WHEN EXISTS (SELECT FROM pg_type WHERE oid = $1::oid) \
          THEN format_type($1::oid, $2::int4) END AS type",
@@ -150,7 +147,7 @@ pub async fn type_text(client: &Client, oid: Oid, modifier: i32) -> Result<Optio
 ///
 /// # Errors
 /// When the server does not answer.
-pub async fn type_names(client: &Client, oids: &[Oid]) -> Result<Vec<(Oid, QualifiedName)>, Error> {
+pub async fn type_names(client: &SourceClient, oids: &[Oid]) -> Result<Vec<(Oid, QualifiedName)>, Error> {
     let sql = Sql::new(
         "SELECT t.oid, n.nspname::text AS schema, t.typname::text AS name FROM pg_type t \
          JOIN pg_namespace n ON n.oid = t.typnamespace WHERE t.oid = ANY ($1::oid[])",
@@ -164,7 +161,7 @@ pub async fn type_names(client: &Client, oids: &[Oid]) -> Result<Vec<(Oid, Quali
 ///
 /// # Errors
 /// When the server does not answer.
-pub async fn table_name(client: &Client, id: RelationId) -> Result<Option<QualifiedName>, Error> {
+pub async fn table_name(client: &SourceClient, id: RelationId) -> Result<Option<QualifiedName>, Error> {
     let sql = Sql::new(
         "SELECT n.nspname::text AS schema, c.relname::text AS name FROM pg_class c \
          JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1::oid",

@@ -1,11 +1,8 @@
 //! Expressions that a table's rows go through, and whether their functions find what they name wherever they are called.
 
-use tokio_postgres::Client;
-
-use super::ask;
+use super::{Error, SourceClient, ask};
 use crate::limits::EXPRESSION_TRIAL_MILLISECONDS_MAX;
 use crate::pg::{QualifiedName, Sql};
-use crate::source::Error;
 
 /// An expression of an index, a CHECK constraint of a table or of a column's domain, a partition key or a column's default or
 /// computed value that calls functions of users or extensions.
@@ -42,7 +39,7 @@ impl Expression {
 ///
 /// # Errors
 /// When the server does not answer.
-pub async fn expressions(client: &Client) -> Result<Vec<Expression>, Error> {
+pub async fn expressions(client: &SourceClient) -> Result<Vec<Expression>, Error> {
     // From the functions on, of which there are few: from thousands of tables on, it took the square of their number.
     let sql = Sql::new(
         "WITH called AS ( \
@@ -117,7 +114,7 @@ pub async fn expressions(client: &Client) -> Result<Vec<Expression>, Error> {
 /// # Errors
 /// When the server does not answer.
 pub async fn not_found(
-    client: &Client,
+    client: &SourceClient,
     expression: &Expression,
     search_path: &[String],
 ) -> Result<Option<String>, Error> {
@@ -140,12 +137,11 @@ pub async fn not_found(
             sql.text("::pg_catalog.regprocedure)")
         })
     };
-    let Err(error) = client.batch_execute(sql.as_str()).await else { return Ok(None) };
-    let error = Error::new(QUESTION, error);
-    match error {
+    let Err(error) = client.run(QUESTION, &sql).await else { return Ok(None) };
+    match (error.state(), error.message()) {
         // An object that is not there, or not under this name.
-        Error::Refused { state, message, .. } => Ok(NOT_FOUND.contains(&state.as_str()).then_some(message)),
-        error => Err(error),
+        (Some(state), Some(message)) => Ok(NOT_FOUND.contains(&state).then(|| message.to_owned())),
+        _ => Err(error),
     }
 }
 

@@ -2,11 +2,8 @@
 
 use std::collections::HashMap;
 
-use tokio_postgres::Client;
-
-use super::{ask, dialect};
+use super::{Error, SideClient, SourceClient, TargetClient, ask, dialect};
 use crate::pg::Sql;
-use crate::source::Error;
 
 /// An extension of the current database.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,7 +56,7 @@ pub struct AvailableExtension {
 ///
 /// # Errors
 /// When the server does not answer.
-pub async fn extensions(client: &Client) -> Result<Vec<Extension>, Error> {
+pub async fn extensions(client: &SideClient) -> Result<Vec<Extension>, Error> {
     let sql = Sql::new(
         "SELECT e.extname::text AS name, e.extversion AS version, n.nspname::text AS schema, \
          e.extrelocatable AS relocatable \
@@ -81,7 +78,7 @@ pub async fn extensions(client: &Client) -> Result<Vec<Extension>, Error> {
 ///
 /// # Errors
 /// When the server does not answer.
-pub(super) async fn extension_tables(client: &Client) -> Result<HashMap<u32, ExtensionTable>, Error> {
+pub(super) async fn extension_tables(client: &SideClient) -> Result<HashMap<u32, ExtensionTable>, Error> {
     let sql = Sql::new(
         "SELECT x.oid, e.extname::text AS name, x.condition \
          FROM pg_extension e, unnest(e.extconfig, e.extcondition) x(oid, condition)",
@@ -97,7 +94,7 @@ pub(super) async fn extension_tables(client: &Client) -> Result<HashMap<u32, Ext
 ///
 /// # Errors
 /// When the server does not answer.
-pub async fn dependents_of(client: &Client, extensions: &[String]) -> Result<Vec<String>, Error> {
+pub async fn dependents_of(client: &SourceClient, extensions: &[String]) -> Result<Vec<String>, Error> {
     // What belongs to a part of one (an array's type, a table's constraint) goes with it.
     let sql = Sql::new(
         "WITH RECURSIVE gone AS (SELECT oid FROM pg_extension WHERE extname = ANY ($1)), \
@@ -117,7 +114,7 @@ pub async fn dependents_of(client: &Client, extensions: &[String]) -> Result<Vec
 ///
 /// # Errors
 /// When the server does not answer.
-pub async fn extensions_needing(client: &Client, extension: &str) -> Result<Vec<String>, Error> {
+pub async fn extensions_needing(client: &TargetClient, extension: &str) -> Result<Vec<String>, Error> {
     let sql = Sql::new(
         "WITH RECURSIVE needing AS (SELECT oid FROM pg_extension WHERE extname = $1::text \
          UNION SELECT d.objid FROM pg_depend d JOIN needing n ON n.oid = d.refobjid \
@@ -133,7 +130,7 @@ pub async fn extensions_needing(client: &Client, extension: &str) -> Result<Vec<
 ///
 /// # Errors
 /// When the server does not answer.
-pub async fn available_extensions(client: &Client) -> Result<Vec<AvailableExtension>, Error> {
+pub async fn available_extensions(client: &TargetClient) -> Result<Vec<AvailableExtension>, Error> {
     let sql = Sql::new(
         "SELECT x.name::text AS name, x.default_version, array_agg(v.version) AS versions, \
          coalesce(bool_or(v.version = x.default_version AND ",

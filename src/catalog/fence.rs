@@ -1,10 +1,9 @@
 //! What keeps a database from being written to, and who still could.
 
-use tokio_postgres::{Client, SimpleQueryMessage};
+use tokio_postgres::SimpleQueryMessage;
 
-use super::ask;
+use super::{Error, SourceClient, ask};
 use crate::pg::{Oid, SourceLsn, Sql};
-use crate::source::Error;
 
 /// The database's `default_transaction_read_only`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,7 +69,7 @@ impl OtherSession {
 ///
 /// # Errors
 /// When the server does not answer.
-pub async fn read_only_default(client: &Client) -> Result<ReadOnlyDefault, Error> {
+pub async fn read_only_default(client: &SourceClient) -> Result<ReadOnlyDefault, Error> {
     let sql = Sql::new(
         "WITH setting AS (SELECT s.setdatabase, s.setrole, split_part(c, '=', 2) AS value \
          FROM pg_db_role_setting s, unnest(s.setconfig) c WHERE c LIKE 'default\\_transaction\\_read\\_only=%'), \
@@ -103,7 +102,7 @@ pub async fn read_only_default(client: &Client) -> Result<ReadOnlyDefault, Error
 ///
 /// # Errors
 /// When the server does not answer.
-pub async fn read_only_databases(client: &Client) -> Result<Vec<String>, Error> {
+pub async fn read_only_databases(client: &SourceClient) -> Result<Vec<String>, Error> {
     let sql = Sql::new(
         "SELECT d.datname::text AS name FROM pg_database d JOIN pg_db_role_setting s ON s.setdatabase = d.oid \
          AND s.setrole = 0, unnest(s.setconfig) c WHERE c LIKE 'default\\_transaction\\_read\\_only=%' \
@@ -118,15 +117,12 @@ pub async fn read_only_databases(client: &Client) -> Result<Vec<String>, Error> 
 /// # Errors
 /// When the server does not answer, or refuses.
 pub async fn set_read_only_default(
-    client: &Client,
+    client: &SourceClient,
     dbname: &str,
     setting: Option<&str>,
 ) -> Result<(), Error> {
     let alter = read_only_statement(dbname, setting);
-    client
-        .batch_execute(alter.as_str())
-        .await
-        .map_err(|cause| Error::new("another default_transaction_read_only", cause))
+    client.run("another default_transaction_read_only", &alter).await
 }
 
 /// The statement that does that.
@@ -153,7 +149,7 @@ pub fn by_hand(statements: impl IntoIterator<Item = Sql>) -> Sql {
 ///
 /// # Errors
 /// When the server does not answer.
-pub async fn moment(client: &Client) -> Result<String, Error> {
+pub async fn moment(client: &SourceClient) -> Result<String, Error> {
     let sql = Sql::new("SELECT clock_timestamp()::text AS now");
     ask::row(client, "the time", &sql, &[]).await?.get("now")
 }
@@ -164,7 +160,7 @@ pub async fn moment(client: &Client) -> Result<String, Error> {
 /// # Errors
 /// When the server does not answer.
 pub async fn other_sessions(
-    client: &Client,
+    client: &SourceClient,
     since: Option<&str>,
     until: &str,
 ) -> Result<Vec<OtherSession>, Error> {
@@ -188,7 +184,7 @@ pub async fn other_sessions(
 ///
 /// # Errors
 /// When the server does not answer.
-pub async fn enabled_subscriptions(client: &Client) -> Result<Vec<String>, Error> {
+pub async fn enabled_subscriptions(client: &SourceClient) -> Result<Vec<String>, Error> {
     let sql = Sql::new(
         "SELECT s.subname::text AS name FROM pg_subscription s JOIN pg_database d ON d.oid = s.subdbid \
          WHERE d.datname = current_database() AND s.subenabled ORDER BY 1",
@@ -202,7 +198,7 @@ pub async fn enabled_subscriptions(client: &Client) -> Result<Vec<String>, Error
 ///
 /// # Errors
 /// When the server does not answer.
-pub async fn beginning_sessions(client: &Client) -> Result<Vec<i32>, Error> {
+pub async fn beginning_sessions(client: &SourceClient) -> Result<Vec<i32>, Error> {
     // InitPostgres: the lock on the database is taken before the settings are read, and given up when the session is to be
     // seen in pg_stat_activity.
     let sql = Sql::new(
@@ -218,7 +214,7 @@ pub async fn beginning_sessions(client: &Client) -> Result<Vec<i32>, Error> {
 ///
 /// # Errors
 /// When the server does not answer.
-pub async fn waiting_for_me(client: &Client) -> Result<Vec<OtherSession>, Error> {
+pub async fn waiting_for_me(client: &SourceClient) -> Result<Vec<OtherSession>, Error> {
     // Autovacuum has no user.
     let sql = Sql::new("SELECT ").text(OtherSession::COLUMNS).text(
         " FROM pg_stat_activity a LEFT JOIN pg_roles r ON r.oid = a.usesysid WHERE a.usename IS NOT NULL \
@@ -233,7 +229,7 @@ pub async fn waiting_for_me(client: &Client) -> Result<Vec<OtherSession>, Error>
 ///
 /// # Errors
 /// When the server does not answer.
-pub async fn writing_to(client: &Client, table: Oid) -> Result<Vec<OtherSession>, Error> {
+pub async fn writing_to(client: &SourceClient, table: Oid) -> Result<Vec<OtherSession>, Error> {
     let sql = Sql::new("SELECT ")
         .text(OtherSession::COLUMNS)
         .text(
@@ -251,7 +247,7 @@ pub async fn writing_to(client: &Client, table: Oid) -> Result<Vec<OtherSession>
 ///
 /// # Errors
 /// When the server does not answer.
-pub async fn roles_out_of_reach(client: &Client) -> Result<Vec<String>, Error> {
+pub async fn roles_out_of_reach(client: &SourceClient) -> Result<Vec<String>, Error> {
     let sql = Sql::new(
         "SELECT DISTINCT r.rolname::text AS name FROM pg_stat_activity a JOIN pg_roles r ON r.oid = a.usesysid \
          WHERE a.datname = current_database() AND NOT r.rolsuper AND NOT pg_has_role(r.oid, 'USAGE') \
@@ -274,7 +270,7 @@ pub fn end_by_hand(pids: &[i32]) -> Sql {
 ///
 /// # Errors
 /// When the server does not answer.
-pub async fn hidden_superusers(client: &Client) -> Result<Vec<String>, Error> {
+pub async fn hidden_superusers(client: &SourceClient) -> Result<Vec<String>, Error> {
     let sql = Sql::new(
         "SELECT DISTINCT r.rolname::text AS name FROM pg_stat_activity a JOIN pg_roles r ON r.oid = a.usesysid \
          WHERE a.datname = current_database() AND r.rolsuper AND a.backend_type IS NULL \
@@ -288,7 +284,7 @@ pub async fn hidden_superusers(client: &Client) -> Result<Vec<String>, Error> {
 ///
 /// # Errors
 /// When the server does not answer, or one of them is not the current user's to end.
-pub async fn end_sessions(client: &Client, pids: &[i32]) -> Result<(), Error> {
+pub async fn end_sessions(client: &SourceClient, pids: &[i32]) -> Result<(), Error> {
     let sql = Sql::new("SELECT pg_terminate_backend(pid) FROM unnest($1::int4[]) pid");
     ask::rows(client, "the end of sessions", &sql, &[&pids]).await.map(|_| ())
 }
@@ -297,7 +293,7 @@ pub async fn end_sessions(client: &Client, pids: &[i32]) -> Result<(), Error> {
 ///
 /// # Errors
 /// When the server does not answer.
-pub async fn end_own_sessions(client: &Client, application_name: &str) -> Result<usize, Error> {
+pub async fn end_own_sessions(client: &SourceClient, application_name: &str) -> Result<usize, Error> {
     let sql = Sql::new(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() \
          AND usename = current_user AND application_name = $1::text AND pid <> pg_backend_pid()",
@@ -312,18 +308,18 @@ pub async fn end_own_sessions(client: &Client, application_name: &str) -> Result
 ///
 /// # Errors
 /// When the server does not answer.
-pub async fn mark_wal(client: &Client) -> Result<SourceLsn, Error> {
+pub async fn mark_wal(client: &SourceClient) -> Result<SourceLsn, Error> {
     let question = "a mark in the WAL";
     // A message outside a transaction would not be flushed, and the position that the server calls flushed may be in the
     // middle of a record. Not synchronous_commit = on, which waits for a synchronous standby.
     let sql = "BEGIN READ WRITE; SET LOCAL synchronous_commit = local; \
                SELECT pg_logical_emit_message(true, 'walferry', '')::text; COMMIT";
-    let answers = client.simple_query(sql).await.map_err(|cause| Error::new(question, cause))?;
+    let answers = client.simple_query(sql).await.map_err(client.failed(question))?;
     let position = answers.iter().find_map(|answer| match answer {
         SimpleQueryMessage::Row(row) => row.get(0),
         _ => None,
     });
     position
         .and_then(|position| position.parse().ok())
-        .ok_or_else(|| Error::Answer { question, what: "it has no position".to_owned() })
+        .ok_or_else(|| Error::unexpected(client.side(), question, "it has no position"))
 }

@@ -1,10 +1,7 @@
 //! Tables that are published with updates though nothing identifies their rows.
 
-use tokio_postgres::Client;
-
-use super::{ask, dialect};
+use super::{Error, SourceClient, ask, dialect};
 use crate::pg::{Oid, QualifiedName, Sql};
-use crate::source::Error;
 
 /// A member of a publication for which the source may reject UPDATE and DELETE.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,7 +17,7 @@ pub struct Unidentified {
 ///
 /// # Errors
 /// When the server does not answer.
-pub async fn unidentified(client: &Client, publication: &str) -> Result<Vec<Unidentified>, Error> {
+pub async fn unidentified(client: &SourceClient, publication: &str) -> Result<Vec<Unidentified>, Error> {
     let dialect = dialect(client).await?;
     let with_generated = if dialect.rejects_generated_identity() { "" } else { "false AND " };
     let sql = Sql::new(

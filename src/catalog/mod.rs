@@ -5,14 +5,19 @@
 //! at their own moment. A table that goes away in between is left out. Questions change nothing and rely on
 //! `search_path = pg_catalog` alone.
 //!
+//! What is asked of which side, a session says by its type ([`SourceClient`], [`TargetClient`]), and an answer that fails
+//! says it in its [`Error`].
+//!
 //! Sizes are asked of the storage, which takes an ACCESS SHARE lock on each table for a moment: a session that holds
 //! ACCESS EXCLUSIVE on one of them keeps the answer waiting, for as long as `lock_timeout` allows.
 
 mod activity;
 mod ask;
+mod client;
 mod contents;
 mod databases;
 mod definitions;
+mod error;
 mod expressions;
 mod extensions;
 mod fence;
@@ -30,13 +35,12 @@ mod surroundings;
 mod tables;
 mod target;
 
-use tokio_postgres::Client;
-
-use crate::source::{Dialect, Error};
+use crate::source::Dialect;
 
 pub use activity::{
     PreparedTransaction, WritingTransaction, has_committed, prepared_transactions, writing_transactions,
 };
+pub use client::{SideClient, SourceClient, TargetClient};
 pub use contents::{
     OtherContents, PG_CREATE_PUBLICATION, ReplicaRole, SESSION_REPLICATION_ROLE, SchemaPrivilege, Stranger,
     call_extension, databases, extension_has, other_contents, publishes_for_others, replica_role,
@@ -44,6 +48,7 @@ pub use contents::{
 };
 pub use databases::{Database, all_databases, bytes_of_databases, holds_anything};
 pub use definitions::{DefinedColumn, Definition, definition, table_name, type_names, type_text};
+pub use error::Error;
 pub use expressions::{Expression, expressions, not_found};
 pub use extensions::{
     AvailableExtension, Extension, ExtensionTable, available_extensions, dependents_of, extensions,
@@ -87,6 +92,6 @@ pub use target::{KeyColumn, TargetColumn, TargetTable, index_columns, target_tab
 ///
 /// # Errors
 /// When the server does not answer.
-pub async fn dialect(client: &Client) -> Result<Dialect, Error> {
+pub async fn dialect(client: &SideClient) -> Result<Dialect, Error> {
     Ok(Dialect::new(server_version(client).await?))
 }

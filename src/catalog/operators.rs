@@ -6,11 +6,8 @@
 
 use std::collections::HashMap;
 
-use tokio_postgres::Client;
-
-use super::ask;
+use super::{Error, SideClient, ask};
 use crate::pg::{QualifiedName, Sql};
-use crate::source::Error;
 
 /// Equality operators of btree operator classes, and how types lead to them.
 #[derive(Debug)]
@@ -35,7 +32,7 @@ enum Type {
 
 impl Operators {
     /// Reads the operators, and what there is to know of `type_oids`.
-    pub(super) async fn read(client: &Client, type_oids: Vec<u32>) -> Result<Self, Error> {
+    pub(super) async fn read(client: &SideClient, type_oids: Vec<u32>) -> Result<Self, Error> {
         let sql = Sql::new(
             "SELECT k.oid, k.opcdefault, k.opcintype, n.nspname::text AS schema, o.oprname::text AS name \
              FROM pg_opclass k JOIN pg_am m ON m.oid = k.opcmethod AND m.amname = 'btree' \
@@ -104,7 +101,7 @@ impl Operators {
     }
 }
 
-async fn coercions(client: &Client) -> Result<HashMap<u32, Vec<u32>>, Error> {
+async fn coercions(client: &SideClient) -> Result<HashMap<u32, Vec<u32>>, Error> {
     let sql = Sql::new(
         "SELECT c.castsource, c.casttarget FROM pg_cast c JOIN pg_type t ON t.oid = c.casttarget \
          WHERE c.castmethod = 'b' AND c.castcontext = 'i' ORDER BY t.typispreferred DESC, c.casttarget",
@@ -116,7 +113,7 @@ async fn coercions(client: &Client) -> Result<HashMap<u32, Vec<u32>>, Error> {
     Ok(coercions)
 }
 
-async fn types(client: &Client, oids: Vec<u32>) -> Result<HashMap<u32, (Type, QualifiedName)>, Error> {
+async fn types(client: &SideClient, oids: Vec<u32>) -> Result<HashMap<u32, (Type, QualifiedName)>, Error> {
     let sql = Sql::new(
         "WITH RECURSIVE used AS (SELECT unnest($1::oid[]) AS oid UNION SELECT coalesce(e.oid, t.typbasetype) \
          FROM used u JOIN pg_type t ON t.oid = u.oid LEFT JOIN pg_type e ON e.oid = t.typelem AND e.typarray = t.oid \

@@ -1,10 +1,7 @@
 //! Functions of users that run in the name of whoever writes rows.
 
-use tokio_postgres::Client;
-
-use super::ask;
+use super::{Error, SideClient, SourceClient, ask};
 use crate::pg::Sql;
-use crate::source::Error;
 
 /// A function that is neither the server's nor an extension's; or one of the server's that runs SQL which it gets as text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,7 +20,7 @@ pub struct OwnerCode {
 ///
 /// # Errors
 /// When the server does not answer.
-pub async fn owner_code(client: &Client) -> Result<Vec<OwnerCode>, Error> {
+pub async fn owner_code(client: &SideClient) -> Result<Vec<OwnerCode>, Error> {
     let acting = Sql::new(
         "SELECT 'pg_constraint'::regclass::oid AS classid, k.oid AS objid, coalesce(c.relowner, t.typowner) AS owner, \
            pg_get_expr(k.conbin, k.conrelid) AS text FROM pg_constraint k LEFT JOIN pg_class c ON c.oid = k.conrelid \
@@ -59,7 +56,7 @@ pub async fn owner_code(client: &Client) -> Result<Vec<OwnerCode>, Error> {
 ///
 /// # Errors
 /// When the server does not answer.
-pub async fn code_of_objects_of(client: &Client, roles: &[String]) -> Result<Vec<OwnerCode>, Error> {
+pub async fn code_of_objects_of(client: &SourceClient, roles: &[String]) -> Result<Vec<OwnerCode>, Error> {
     let acting = Sql::new(
         "SELECT 'pg_statistic_ext'::regclass::oid AS classid, s.oid AS objid, s.stxowner AS owner, \
            pg_get_statisticsobjdef(s.oid) AS text FROM pg_statistic_ext s JOIN pg_roles o ON o.oid = s.stxowner \
@@ -74,7 +71,7 @@ pub async fn code_of_objects_of(client: &Client, roles: &[String]) -> Result<Vec
 
 /// `acting` is what calls functions; `of_types` says which ones a type has called.
 async fn read(
-    client: &Client,
+    client: &SideClient,
     acting: &Sql,
     of_types: &Sql,
     params: &[&(dyn tokio_postgres::types::ToSql + Sync)],

@@ -7,11 +7,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-use tokio_postgres::Client;
-
-use super::ask;
+use super::{Error, SideClient, ask};
 use crate::pg::Sql;
-use crate::source::Error;
 
 /// A kind of object, as ALTER has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -192,7 +189,7 @@ impl fmt::Display for Object {
 ///
 /// # Errors
 /// When the server does not answer.
-pub async fn owners(client: &Client) -> Result<Vec<Owned>, Error> {
+pub async fn owners(client: &SideClient) -> Result<Vec<Owned>, Error> {
     let sql = Sql::new(OBJECTS).text(
         "SELECT kind, (pg_identify_object(classid, oid, 0)).identity AS identity, schema, \
          pg_get_userbyid(owner)::text AS owner, alterable FROM object ORDER BY kind <> 'SCHEMA', kind, oid",
@@ -215,7 +212,7 @@ pub async fn owners(client: &Client) -> Result<Vec<Owned>, Error> {
 ///
 /// # Errors
 /// When the server does not answer.
-pub async fn privileges(client: &Client) -> Result<Vec<Privilege>, Error> {
+pub async fn privileges(client: &SideClient) -> Result<Vec<Privilege>, Error> {
     let sql = Sql::new(OBJECTS).text(
         ", acl AS (SELECT kind, classid, oid, NULL::text AS column, coalesce(acl, acldefault(letter, owner)) AS acl \
          FROM object WHERE letter IS NOT NULL UNION ALL \
@@ -239,7 +236,7 @@ pub async fn privileges(client: &Client) -> Result<Vec<Privilege>, Error> {
 ///
 /// # Errors
 /// When the server does not answer.
-pub async fn database_privileges(client: &Client) -> Result<(Owned, Vec<Privilege>), Error> {
+pub async fn database_privileges(client: &SideClient) -> Result<(Owned, Vec<Privilege>), Error> {
     let question = "the privileges on the database";
     let sql = Sql::new(
         "SELECT quote_ident(datname) AS identity, pg_get_userbyid(datdba)::text AS owner FROM pg_database \
@@ -272,7 +269,7 @@ pub struct DatabaseProperties {
 ///
 /// # Errors
 /// When the server does not answer.
-pub async fn database_properties(client: &Client) -> Result<DatabaseProperties, Error> {
+pub async fn database_properties(client: &SideClient) -> Result<DatabaseProperties, Error> {
     let sql = Sql::new(
         "SELECT datconnlimit, shobj_description(oid, 'pg_database') AS comment FROM pg_database \
          WHERE datname = current_database()",
@@ -285,7 +282,7 @@ pub async fn database_properties(client: &Client) -> Result<DatabaseProperties, 
 ///
 /// # Errors
 /// When the server does not answer.
-pub async fn default_privileges(client: &Client) -> Result<Vec<DefaultPrivilege>, Error> {
+pub async fn default_privileges(client: &SideClient) -> Result<Vec<DefaultPrivilege>, Error> {
     // An entry for whatever schema stands in place of the server's defaults, one for a schema comes on top of them.
     let sql = Sql::new(
         "WITH entry AS (SELECT pg_get_userbyid(d.defaclrole)::text AS role, n.nspname::text AS schema, \

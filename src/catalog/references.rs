@@ -2,11 +2,8 @@
 
 use std::collections::HashSet;
 
-use tokio_postgres::Client;
-
-use super::ask;
+use super::{Error, SourceClient, TargetClient, ask};
 use crate::pg::{Oid, QualifiedName, Sql};
-use crate::source::Error;
 
 /// A foreign key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,7 +22,7 @@ pub struct Reference {
 ///
 /// # Errors
 /// When the server does not answer.
-pub async fn references(client: &Client) -> Result<Vec<Reference>, Error> {
+pub async fn references(client: &SourceClient) -> Result<Vec<Reference>, Error> {
     let sql = Sql::new(
         "SELECT k.oid, k.conname::text AS constraint, n.nspname::text AS schema, c.relname::text AS name, \
          rn.nspname::text AS to_schema, r.relname::text AS to_name FROM pg_constraint k \
@@ -51,7 +48,7 @@ pub async fn references(client: &Client) -> Result<Vec<Reference>, Error> {
 /// # Errors
 /// When the server does not answer.
 pub async fn references_to(
-    client: &Client,
+    client: &TargetClient,
     tables: &[QualifiedName],
 ) -> Result<Vec<(QualifiedName, QualifiedName)>, Error> {
     let sql = Sql::new(
@@ -75,7 +72,7 @@ pub async fn references_to(
 ///
 /// # Errors
 /// When the server does not answer.
-pub async fn foreign_keys(client: &Client) -> Result<HashSet<Oid>, Error> {
+pub async fn foreign_keys(client: &SourceClient) -> Result<HashSet<Oid>, Error> {
     let sql = Sql::new("SELECT k.oid FROM pg_constraint k WHERE k.contype = 'f'");
     let rows = ask::rows(client, "which foreign keys there are", &sql, &[]).await?;
     rows.iter().map(|row| row.get("oid").map(Oid::new)).collect()

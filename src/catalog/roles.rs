@@ -3,12 +3,9 @@
 
 use std::collections::HashMap;
 
-use tokio_postgres::Client;
-
-use super::{ask, dialect};
+use super::{Error, SideClient, SourceClient, ask, dialect};
 use crate::config::Secret;
 use crate::pg::Sql;
-use crate::source::Error;
 
 /// A role of the cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,7 +77,7 @@ pub struct Setting {
 ///
 /// # Errors
 /// When the server does not answer.
-pub async fn roles(client: &Client) -> Result<Vec<Role>, Error> {
+pub async fn roles(client: &SideClient) -> Result<Vec<Role>, Error> {
     let sql = Sql::new(
         "SELECT rolname::text AS name, oid = 10 AS bootstrap, rolsuper, rolinherit, rolcreaterole, rolcreatedb, \
          rolcanlogin, rolreplication, rolbypassrls, rolconnlimit, rolvaliduntil::text AS valid_until, \
@@ -114,7 +111,7 @@ pub async fn roles(client: &Client) -> Result<Vec<Role>, Error> {
 ///
 /// # Errors
 /// When the server does not answer.
-pub async fn current_user(client: &Client) -> Result<String, Error> {
+pub async fn current_user(client: &SideClient) -> Result<String, Error> {
     let sql = Sql::new("SELECT current_user::text AS name");
     ask::row(client, "the current user", &sql, &[]).await?.get("name")
 }
@@ -124,7 +121,7 @@ pub async fn current_user(client: &Client) -> Result<String, Error> {
 ///
 /// # Errors
 /// When the server does not answer.
-pub async fn password_grant(client: &Client) -> Result<(String, Sql), Error> {
+pub async fn password_grant(client: &SourceClient) -> Result<(String, Sql), Error> {
     let sql = Sql::new("SELECT current_user::text AS name, current_database()::text AS database");
     let row = ask::row(client, "the current user", &sql, &[]).await?;
     let user: String = row.get("name")?;
@@ -135,7 +132,7 @@ pub async fn password_grant(client: &Client) -> Result<(String, Sql), Error> {
 ///
 /// # Errors
 /// When the server does not answer.
-pub async fn memberships(client: &Client) -> Result<Vec<Membership>, Error> {
+pub async fn memberships(client: &SideClient) -> Result<Vec<Membership>, Error> {
     let sql = Sql::new(
         "SELECT r.rolname::text AS role, u.rolname::text AS member, bool_or(m.admin_option) AS admin, ",
     )
@@ -161,7 +158,7 @@ pub async fn memberships(client: &Client) -> Result<Vec<Membership>, Error> {
 ///
 /// # Errors
 /// When the server does not answer.
-pub async fn role_settings(client: &Client) -> Result<Vec<Setting>, Error> {
+pub async fn role_settings(client: &SideClient) -> Result<Vec<Setting>, Error> {
     let sql =
         Sql::new(SETTINGS).text(" WHERE s.setdatabase = 0 AND r.oid IS NOT NULL ORDER BY r.rolname, c.n");
     settings(client, &sql).await
@@ -171,7 +168,7 @@ pub async fn role_settings(client: &Client) -> Result<Vec<Setting>, Error> {
 ///
 /// # Errors
 /// When the server does not answer.
-pub async fn database_settings(client: &Client) -> Result<Vec<Setting>, Error> {
+pub async fn database_settings(client: &SideClient) -> Result<Vec<Setting>, Error> {
     let sql = Sql::new(SETTINGS).text(
         " WHERE s.setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database()) \
          AND (s.setrole = 0 OR r.oid IS NOT NULL) ORDER BY r.rolname NULLS FIRST, c.n",
@@ -184,7 +181,9 @@ pub async fn database_settings(client: &Client) -> Result<Vec<Setting>, Error> {
 ///
 /// # Errors
 /// When the server does not answer.
-pub async fn password_hashes(client: &Client) -> Result<Option<HashMap<String, Option<Secret>>>, Error> {
+pub async fn password_hashes(
+    client: &SourceClient,
+) -> Result<Option<HashMap<String, Option<Secret>>>, Error> {
     let question = "the roles' passwords";
     let sql = Sql::new(
         "SELECT has_table_privilege('pg_catalog.pg_authid', 'SELECT') AS all_roles, \
@@ -216,7 +215,7 @@ fn is_hash(text: &str) -> bool {
     md5 || text.starts_with("SCRAM-SHA-256$")
 }
 
-async fn settings(client: &Client, sql: &Sql) -> Result<Vec<Setting>, Error> {
+async fn settings(client: &SideClient, sql: &Sql) -> Result<Vec<Setting>, Error> {
     let rows = ask::rows(client, "the settings of roles and databases", sql, &[]).await?;
     let setting = |row: &ask::Answer| {
         Ok(Setting { role: row.get("role")?, name: row.get("name")?, value: row.get("value")? })

@@ -11,12 +11,9 @@
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
-use tokio_postgres::Client;
-
-use super::{ask, dialect};
+use super::{Error, SideClient, SourceClient, ask, dialect};
 use crate::pg::{Oid, QualifiedName, QuotedName, Sql};
-use crate::source::Error;
+use serde::{Deserialize, Serialize};
 
 /// What an object is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -200,7 +197,7 @@ impl fmt::Display for SchemaObjectKey {
 ///
 /// # Errors
 /// When the server does not answer.
-pub async fn schema_objects(client: &Client) -> Result<Vec<SchemaObject>, Error> {
+pub async fn schema_objects(client: &SideClient) -> Result<Vec<SchemaObject>, Error> {
     let dialect = dialect(client).await?;
     let sql = Sql::new("WITH relation AS (")
         .text(RELATIONS)
@@ -261,7 +258,7 @@ pub async fn schema_objects(client: &Client) -> Result<Vec<SchemaObject>, Error>
 ///
 /// # Errors
 /// When the server does not answer.
-pub async fn schema_version(client: &Client) -> Result<String, Error> {
+pub async fn schema_version(client: &SourceClient) -> Result<String, Error> {
     let sql = Sql::new(
         "WITH relation AS (SELECT c.oid, hashtext(concat_ws(' ', c.oid, c.relnamespace, c.relname, c.relkind, \
          c.reloptions))::int8 AS hash FROM pg_class c WHERE c.relkind IN ('r', 'p', 'v', 'm', 'i', 'I', 'S') \

@@ -1,11 +1,8 @@
 //! Sequences and where they stand.
 
-use tokio_postgres::Client;
-
-use super::{ask, dialect};
+use super::{Error, SourceClient, ask, dialect};
 use crate::limits::SEQUENCES_PER_QUERY;
 use crate::pg::{Oid, QualifiedName, Sql};
-use crate::source::Error;
 
 /// A user's sequence.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,7 +54,7 @@ pub struct SequenceValues {
 ///
 /// # Errors
 /// When the server does not answer.
-pub async fn sequences(client: &Client) -> Result<Vec<Sequence>, Error> {
+pub async fn sequences(client: &SourceClient) -> Result<Vec<Sequence>, Error> {
     let sql = Sql::new(
         "SELECT c.oid, n.nspname::text AS schema, c.relname::text AS name, format_type(s.seqtypid, -1) AS data_type, \
          coalesce(has_schema_privilege(n.oid, 'USAGE') AND has_sequence_privilege(c.oid, 'SELECT'), false) AS readable, \
@@ -105,7 +102,7 @@ fn sequence(row: &ask::Answer) -> Result<Sequence, Error> {
 ///
 /// # Errors
 /// When the server does not answer. A sequence that may not be read is no error.
-pub async fn sequence_values(client: &Client) -> Result<SequenceValues, Error> {
+pub async fn sequence_values(client: &SourceClient) -> Result<SequenceValues, Error> {
     let mut found = SequenceValues::default();
     let mut readable = Vec::new();
     for sequence in sequences(client).await? {
@@ -127,7 +124,7 @@ pub async fn sequence_values(client: &Client) -> Result<SequenceValues, Error> {
 
 /// Their values; `None` where one of them cannot be read.
 async fn read(
-    client: &Client,
+    client: &SourceClient,
     sequences: &[(u32, QualifiedName)],
     locks: bool,
 ) -> Result<Option<Vec<SequenceValue>>, Error> {
@@ -143,7 +140,7 @@ async fn read(
 }
 
 async fn one_by_one(
-    client: &Client,
+    client: &SourceClient,
     sequences: &[(u32, QualifiedName)],
     locks: bool,
     found: &mut SequenceValues,
@@ -160,25 +157,25 @@ async fn one_by_one(
 /// For a server that would read a view, too, under a name that was a sequence's: they are locked by their identifiers, which
 /// keeps them what they are, and read if they still have their names. `None` where one has not.
 async fn values_locked(
-    client: &Client,
+    client: &SourceClient,
     sequences: &[(u32, QualifiedName)],
 ) -> Result<Option<Vec<SequenceValue>>, Error> {
-    let failed = |cause| Error::new(VALUES, cause);
-    client.batch_execute("BEGIN").await.map_err(failed)?;
+    let failed = client.failed(VALUES);
+    client.run(VALUES, &Sql::new("BEGIN")).await?;
     let read = async {
         let oids: Vec<u32> = sequences.iter().map(|(oid, _)| *oid).collect();
         let names: Vec<String> =
             sequences.iter().map(|(_, name)| Sql::default().name(name).to_string()).collect();
         // The one function that takes a sequence's lock and needs no more than SELECT.
         let lock = "SELECT count(pg_sequence_last_value(oid)) FROM unnest($1::oid[]) oid";
-        client.query_one(lock, &[&oids]).await.map_err(failed)?;
+        client.query_one(lock, &[&oids]).await.map_err(&failed)?;
         let same = "SELECT bool_and(to_regclass(name)::oid IS NOT DISTINCT FROM oid)
                     FROM unnest($1::oid[], $2::text[]) s (oid, name)";
-        let same: Option<bool> = client.query_one(same, &[&oids, &names]).await.map_err(failed)?.get(0);
+        let same: Option<bool> = client.query_one(same, &[&oids, &names]).await.map_err(&failed)?.get(0);
         if same == Some(true) { values(client, sequences).await.map(Some) } else { Ok(None) }
     };
     let read = read.await;
-    client.batch_execute("ROLLBACK").await.map_err(failed)?;
+    client.run(VALUES, &Sql::new("ROLLBACK")).await?;
     read
 }
 
@@ -190,7 +187,10 @@ fn cannot_be_read(error: &Error) -> bool {
 
 const VALUES: &str = "the sequences' values";
 
-async fn values(client: &Client, sequences: &[(u32, QualifiedName)]) -> Result<Vec<SequenceValue>, Error> {
+async fn values(
+    client: &SourceClient,
+    sequences: &[(u32, QualifiedName)],
+) -> Result<Vec<SequenceValue>, Error> {
     let sql = Sql::new("").list(sequences, " UNION ALL ", |sql, (_, name)| {
         sql.text("SELECT ")
             .literal(&name.schema)

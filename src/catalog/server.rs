@@ -3,11 +3,10 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use tokio_postgres::Client;
-
-use super::ask;
+use super::{Error, SideClient, SourceClient, ask};
+use crate::error::Side;
 use crate::pg::{PgTimestamp, ServerVersion, Sql, SystemId, TimelineId};
-use crate::source::{Dialect, Error};
+use crate::source::Dialect;
 
 /// A server, as seen from one session of it.
 #[derive(Debug, Clone, PartialEq)]
@@ -113,7 +112,7 @@ pub enum Provider {
 ///
 /// # Errors
 /// When the server does not answer.
-pub async fn server_version(client: &Client) -> Result<ServerVersion, Error> {
+pub async fn server_version(client: &SideClient) -> Result<ServerVersion, Error> {
     let sql = Sql::new("SELECT current_setting('server_version_num') AS version");
     Ok(ServerVersion::new(ask::row(client, "the server's version", &sql, &[]).await?.parse("version")?))
 }
@@ -122,7 +121,7 @@ pub async fn server_version(client: &Client) -> Result<ServerVersion, Error> {
 ///
 /// # Errors
 /// When the server does not answer.
-pub async fn clock(client: &Client) -> Result<PgTimestamp, Error> {
+pub async fn clock(client: &SourceClient) -> Result<PgTimestamp, Error> {
     let sql = Sql::new("SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8 AS micros");
     let micros: i64 = ask::row(client, "the server's clock", &sql, &[]).await?.get("micros")?;
     Ok(PgTimestamp::from_unix_micros(micros))
@@ -132,7 +131,7 @@ pub async fn clock(client: &Client) -> Result<PgTimestamp, Error> {
 ///
 /// # Errors
 /// When the server does not answer.
-pub async fn system_id(client: &Client) -> Result<Option<SystemId>, Error> {
+pub async fn system_id(client: &SideClient) -> Result<Option<SystemId>, Error> {
     let question = "the system identifier";
     if !may_execute(client, question, "pg_control_system()").await? {
         return Ok(None);
@@ -146,7 +145,7 @@ pub async fn system_id(client: &Client) -> Result<Option<SystemId>, Error> {
 ///
 /// # Errors
 /// When the server does not answer.
-pub async fn server_facts(client: &Client) -> Result<ServerFacts, Error> {
+pub async fn server_facts(client: &SideClient) -> Result<ServerFacts, Error> {
     let version = server_version(client).await?;
     let (settings, in_recovery, (database, database_bytes, locale), system_id, started, provider, user) = tokio::try_join!(
         Settings::read(client),
@@ -183,12 +182,12 @@ pub async fn server_facts(client: &Client) -> Result<ServerFacts, Error> {
     })
 }
 
-async fn in_recovery(client: &Client) -> Result<bool, Error> {
+async fn in_recovery(client: &SideClient) -> Result<bool, Error> {
     let sql = Sql::new("SELECT pg_is_in_recovery() AS answer");
     ask::row(client, "the recovery state", &sql, &[]).await?.get("answer")
 }
 
-async fn started(client: &Client) -> Result<PgTimestamp, Error> {
+async fn started(client: &SideClient) -> Result<PgTimestamp, Error> {
     let sql = Sql::new("SELECT (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::int8 AS micros");
     let row = ask::row(client, "the server's start time", &sql, &[]).await?;
     Ok(PgTimestamp::from_unix_micros(row.get("micros")?))
@@ -196,7 +195,7 @@ async fn started(client: &Client) -> Result<PgTimestamp, Error> {
 
 /// A primary's timeline is taken from the name of the file that it writes to: the control file has it only from the
 /// first checkpoint after a promotion on.
-async fn timeline(client: &Client, in_recovery: bool) -> Result<Option<TimelineId>, Error> {
+async fn timeline(client: &SideClient, in_recovery: bool) -> Result<Option<TimelineId>, Error> {
     let question = "the timeline";
     if !in_recovery {
         let sql = Sql::new("SELECT substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) AS timeline");
@@ -211,12 +210,12 @@ async fn timeline(client: &Client, in_recovery: bool) -> Result<Option<TimelineI
     Ok(Some(TimelineId::new(ask::row(client, question, &sql, &[]).await?.parse("timeline")?)))
 }
 
-async fn may_execute(client: &Client, question: &'static str, function: &str) -> Result<bool, Error> {
+async fn may_execute(client: &SideClient, question: &'static str, function: &str) -> Result<bool, Error> {
     let sql = Sql::new("SELECT has_function_privilege($1::text, 'EXECUTE') AS answer");
     ask::row(client, question, &sql, &[&function]).await?.get("answer")
 }
 
-async fn database(client: &Client, dialect: Dialect) -> Result<(String, u64, DatabaseLocale), Error> {
+async fn database(client: &SideClient, dialect: Dialect) -> Result<(String, u64, DatabaseLocale), Error> {
     let sql = Sql::new(
         "SELECT d.datname::text AS name, pg_database_size(d.oid) AS bytes, pg_encoding_to_char(d.encoding)::text \
          AS encoding, d.datcollate::text AS collate, d.datctype::text AS ctype, ",
@@ -234,7 +233,7 @@ async fn database(client: &Client, dialect: Dialect) -> Result<(String, u64, Dat
     Ok((row.get("name")?, row.count("bytes")?, locale))
 }
 
-async fn user(client: &Client) -> Result<UserFacts, Error> {
+async fn user(client: &SideClient) -> Result<UserFacts, Error> {
     let sql = Sql::new(
         "SELECT r.rolname::text AS name, r.rolsuper AS superuser, r.rolcreatedb AS create_db, r.rolcreaterole AS \
          create_role, r.rolsuper OR r.rolbypassrls AS bypass_rls, r.rolsuper OR r.rolreplication OR EXISTS (SELECT \
@@ -257,7 +256,7 @@ async fn user(client: &Client) -> Result<UserFacts, Error> {
 }
 
 /// The roles that each provider makes in every cluster give it away.
-async fn provider(client: &Client) -> Result<Provider, Error> {
+async fn provider(client: &SideClient) -> Result<Provider, Error> {
     let sql = Sql::new(
         "SELECT rolname::text AS name FROM pg_roles WHERE rolname IN \
          ('rds_superuser', 'rds_replication', 'cloudsqlsuperuser', 'azure_pg_admin', 'avnadmin') \
@@ -276,10 +275,13 @@ async fn provider(client: &Client) -> Result<Provider, Error> {
 }
 
 /// Settings with their units, from `pg_settings`: what this server does not know, or does not show, is missing.
-struct Settings(HashMap<String, (String, Option<String>)>);
+struct Settings {
+    side: Side,
+    found: HashMap<String, (String, Option<String>)>,
+}
 
 impl Settings {
-    async fn read(client: &Client) -> Result<Self, Error> {
+    async fn read(client: &SideClient) -> Result<Self, Error> {
         let sql = Sql::new(
             "SELECT name, setting, unit FROM pg_settings WHERE name IN ('wal_level', 'max_replication_slots', \
              'max_wal_senders', 'max_slot_wal_keep_size', 'wal_sender_timeout', 'max_worker_processes', \
@@ -288,15 +290,15 @@ impl Settings {
         );
         let rows = ask::rows(client, SETTINGS, &sql, &[]).await?;
         let entries = rows.iter().map(|row| Ok((row.get("name")?, (row.get("setting")?, row.get("unit")?))));
-        entries.collect::<Result<_, Error>>().map(Self)
+        Ok(Self { side: client.side(), found: entries.collect::<Result<_, Error>>()? })
     }
 
     fn text(&self, name: &str) -> Option<&str> {
-        self.0.get(name).map(|(setting, _)| setting.as_str())
+        self.found.get(name).map(|(setting, _)| setting.as_str())
     }
 
     fn count(&self, name: &str) -> Result<u64, Error> {
-        self.text(name).and_then(|text| text.parse().ok()).ok_or_else(|| wrong(name))
+        self.text(name).and_then(|text| text.parse().ok()).ok_or_else(|| self.wrong(name))
     }
 
     fn bytes(&self, name: &str) -> Result<Option<u64>, Error> {
@@ -321,16 +323,16 @@ impl Settings {
 
     /// The value in the smallest unit; `None` where it is below `least` (which stands for "no bound") or missing.
     fn scaled(&self, name: &str, least: i64, unit: fn(&str) -> Option<i64>) -> Result<Option<u64>, Error> {
-        let Some((setting, found)) = self.0.get(name) else { return Ok(None) };
-        let value = setting.parse::<i64>().map_err(|_| wrong(name))?;
-        let scale = found.as_deref().and_then(unit).ok_or_else(|| wrong(name))?;
+        let Some((setting, found)) = self.found.get(name) else { return Ok(None) };
+        let value = setting.parse::<i64>().map_err(|_| self.wrong(name))?;
+        let scale = found.as_deref().and_then(unit).ok_or_else(|| self.wrong(name))?;
         let scaled = if value < least { None } else { u64::try_from(value.saturating_mul(scale)).ok() };
         Ok(scaled)
+    }
+
+    fn wrong(&self, name: &str) -> Error {
+        Error::unexpected(self.side, SETTINGS, format!("{name} is not what it should be"))
     }
 }
 
 const SETTINGS: &str = "the settings";
-
-fn wrong(name: &str) -> Error {
-    Error::Answer { question: SETTINGS, what: format!("{name} is not what it should be") }
-}

@@ -3,11 +3,9 @@
 //! All of it comes from views that show the same to every user: `pg_replication_slots`, and of `pg_stat_replication`
 //! only which processes there are (its positions are hidden from the unprivileged).
 
-use tokio_postgres::Client;
-
-use super::{ask, dialect};
+use super::{Error, SourceClient, ask, dialect};
 use crate::pg::{SourceLsn, Sql};
-use crate::source::{Error, SlotInfo};
+use crate::source::SlotInfo;
 
 /// Room for replication on a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,7 +20,7 @@ pub struct ReplicationRoom {
 ///
 /// # Errors
 /// When the server does not answer.
-pub async fn slots(client: &Client) -> Result<Vec<SlotInfo>, Error> {
+pub async fn slots(client: &SourceClient) -> Result<Vec<SlotInfo>, Error> {
     read(client, "", &[]).await
 }
 
@@ -30,7 +28,7 @@ pub async fn slots(client: &Client) -> Result<Vec<SlotInfo>, Error> {
 ///
 /// # Errors
 /// When the server does not answer.
-pub async fn slot(client: &Client, name: &str) -> Result<Option<SlotInfo>, Error> {
+pub async fn slot(client: &SourceClient, name: &str) -> Result<Option<SlotInfo>, Error> {
     Ok(read(client, " WHERE s.slot_name = $1::text", &[&name]).await?.pop())
 }
 
@@ -38,7 +36,7 @@ pub async fn slot(client: &Client, name: &str) -> Result<Option<SlotInfo>, Error
 ///
 /// # Errors
 /// When the server does not answer.
-pub async fn current_wal(client: &Client) -> Result<SourceLsn, Error> {
+pub async fn current_wal(client: &SourceClient) -> Result<SourceLsn, Error> {
     let sql = Sql::new(
         "SELECT coalesce(CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() \
          ELSE pg_current_wal_flush_lsn() END, '0/0')::text AS lsn",
@@ -50,7 +48,7 @@ pub async fn current_wal(client: &Client) -> Result<SourceLsn, Error> {
 ///
 /// # Errors
 /// When the server does not answer.
-pub async fn wal_senders_used(client: &Client) -> Result<u64, Error> {
+pub async fn wal_senders_used(client: &SourceClient) -> Result<u64, Error> {
     let sql = Sql::new("SELECT count(*) AS used FROM pg_stat_replication");
     ask::row(client, "the walsenders", &sql, &[]).await?.count("used")
 }
@@ -59,7 +57,7 @@ pub async fn wal_senders_used(client: &Client) -> Result<u64, Error> {
 ///
 /// # Errors
 /// When the server does not answer.
-pub async fn replication_room(client: &Client) -> Result<ReplicationRoom, Error> {
+pub async fn replication_room(client: &SourceClient) -> Result<ReplicationRoom, Error> {
     let sql = Sql::new(
         "SELECT greatest(0, current_setting('max_replication_slots')::int8 \
          - (SELECT count(*) FROM pg_replication_slots)) AS slots, \
@@ -71,7 +69,7 @@ pub async fn replication_room(client: &Client) -> Result<ReplicationRoom, Error>
 }
 
 async fn read(
-    client: &Client,
+    client: &SourceClient,
     filter: &'static str,
     params: &[ask::Param<'_>],
 ) -> Result<Vec<SlotInfo>, Error> {

@@ -1,11 +1,9 @@
 //! What stands around a database's tables: what acts on its rows besides its clients, what is not carried, and how much
 //! room there is for more sessions.
 
-use tokio_postgres::Client;
-
-use super::{ask, dialect};
+use super::{Error, SideClient, SourceClient, TargetClient, ask, dialect};
 use crate::pg::{QualifiedName, Sql};
-use crate::source::{Dialect, Error};
+use crate::source::Dialect;
 
 /// What stands around the tables of the current database; members of extensions aside.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -100,7 +98,7 @@ impl LockRoom {
 ///
 /// # Errors
 /// When the server does not answer.
-pub async fn surroundings(client: &Client) -> Result<Surroundings, Error> {
+pub async fn surroundings(client: &SideClient) -> Result<Surroundings, Error> {
     let dialect = dialect(client).await?;
     let mut found =
         Surroundings { replica_triggers: replica_triggers(client).await?, ..Surroundings::default() };
@@ -126,7 +124,7 @@ pub async fn surroundings(client: &Client) -> Result<Surroundings, Error> {
 ///
 /// # Errors
 /// When the server does not answer.
-pub async fn session_room(client: &Client) -> Result<SessionRoom, Error> {
+pub async fn session_room(client: &SideClient) -> Result<SessionRoom, Error> {
     let sql = Sql::new(
         "SELECT (SELECT sum(CASE name WHEN 'max_connections' THEN 1 ELSE -1 END * setting::int8)::int8 FROM pg_settings \
          WHERE name IN ('max_connections', 'superuser_reserved_connections', 'reserved_connections')) AS most, \
@@ -148,7 +146,7 @@ pub async fn session_room(client: &Client) -> Result<SessionRoom, Error> {
 ///
 /// # Errors
 /// When the server does not answer.
-pub async fn lock_room(client: &Client) -> Result<LockRoom, Error> {
+pub async fn lock_room(client: &SourceClient) -> Result<LockRoom, Error> {
     let dialect = dialect(client).await?;
     // One more is the launcher of autovacuum.
     let sql = Sql::new("SELECT (sum(setting::int8) FILTER (WHERE name = 'max_locks_per_transaction'))::int8 AS each, ")
@@ -165,7 +163,7 @@ pub async fn lock_room(client: &Client) -> Result<LockRoom, Error> {
 ///
 /// # Errors
 /// When the server does not answer.
-pub async fn language_names(client: &Client) -> Result<Vec<String>, Error> {
+pub async fn language_names(client: &TargetClient) -> Result<Vec<String>, Error> {
     let sql = Sql::new("SELECT lanname::text AS name FROM pg_language");
     ask::rows(client, "the languages", &sql, &[]).await?.iter().map(|row| row.get("name")).collect()
 }
@@ -174,7 +172,7 @@ pub async fn language_names(client: &Client) -> Result<Vec<String>, Error> {
 ///
 /// # Errors
 /// When the server does not answer.
-pub async fn trusted_languages(client: &Client) -> Result<Vec<String>, Error> {
+pub async fn trusted_languages(client: &TargetClient) -> Result<Vec<String>, Error> {
     let sql = Sql::new("SELECT lanname::text AS name FROM pg_language WHERE lanpltrusted");
     ask::rows(client, "the languages", &sql, &[]).await?.iter().map(|row| row.get("name")).collect()
 }
@@ -193,7 +191,7 @@ pub struct UntrustedFunction {
 ///
 /// # Errors
 /// When the server does not answer.
-pub async fn untrusted_functions(client: &Client) -> Result<Vec<UntrustedFunction>, Error> {
+pub async fn untrusted_functions(client: &SourceClient) -> Result<Vec<UntrustedFunction>, Error> {
     let sql = Sql::new(
         "SELECT p.oid::regprocedure::text AS name, l.lanname::text AS language \
          FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang \
@@ -211,7 +209,7 @@ pub async fn untrusted_functions(client: &Client) -> Result<Vec<UntrustedFunctio
 ///
 /// # Errors
 /// When the server does not answer.
-pub async fn forced_row_security(client: &Client) -> Result<Vec<QualifiedName>, Error> {
+pub async fn forced_row_security(client: &SourceClient) -> Result<Vec<QualifiedName>, Error> {
     let sql = Sql::new(
         "SELECT n.nspname::text AS schema, c.relname::text AS name FROM pg_class c \
          JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relrowsecurity AND c.relforcerowsecurity ORDER BY 1, 2",
@@ -223,7 +221,7 @@ pub async fn forced_row_security(client: &Client) -> Result<Vec<QualifiedName>, 
 ///
 /// # Errors
 /// When the server does not answer.
-pub async fn secured_tables(client: &Client) -> Result<Vec<(QualifiedName, Option<String>)>, Error> {
+pub async fn secured_tables(client: &SourceClient) -> Result<Vec<(QualifiedName, Option<String>)>, Error> {
     let sql = Sql::new(
         "SELECT n.nspname::text AS schema, c.relname::text AS name, CASE WHEN NOT c.relforcerowsecurity THEN r.rolname::text END AS owner FROM pg_class c \
          JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_roles r ON r.oid = c.relowner WHERE c.relrowsecurity \
@@ -250,7 +248,7 @@ pub struct Unwritable {
 ///
 /// # Errors
 /// When the server does not answer.
-pub async fn unwritable_tables(target: &Client, migration: &str) -> Result<Vec<Unwritable>, Error> {
+pub async fn unwritable_tables(target: &TargetClient, migration: &str) -> Result<Vec<Unwritable>, Error> {
     let question = "the target's tables";
     let known = Sql::new("SELECT to_regclass('walferry.relation') IS NOT NULL AS known");
     if !ask::row(target, question, &known, &[]).await?.get("known")? {
@@ -279,7 +277,7 @@ pub async fn unwritable_tables(target: &Client, migration: &str) -> Result<Vec<U
 
 const QUESTION: &str = "what is around the tables";
 
-async fn user_mappings(client: &Client) -> Result<Vec<UserMapping>, Error> {
+async fn user_mappings(client: &SideClient) -> Result<Vec<UserMapping>, Error> {
     let sql = Sql::new(
         "SELECT CASE WHEN umuser <> 0 THEN usename::text END AS role, srvname::text AS server, \
          umoptions IS NULL AS hidden FROM pg_user_mappings WHERE umid >= 16384 ORDER BY 2, 1",
@@ -290,7 +288,7 @@ async fn user_mappings(client: &Client) -> Result<Vec<UserMapping>, Error> {
     ask::rows(client, QUESTION, &sql, &[]).await?.iter().map(mapping).collect()
 }
 
-async fn replica_triggers(client: &Client) -> Result<Vec<ReplicaTrigger>, Error> {
+async fn replica_triggers(client: &SideClient) -> Result<Vec<ReplicaTrigger>, Error> {
     let sql = Sql::new(
         "SELECT n.nspname::text AS schema, c.relname::text AS name, f.fires, f.rule, f.mode = 'A' AS always FROM \
          (SELECT tgrelid AS relid, tgname::text AS fires, false AS rule, tgenabled AS mode FROM pg_trigger \
@@ -307,7 +305,7 @@ async fn replica_triggers(client: &Client) -> Result<Vec<ReplicaTrigger>, Error>
 }
 
 /// Kind and name of all that has only a name. Subscriptions hide some of their columns, not these.
-async fn named(client: &Client) -> Result<Vec<(String, String)>, Error> {
+async fn named(client: &SideClient) -> Result<Vec<(String, String)>, Error> {
     let sql = Sql::new(
         "WITH member AS (SELECT classid, objid FROM pg_depend WHERE deptype = 'e') \
          SELECT 'event trigger' AS kind, evtname::text AS name FROM pg_event_trigger e \
@@ -329,7 +327,7 @@ async fn named(client: &Client) -> Result<Vec<(String, String)>, Error> {
     rows.iter().map(|row| Ok((row.get("kind")?, row.get("name")?))).collect()
 }
 
-async fn changed_collations(client: &Client, dialect: Dialect) -> Result<Vec<ChangedCollation>, Error> {
+async fn changed_collations(client: &SideClient, dialect: Dialect) -> Result<Vec<ChangedCollation>, Error> {
     let sql = Sql::new("SELECT datname::text AS database, NULL::text AS schema, NULL::text AS name FROM pg_database ")
         .text("WHERE datname = current_database() AND ")
         .text(dialect.database_collation_changed())

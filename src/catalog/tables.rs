@@ -2,12 +2,10 @@
 
 use std::collections::{HashMap, HashSet};
 
-use tokio_postgres::Client;
-
 use super::extensions::{self, ExtensionTable};
-use super::{ask, dialect};
+use super::{Error, SideClient, SourceClient, ask, dialect};
 use crate::pg::{Oid, QualifiedName, ReplicaIdentity, Sql};
-use crate::source::{Dialect, Error};
+use crate::source::Dialect;
 
 /// A table of a user: neither of the system, nor Walferry's own, nor temporary; of an extension's, those alone that it has
 /// for its users' rows.
@@ -205,7 +203,7 @@ impl Table {
 ///
 /// # Errors
 /// When the server does not answer.
-pub async fn tables(client: &Client) -> Result<Vec<Table>, Error> {
+pub async fn tables(client: &SideClient) -> Result<Vec<Table>, Error> {
     let sizes = "coalesce(pg_relation_size(c.oid), 0) / current_setting('block_size')::int8 AS pages, \
                  coalesce(pg_table_size(c.oid), 0) AS bytes, ";
     tables_with(client, sizes).await
@@ -215,11 +213,11 @@ pub async fn tables(client: &Client) -> Result<Vec<Table>, Error> {
 ///
 /// # Errors
 /// When the server does not answer.
-pub async fn tables_unsized(client: &Client) -> Result<Vec<Table>, Error> {
+pub async fn tables_unsized(client: &SideClient) -> Result<Vec<Table>, Error> {
     tables_with(client, "0::int8 AS pages, 0::int8 AS bytes, ").await
 }
 
-async fn tables_with(client: &Client, sizes: &'static str) -> Result<Vec<Table>, Error> {
+async fn tables_with(client: &SideClient, sizes: &'static str) -> Result<Vec<Table>, Error> {
     let dialect = dialect(client).await?;
     let sql = Sql::new(
         "SELECT c.oid, n.nspname::text AS schema, c.relname::text AS name, c.relkind::text AS kind, \
@@ -273,7 +271,7 @@ async fn tables_with(client: &Client, sizes: &'static str) -> Result<Vec<Table>,
 ///
 /// # Errors
 /// When the server does not answer.
-pub async fn table_names(client: &Client) -> Result<Vec<QualifiedName>, Error> {
+pub async fn table_names(client: &SourceClient) -> Result<Vec<QualifiedName>, Error> {
     let sql = Sql::new("SELECT n.nspname::text AS schema, c.relname::text AS name FROM pg_class c ")
         .text("JOIN pg_namespace n ON n.oid = c.relnamespace WHERE ")
         .text(Scope::User.filter())
@@ -286,7 +284,7 @@ pub async fn table_names(client: &Client) -> Result<Vec<QualifiedName>, Error> {
 ///
 /// # Errors
 /// When the server does not answer.
-pub async fn tables_by_id(client: &Client) -> Result<HashMap<Oid, QualifiedName>, Error> {
+pub async fn tables_by_id(client: &SideClient) -> Result<HashMap<Oid, QualifiedName>, Error> {
     let sql = Sql::new("SELECT c.oid, n.nspname::text AS schema, c.relname::text AS name FROM pg_class c ")
         .text("JOIN pg_namespace n ON n.oid = c.relnamespace WHERE ")
         .text(Scope::User.filter());
@@ -481,7 +479,7 @@ pub struct TableNow {
 ///
 /// # Errors
 /// When the server does not answer.
-pub async fn table_now(client: &Client, oid: Oid) -> Result<Option<TableNow>, Error> {
+pub async fn table_now(client: &SourceClient, oid: Oid) -> Result<Option<TableNow>, Error> {
     let sql = Sql::new(
         "SELECT n.nspname::text AS schema, c.relname::text AS name, c.relfilenode AS filenode, a.attnum, \
          a.attname::text AS column, a.atttypid, a.atttypmod FROM pg_class c \
@@ -501,7 +499,7 @@ pub async fn table_now(client: &Client, oid: Oid) -> Result<Option<TableNow>, Er
 
 /// The columns of every table in `scope`, by the table's oid.
 pub(super) async fn columns(
-    client: &Client,
+    client: &SideClient,
     dialect: Dialect,
     scope: Scope<'_>,
 ) -> Result<HashMap<u32, Vec<TableColumn>>, Error> {
@@ -632,7 +630,7 @@ impl Index {
 /// The unique indexes of every table in `scope`, by the table's oid; primary keys first, then narrow ones, then old
 /// ones.
 pub(super) async fn indexes(
-    client: &Client,
+    client: &SideClient,
     dialect: Dialect,
     scope: Scope<'_>,
 ) -> Result<HashMap<u32, Vec<Index>>, Error> {
@@ -672,7 +670,7 @@ pub(super) async fn indexes(
 ///
 /// # Errors
 /// When the server does not answer.
-pub async fn index_bytes(client: &Client) -> Result<HashMap<String, u64>, Error> {
+pub async fn index_bytes(client: &SourceClient) -> Result<HashMap<String, u64>, Error> {
     let sql = Sql::new(
         "SELECT '1259 ' || i.indexrelid AS key, coalesce(pg_relation_size(i.indexrelid), 0) AS bytes FROM pg_index i \
          UNION ALL SELECT '2606 ' || k.oid, coalesce(pg_relation_size(k.conindid), 0) FROM pg_constraint k \
@@ -683,7 +681,7 @@ pub async fn index_bytes(client: &Client) -> Result<HashMap<String, u64>, Error>
 }
 
 /// What each table inherits from directly, partitioning included.
-async fn parents(client: &Client) -> Result<HashMap<u32, Vec<u32>>, Error> {
+async fn parents(client: &SideClient) -> Result<HashMap<u32, Vec<u32>>, Error> {
     let sql = Sql::new("SELECT inhrelid, inhparent FROM pg_inherits ORDER BY inhrelid, inhseqno");
     let mut parents: HashMap<u32, Vec<u32>> = HashMap::new();
     for row in ask::rows(client, "the tables' parents", &sql, &[]).await? {

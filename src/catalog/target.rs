@@ -2,13 +2,10 @@
 
 use std::collections::{HashMap, HashSet};
 
-use tokio_postgres::Client;
-
 use super::operators::Operators;
 use super::tables::{self, Index, Scope, TableColumn, TableKind};
-use super::{ask, dialect};
+use super::{Error, TargetClient, ask, dialect};
 use crate::pg::{Oid, QualifiedName, Sql};
-use crate::source::Error;
 
 /// A table to write to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,7 +67,7 @@ impl TargetTable {
 ///
 /// # Errors
 /// When the server does not answer.
-pub async fn target_table(client: &Client, name: &QualifiedName) -> Result<Option<TargetTable>, Error> {
+pub async fn target_table(client: &TargetClient, name: &QualifiedName) -> Result<Option<TargetTable>, Error> {
     Ok(read(client, Scope::Named(name)).await?.pop())
 }
 
@@ -78,7 +75,7 @@ pub async fn target_table(client: &Client, name: &QualifiedName) -> Result<Optio
 ///
 /// # Errors
 /// When the server does not answer.
-pub async fn target_tables(client: &Client) -> Result<Vec<TargetTable>, Error> {
+pub async fn target_tables(client: &TargetClient) -> Result<Vec<TargetTable>, Error> {
     read(client, Scope::User).await
 }
 
@@ -88,7 +85,7 @@ pub async fn target_tables(client: &Client) -> Result<Vec<TargetTable>, Error> {
 /// # Errors
 /// When the server does not answer.
 pub async fn index_columns(
-    client: &Client,
+    client: &TargetClient,
     index: &QualifiedName,
     table: &str,
 ) -> Result<Vec<String>, Error> {
@@ -102,7 +99,7 @@ pub async fn index_columns(
     rows.iter().map(|row| row.get("attname")).collect()
 }
 
-async fn read(client: &Client, scope: Scope<'_>) -> Result<Vec<TargetTable>, Error> {
+async fn read(client: &TargetClient, scope: Scope<'_>) -> Result<Vec<TargetTable>, Error> {
     let dialect = dialect(client).await?;
     // Nothing is indexed by confrelid: what asks for each table goes through all constraints each time.
     let sql = Sql::new(

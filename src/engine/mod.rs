@@ -27,12 +27,11 @@ use bytes::BytesMut;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
-use tokio_postgres::Client;
 use tracing::Instrument;
 
 use crate::apply::{Applied, Applier, ApplyError, ConflictKind, Done, Written};
 use crate::assemble::Assembler;
-use crate::catalog;
+use crate::catalog::{self, SourceClient};
 use crate::error::{Failure, Result, Side, Transient};
 use crate::limits::{MARK_TIMEOUT, PING_AFTER, READER_QUEUE_MAX, RECEIVE_MANY, SHOW_INTERVAL};
 use crate::pg::{PgTimestamp, Resume, SourceLsn};
@@ -63,7 +62,7 @@ pub struct Run {
     /// Where the last copy of a table was made.
     pub copied: SourceLsn,
     /// Makes a transaction there for the history to be known by.
-    pub source: Arc<Client>,
+    pub source: Arc<SourceClient>,
     /// Whether the source sends transactions without changes (before 14).
     pub sends_empty: bool,
     /// How long a durable position waits before it is confirmed.

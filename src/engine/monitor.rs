@@ -6,15 +6,15 @@
 use std::future::Future;
 
 use tokio::time::{Instant, MissedTickBehavior, timeout};
-use tokio_postgres::Client;
 use tracing::Instrument;
 
+use crate::catalog;
+use crate::catalog::SourceClient;
 use crate::error::{Result, Side, Transient};
 use crate::limits::{MONITOR_INTERVAL, MONITOR_TIMEOUT, SLOT_INTERVAL};
 use crate::pg::{SlotName, SourceLsn};
 use crate::status::{SlotStatus, StatusHandle};
-use crate::wire::{ConnInfo, control};
-use crate::{catalog, source};
+use crate::wire::ConnInfo;
 
 use super::lag::LagClock;
 use super::progress::{Progress, local_micros};
@@ -54,7 +54,7 @@ impl Drop for Monitor {
 async fn watch_source(input: MonitorInput, progress: Progress) {
     let began = Instant::now();
     let mut lag = LagClock::new();
-    let mut client: Option<Client> = None;
+    let mut client: Option<SourceClient> = None;
     let mut slot_asked: Option<Instant> = None;
     let mut tick = tokio::time::interval(MONITOR_INTERVAL);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -100,14 +100,12 @@ fn show(input: &MonitorInput, progress: &Progress, lag: &mut LagClock, began: In
 async fn look(
     input: &MonitorInput,
     progress: &Progress,
-    client: Option<Client>,
+    client: Option<SourceClient>,
     ask_slot: bool,
-) -> Result<(Client, SourceLsn)> {
+) -> Result<(SourceClient, SourceLsn)> {
     let client = match client {
         Some(client) => client,
-        None => control(&input.source, "walferry monitor")
-            .await
-            .map_err(|error| error.into_failure(Side::Source))?,
+        None => SourceClient::connect(&input.source, "walferry monitor").await?,
     };
     let wal = in_time(catalog::current_wal(&client)).await?;
     input.status.update_database(&input.dbname, |database| database.source_wal = Some(wal));
@@ -131,9 +129,9 @@ async fn look(
 }
 
 /// The answer, or a failure after which the session is of no use any more.
-async fn in_time<T>(asked: impl Future<Output = Result<T, source::Error>>) -> Result<T> {
+async fn in_time<T>(asked: impl Future<Output = Result<T, catalog::Error>>) -> Result<T> {
     match timeout(MONITOR_TIMEOUT, asked).await {
-        Ok(answer) => answer.map_err(|error| error.into_failure(Side::Source)),
+        Ok(answer) => Ok(answer?),
         Err(_) => {
             let cause = format!("no answer within {} s", MONITOR_TIMEOUT.as_secs());
             Err(Transient::new(Side::Source, cause).into())

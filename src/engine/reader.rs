@@ -10,10 +10,9 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::task::{block_in_place, yield_now};
 use tokio::time::timeout;
-use tokio_postgres::Client;
 
 use crate::assemble::{AssembleError, Assembler, Segment, TakeError};
-use crate::catalog;
+use crate::catalog::{self, SourceClient};
 use crate::error::{Definite, Failure, Side, Transient};
 use crate::limits::{AHEAD_ASK, BEHIND_AFTER, RECEIVE_TIMEOUT};
 use crate::pg::{PgTimestamp, Resume, SourceLsn, Xid};
@@ -51,7 +50,7 @@ pub(super) enum Incoming {
 #[derive(Debug, Clone)]
 pub struct Ahead {
     /// Knows which have committed.
-    pub source: Arc<Client>,
+    pub source: Arc<SourceClient>,
     /// Where the last table was copied: what began before and ends later may be a part of that copy, or not.
     pub copied: SourceLsn,
 }

@@ -12,20 +12,17 @@
 
 use std::collections::HashSet;
 
-use tokio_postgres::Client;
-
 use crate::apply::{Writer, by_aiven_extras, random_secret};
-use crate::catalog::{self, ReplicaRole};
+use crate::catalog::{self, ReplicaRole, TargetClient};
 use crate::error::{Definite, Result, Side};
 use crate::limits::TABLES_PER_TRANSACTION;
 use crate::pg::{QualifiedName, Sql};
-use crate::source::Error;
 use crate::store::Store;
 use crate::wire::SessionOptions;
 
 use super::attempt::Attempt;
+use super::phase;
 use super::roles::{Within, carry_owners};
-use super::{phase, source_failed};
 
 impl Attempt<'_> {
     /// Who writes the rows; with rights on all tables that are there now.
@@ -42,11 +39,8 @@ impl Attempt<'_> {
         let user = Writer::user(self.migration.sides.target.clone());
         let store = self.store();
         let proven = store.apply_role().await? == Some(true);
-        let calls = catalog::owner_code(&self.source).await.map_err(source_failed)?;
-        if calls.is_empty()
-            && !proven
-            && catalog::owner_code(&self.target).await.map_err(at_target)?.is_empty()
-        {
+        let calls = catalog::owner_code(&self.source).await?;
+        if calls.is_empty() && !proven && catalog::owner_code(&self.target).await?.is_empty() {
             return Ok(user);
         }
         if phase::copies(self.phase) {
@@ -83,7 +77,7 @@ impl Attempt<'_> {
     /// The role, or why there is none.
     async fn make_writer(&self) -> Result<Result<Writer, String>> {
         let (target, name, store) = (&self.target, self.row.slot.as_str(), self.store());
-        let replica = match catalog::replica_role(target).await.map_err(at_target)? {
+        let replica = match catalog::replica_role(target).await? {
             ReplicaRole::Set => {
                 Sql::new("SELECT pg_catalog.set_config('session_replication_role', 'replica', false)")
             }
@@ -97,7 +91,7 @@ impl Attempt<'_> {
         let key = random_secret();
         store.set_apply_role(name, &key).await?;
         entitle(target, name).await?;
-        let secured = catalog::secured_tables(&self.source).await.map_err(source_failed)?;
+        let secured = catalog::secured_tables(&self.source).await?;
         if let Some(table) = beyond(&store, target, name, &secured).await? {
             return Ok(Err(format!("the target's user cannot give it what table {table} wants")));
         }
@@ -119,11 +113,11 @@ impl Attempt<'_> {
 }
 
 /// Makes the role where it is not there, or says why that cannot be.
-async fn make(target: &Client, name: &str, store: &Store<'_>) -> Result<Result<(), String>> {
+async fn make(target: &TargetClient, name: &str, store: &Store<'_>) -> Result<Result<(), String>> {
     let ours = store.apply_role().await?.is_some();
-    let options = catalog::dialect(target).await.map_err(at_target)?.self_grant();
+    let options = catalog::dialect(target).await?.self_grant();
     let there = target.query_opt("SELECT FROM pg_roles WHERE rolname = $1", &[&name]).await;
-    let there = there.map_err(|error| at_target(Error::new("the role that writes", error)))?.is_some();
+    let there = there.map_err(target.failed("the role that writes"))?.is_some();
     if there && !ours {
         return Ok(Err(format!("there is a role {name:?} that this migration did not make")));
     }
@@ -149,15 +143,15 @@ async fn make(target: &Client, name: &str, store: &Store<'_>) -> Result<Result<(
 ///
 /// # Errors
 /// When the target refuses.
-pub(super) async fn drop_role(target: &Client, name: &str) -> Result<bool> {
-    let failed = |error| at_target(Error::new("the end of the role that writes", error));
+pub(super) async fn drop_role(target: &TargetClient, name: &str) -> Result<bool> {
+    const WHAT: &str = "the end of the role that writes";
     let there = target.query_opt("SELECT FROM pg_roles WHERE rolname = $1", &[&name]).await;
-    if there.map_err(failed)?.is_none() {
+    if there.map_err(target.failed(WHAT))?.is_none() {
         return Ok(false);
     }
     let role = Sql::default().ident(name);
     let sql = Sql::new("DROP OWNED BY ").sql(&role).text("; DROP ROLE ").sql(&role);
-    target.batch_execute(sql.as_str()).await.map_err(failed)?;
+    target.run(WHAT, &sql).await?;
     Ok(true)
 }
 
@@ -165,13 +159,13 @@ pub(super) async fn drop_role(target: &Client, name: &str) -> Result<bool> {
 ///
 /// # Errors
 /// When the target does not answer.
-pub(super) async fn named(target: &Client, migration: &str) -> Result<Vec<String>> {
+pub(super) async fn named(target: &TargetClient, migration: &str) -> Result<Vec<String>> {
     // A migration's name holds nothing but a-z, 0-9 and _.
     let pattern = format!("^walferry_{migration}_[0-9a-f]{{8}}$");
     let sql = "SELECT r.rolname::text FROM pg_roles r JOIN pg_namespace n ON n.nspname = 'walferry'
                WHERE r.rolname ~ $1 AND has_schema_privilege(r.oid, n.oid, 'USAGE') ORDER BY 1";
     let rows = target.query(sql, &[&pattern]).await;
-    let rows = rows.map_err(|error| at_target(Error::new("the roles that wrote rows", error)))?;
+    let rows = rows.map_err(target.failed("the roles that wrote rows"))?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
@@ -198,29 +192,29 @@ const TABLES: &str = "SELECT n.nspname::text, c.relname::text, pg_has_role(c.rel
         AND has_table_privilege($1::text::name, c.oid, 'TRUNCATE'))";
 
 /// Gives the role what it needs to write to the tables that are there, as far as the target's user can.
-async fn entitle(target: &Client, name: &str) -> Result<()> {
-    let failed = |error| at_target(Error::new("the rights of the role that writes", error));
+async fn entitle(target: &TargetClient, name: &str) -> Result<()> {
+    let failed = target.failed("the rights of the role that writes");
     let role = Sql::default().ident(name);
-    let newer = catalog::dialect(target).await.map_err(at_target)?.grants_by_option();
+    let newer = catalog::dialect(target).await?.grants_by_option();
     let mut grants = Vec::new();
-    for row in target.query(OWNERS, &[&name]).await.map_err(failed)? {
+    for row in target.query(OWNERS, &[&name]).await.map_err(&failed)? {
         let grant = Sql::new("GRANT ").ident(row.get(0)).text(" TO ").sql(&role);
         // It is not to become them.
         grants.push(if newer { grant.text(" WITH INHERIT TRUE, SET FALSE") } else { grant });
     }
     let database: Option<String> = {
         let sql = "SELECT current_database()::text WHERE NOT has_database_privilege($1::text::name, current_database(), 'CONNECT')";
-        target.query_opt(sql, &[&name]).await.map_err(failed)?.map(|row| row.get(0))
+        target.query_opt(sql, &[&name]).await.map_err(&failed)?.map(|row| row.get(0))
     };
     grants.extend(
         database
             .map(|database| Sql::new("GRANT CONNECT ON DATABASE ").ident(&database).text(" TO ").sql(&role)),
     );
-    for row in target.query(SCHEMAS, &[&name]).await.map_err(failed)? {
+    for row in target.query(SCHEMAS, &[&name]).await.map_err(&failed)? {
         grants.push(Sql::new("GRANT USAGE ON SCHEMA ").ident(row.get(0)).text(" TO ").sql(&role));
     }
     super::roles::execute(target, &grants, Within::Session).await?;
-    let found = target.query(TABLES, &[&name]).await.map_err(failed)?;
+    let found = target.query(TABLES, &[&name]).await.map_err(&failed)?;
     let ours = found.iter().filter(|row| row.get(2));
     let ours: Vec<QualifiedName> =
         ours.map(|row| QualifiedName::new(row.get::<_, String>(0), row.get::<_, String>(1))).collect();
@@ -241,25 +235,21 @@ async fn entitle(target: &Client, name: &str) -> Result<()> {
 /// among the `secured` ones, which show all rows to their owner alone, or not even to him.
 async fn beyond(
     store: &Store<'_>,
-    target: &Client,
+    target: &TargetClient,
     name: &str,
     secured: &[(QualifiedName, Option<String>)],
 ) -> Result<Option<QualifiedName>> {
-    let failed = |error| at_target(Error::new("the tables that the role cannot write to", error));
+    let failed = target.failed("the tables that the role cannot write to");
     let relations: HashSet<QualifiedName> =
         store.relations().await?.into_iter().map(|row| row.name).collect();
     let table =
         |row: &tokio_postgres::Row| QualifiedName::new(row.get::<_, String>(0), row.get::<_, String>(1));
-    let lacks = target.query(TABLES, &[&name]).await.map_err(failed)?;
+    let lacks = target.query(TABLES, &[&name]).await.map_err(&failed)?;
     let lacks = lacks.iter().filter(|row| row.get(3)).map(table);
     let sql = "SELECT n.nspname::text, c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
                WHERE c.relkind IN ('r', 'p') AND NOT pg_has_role($1::text::name, c.relowner, 'USAGE')";
-    let others = target.query(sql, &[&name]).await.map_err(failed)?;
+    let others = target.query(sql, &[&name]).await.map_err(&failed)?;
     let others: HashSet<QualifiedName> = others.iter().map(table).collect();
     let hidden = secured.iter().filter(|(name, owner)| owner.is_none() || others.contains(name));
     Ok(lacks.chain(hidden.map(|(name, _)| name.clone())).find(|name| relations.contains(name)))
-}
-
-fn at_target(error: Error) -> crate::error::Failure {
-    error.into_failure(Side::Target)
 }

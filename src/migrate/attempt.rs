@@ -5,10 +5,10 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use tokio::sync::{OnceCell, mpsc};
-use tokio_postgres::{Client, Notification};
+use tokio_postgres::Notification;
 
 use crate::apply::{TargetSession, Writer};
-use crate::catalog::{self, Table, TableKind};
+use crate::catalog::{self, SourceClient, Table, TableKind, TargetClient};
 use crate::config::{Method, Until};
 use crate::engine::{Monitor, MonitorInput, Progress};
 use crate::error::{Definite, Failure, Result, Side, Transient};
@@ -34,9 +34,7 @@ use super::roles::{
 };
 use super::snapshot::{self, Snapshot};
 use super::uncarried::{Which, views, with_extensions};
-use super::{
-    Migration, Phase, STREAM_NAME, objects, phase, sequences, signalled, source_failed, unknown_phase,
-};
+use super::{Migration, Phase, STREAM_NAME, objects, phase, sequences, signalled, unknown_phase};
 
 /// `pg_constraint`, as an archive's table of contents has it.
 const FOREIGN_KEYS_OF: &str = "2606";
@@ -63,8 +61,8 @@ pub(super) struct Chosen {
 
 /// What an attempt begins with.
 struct Reached {
-    source: Client,
-    target: Client,
+    source: SourceClient,
+    target: TargetClient,
     requests: mpsc::Receiver<Notification>,
     chosen: Chosen,
 }
@@ -74,8 +72,8 @@ struct Reached {
 pub(super) struct Attempt<'a> {
     pub(super) migration: &'a Migration,
     pub(super) number: i64,
-    pub(super) source: Arc<Client>,
-    pub(super) target: Arc<Client>,
+    pub(super) source: Arc<SourceClient>,
+    pub(super) target: Arc<TargetClient>,
     pub(super) row: MigrationRow,
     pub(super) phase: Phase,
     pub(super) metrics: Metrics,
@@ -256,8 +254,8 @@ impl Migration {
     /// to.
     pub(super) async fn passes(
         &self,
-        source: &Client,
-        target: &Client,
+        source: &SourceClient,
+        target: &TargetClient,
         in_place: bool,
     ) -> Result<Option<Chosen>> {
         self.show(Phase::Checking);
@@ -341,14 +339,14 @@ impl Migration {
     async fn source_system(
         &self,
         method: Method,
-        source: &Client,
+        source: &SourceClient,
     ) -> Result<(SystemId, Option<ReplicationSession>)> {
         if method == Method::PgDump {
-            let known = catalog::system_id(source).await.map_err(source_failed)?;
+            let known = catalog::system_id(source).await?;
             return Ok((known.unwrap_or(SYSTEM_UNKNOWN), None));
         }
         let mut walsender = self.walsender().await?;
-        let identity = walsender.identify().await.map_err(source_failed)?;
+        let identity = walsender.identify().await?;
         Ok((identity.system_id, Some(walsender)))
     }
 
@@ -561,9 +559,9 @@ impl Attempt<'_> {
         if self.migration.filter.takes_all() {
             return Ok(HashSet::new());
         }
-        let tables = catalog::tables(&self.source).await.map_err(source_failed)?;
+        let tables = catalog::tables(&self.source).await?;
         let moved = moved(&tables, &self.migration.filter, &self.row.dbname);
-        let references = catalog::references(&self.source).await.map_err(source_failed)?;
+        let references = catalog::references(&self.source).await?;
         let broken = broken(&references, &tables, &moved);
         for reference in &broken {
             let (table, to) = (&reference.from, &reference.to);
@@ -574,7 +572,7 @@ impl Attempt<'_> {
 
     /// Those of the dump that the source has dropped since: they may not fit its rows any more.
     pub(super) async fn dropped_foreign_keys(&self, archive: &Archive) -> Result<HashSet<String>> {
-        let there = catalog::foreign_keys(&self.source).await.map_err(source_failed)?;
+        let there = catalog::foreign_keys(&self.source).await?;
         let there: HashSet<String> = there.iter().map(|oid| format!("{FOREIGN_KEYS_OF} {oid}")).collect();
         let dropped = archive.of(Wave::ForeignKeys).filter(|entry| !there.contains(&entry.key));
         Ok(dropped
@@ -631,7 +629,7 @@ impl Attempt<'_> {
 
     /// The source's tables, as far as they are to be moved.
     pub(super) async fn source_tables(&self) -> Result<Vec<Table>> {
-        let tables = catalog::tables(&self.source).await.map_err(|error| error.into_failure(Side::Source))?;
+        let tables = catalog::tables(&self.source).await?;
         Ok(with_extensions(tables, &self.migration.contents))
     }
 
@@ -643,7 +641,7 @@ impl Attempt<'_> {
     }
 
     pub(super) async fn source_version(&self) -> Result<ServerVersion> {
-        catalog::server_version(&self.source).await.map_err(|error| error.into_failure(Side::Source))
+        Ok(catalog::server_version(&self.source).await?)
     }
 
     pub(super) async fn show_tables(&self) -> Result<()> {

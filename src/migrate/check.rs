@@ -1,8 +1,6 @@
 //! The checks: of all databases for `walferry check`, and of one before it is begun.
 
-use tokio_postgres::Client;
-
-use crate::catalog;
+use crate::catalog::{self, SourceClient, TargetClient};
 use crate::config::{Config, Contents, Keyless, Method};
 use crate::error::{Result, Side};
 use crate::pg::{ServerVersion, SlotName};
@@ -25,10 +23,8 @@ pub async fn check(sides: &Sides, config: &Config) -> Result<Report> {
     let (source, target) = match (source, target) {
         (Ok(source), Ok(target)) => (source, target),
         (source, target) => {
-            for (side, client) in [(Side::Source, source), (Side::Target, target)] {
-                if let Err(failure) = client {
-                    report.findings.push(Finding::unreachable(side, &failure));
-                }
+            for (side, failure) in [(Side::Source, source.err()), (Side::Target, target.err())] {
+                report.findings.extend(failure.map(|failure| Finding::unreachable(side, &failure)));
             }
             return Ok(report);
         }
@@ -106,7 +102,7 @@ fn with_contents(contents: &Contents) -> PreflightInput {
 async fn check_database(
     sides: &Sides,
     database: &Chosen,
-    entrance: &Client,
+    entrance: &TargetClient,
     input: &PreflightInput,
     with_servers: bool,
 ) -> Report {
@@ -133,8 +129,8 @@ async fn check_database(
 /// The same for a database that is not begun. `in_place`: the target's session is in the database to be written to.
 pub(super) async fn preflight(
     migration: &Migration,
-    source: &Client,
-    target: &Client,
+    source: &SourceClient,
+    target: &TargetClient,
     in_place: bool,
 ) -> Result<Report> {
     let input = PreflightInput {
@@ -172,7 +168,7 @@ fn slots_needed(snapshot: &StatusSnapshot) -> u64 {
     (to_come.count() as u64).max(1)
 }
 
-async fn pg_dump_found<F>(source: &Client, find: impl FnOnce(ServerVersion) -> F) -> PgDump
+async fn pg_dump_found<F>(source: &SourceClient, find: impl FnOnce(ServerVersion) -> F) -> PgDump
 where
     F: Future<Output = Result<ClientTools>>,
 {

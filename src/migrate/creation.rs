@@ -4,18 +4,14 @@
 //! connection limit is carried where it leaves room for Walferry's own connections. The extension `aiven_extras` is
 //! made where the target offers it and triggers could not be switched off without it.
 
-use tokio_postgres::Client;
-
-use crate::catalog::{self, Database, ReplicaRole};
+use crate::catalog::{self, Database, ReplicaRole, TargetClient};
 use crate::error::{Definite, Failure, Result, Side, Transient};
 use crate::limits::CONNECTIONS_BESIDE_JOBS;
 use crate::pg::Sql;
-use crate::source;
-use crate::wire::control;
 
+use super::Migration;
 use super::attempt::Ended;
 use super::retry::Context;
-use super::{Migration, source_failed, target_failed};
 
 impl Migration {
     /// Makes the target's database where it is missing. Gives how the attempt ended, where it goes no further.
@@ -24,13 +20,12 @@ impl Migration {
             return Ok(None);
         }
         let source = self.sides.source_client().await?;
-        let entrance = control(&self.entrance, "walferry").await;
-        let entrance = entrance.map_err(|error| error.into_failure(Side::Target))?;
+        let entrance = TargetClient::connect(&self.entrance, "walferry").await?;
         let Some(chosen) = self.passes(&source, &entrance, false).await? else {
             return Ok(Some(Ended::CheckFailed));
         };
         let name = self.sides.source.dbname();
-        let all = catalog::all_databases(&source).await.map_err(source_failed)?;
+        let all = catalog::all_databases(&source).await?;
         let like = all
             .into_iter()
             .find(|database| database.name == name)
@@ -48,14 +43,15 @@ impl Migration {
     /// database may do without: the checks know.
     async fn make_extras(&self) -> Result<bool> {
         let made = self.sides.target_client().await?;
-        let role = catalog::replica_role(&made).await.map_err(target_failed)?;
+        let role = catalog::replica_role(&made).await?;
         if role != ReplicaRole::AivenExtrasAvailable {
             return Ok(true);
         }
         let create = Sql::new("CREATE EXTENSION IF NOT EXISTS aiven_extras CASCADE");
-        let Err(failure) = execute(&made, "the extension aiven_extras", &create).await else {
+        let Err(error) = made.run("the extension aiven_extras", &create).await else {
             return Ok(true);
         };
+        let failure = Failure::from(error);
         if matches!(failure, Failure::Transient(_)) {
             return Err(failure);
         }
@@ -63,21 +59,17 @@ impl Migration {
         Ok(false)
     }
 
-    async fn finish_database(&self, entrance: &Client, like: &Database) -> Result<()> {
+    async fn finish_database(&self, entrance: &TargetClient, like: &Database) -> Result<()> {
         let own = Sql::new("ALTER DATABASE ").ident(&like.name);
         if has_privileges_of(entrance, &like.owner).await? {
             let alter = own.clone().text(" OWNER TO ").ident(&like.owner);
             // Having a role's privileges is not yet being allowed to give it something (16).
-            match entrance
-                .batch_execute(alter.as_str())
-                .await
-                .map_err(|error| source::Error::new("an owner", error))
-            {
+            match entrance.run("an owner", &alter).await {
                 Ok(()) => {}
                 Err(error) if error.state() == Some("42501") => {
                     tracing::warn!(owner = like.owner, hint = %alter, "the database is not given to its owner: no privilege");
                 }
-                Err(error) => return Err(target_failed(error)),
+                Err(error) => return Err(error.into()),
             }
         } else {
             tracing::info!(owner = like.owner, "not given to its owner: no such role, or not its privileges");
@@ -86,7 +78,7 @@ impl Migration {
         let alter = own.text(" CONNECTION LIMIT ").number(limit);
         let needed = self.jobs + CONNECTIONS_BESIDE_JOBS;
         if usize::try_from(limit).is_ok_and(|limit| limit >= needed) {
-            return execute(entrance, "the connection limit of a database", &alter).await;
+            return Ok(entrance.run("the connection limit of a database", &alter).await?);
         }
         tracing::warn!(limit, hint = %alter, "the connection limit is too low for the migration: set it afterwards");
         Ok(())
@@ -112,13 +104,12 @@ pub(super) fn create_statement(like: &Database) -> Sql {
     sql.text(" LC_COLLATE ").literal(&locale.collate).text(" LC_CTYPE ").literal(&locale.ctype)
 }
 
-async fn create(entrance: &Client, like: &Database) -> Result<()> {
+async fn create(entrance: &TargetClient, like: &Database) -> Result<()> {
     let statement = create_statement(like);
-    let Err(error) = entrance.batch_execute(statement.as_str()).await else {
+    let Err(error) = entrance.run("a new database", &statement).await else {
         tracing::info!(statement = %statement, "database created");
         return Ok(());
     };
-    let error = source::Error::new("a new database", error);
     match error.state() {
         // Somebody was faster.
         Some("42P04" | "23505") => Ok(()),
@@ -128,21 +119,17 @@ async fn create(entrance: &Client, like: &Database) -> Result<()> {
             .detail(error.to_string())
             .hint(format!("make it yourself with a locale that the target has, then run `walferry migrate` again: {statement}"))
             .into()),
-        _ => Err(target_failed(error)),
+        _ => Err(error.into()),
     }
 }
 
 /// Whether the role is there, and what it may do is ours to do: who gives a database away to another cannot go on.
-async fn has_privileges_of(client: &Client, role: &str) -> Result<bool> {
+async fn has_privileges_of(client: &TargetClient, role: &str) -> Result<bool> {
     let sql =
         "SELECT pg_has_role(oid, 'USAGE') AND pg_has_role(oid, 'MEMBER') FROM pg_roles WHERE rolname = $1";
     let row = client.query_opt(sql, &[&role]).await;
-    let row = row.map_err(|error| target_failed(source::Error::new("the privileges of a role", error)))?;
+    let row = row.map_err(client.failed("the privileges of a role"))?;
     Ok(row.is_some_and(|row| row.get(0)))
-}
-
-async fn execute(client: &Client, what: &'static str, sql: &Sql) -> Result<()> {
-    client.batch_execute(sql.as_str()).await.map_err(|error| target_failed(source::Error::new(what, error)))
 }
 
 #[cfg(test)]

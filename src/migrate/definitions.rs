@@ -13,7 +13,7 @@ use std::sync::Arc;
 use crate::apply::Tables;
 use crate::catalog::{self, Generated, Identity, Table, TableColumn};
 use crate::config::{Ddl, Keyless};
-use crate::error::{Definite, Failure, Result, Side};
+use crate::error::{Definite, Failure, Result};
 use crate::pg::{Oid, QualifiedName, RelationId, Sql};
 use crate::store::{AsCopied, Drift};
 use crate::store::{RelationRow, RelationState};
@@ -23,7 +23,6 @@ use super::copy::origin;
 use super::late_copy::announced;
 use super::pairing::Listed;
 use super::schema_drift::worded;
-use super::{source_failed, target_failed};
 
 /// Tables of the source that are not what they were, and what the target lacks of them.
 #[derive(Debug, Default)]
@@ -87,8 +86,7 @@ impl Attempt<'_> {
         if let Some(misfit) = found.refused.into_iter().next() {
             return Err(for_cutover(misfit).into());
         }
-        let target = catalog::tables_unsized(&self.target).await;
-        let target = target.map_err(|error| error.into_failure(Side::Target))?;
+        let target = catalog::tables_unsized(&self.target).await?;
         let rows = self.store().relations().await?;
         let (names, target_names) = (names(tables), names(&target));
         let mut statements = Vec::new();
@@ -125,14 +123,14 @@ impl Attempt<'_> {
             return Ok(Vec::new());
         }
         let id = |table: &Table| RelationId::new(table.oid.get());
-        let definition = catalog::definition(&self.source, id(source)).await.map_err(source_failed)?;
-        let on_target = catalog::definition(&self.target, id(there)).await.map_err(target_failed)?;
+        let definition = catalog::definition(&self.source, id(source)).await?;
+        let on_target = catalog::definition(&self.target, id(there)).await?;
         let Some((definition, on_target)) = definition.zip(on_target) else { return Ok(Vec::new()) };
         let mut statements = Vec::new();
         for column in source.columns.iter().filter(|column| column.generated != Generated::No) {
             let expression = definition.column(&column.name).and_then(|column| column.default.clone());
             let of = catalog::type_text(&self.source, column.type_oid, column.type_modifier).await;
-            let (Some(expression), Some(of)) = (expression, of.map_err(source_failed)?) else { continue };
+            let (Some(expression), Some(of)) = (expression, of?) else { continue };
             let stored = if column.generated == Generated::Stored { ") STORED" } else { ") VIRTUAL" };
             let add = Sql::new(" ADD COLUMN ").ident(&column.name).text(" ").catalog(&of);
             let add = add.text(" GENERATED ALWAYS AS (").catalog(&expression).text(stored);

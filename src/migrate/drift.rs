@@ -16,20 +16,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
-use tokio_postgres::Client;
 
-use crate::catalog::{self, Table, TableKind};
+use crate::catalog::{self, SourceClient, Table, TableKind};
 use crate::error::{Definite, Failure, Result, Side, Transient};
 use crate::limits::{IDENTITIES_INTERVAL, IDENTITIES_PAUSE, IDENTITY_LOCK_TIMEOUT};
 use crate::pg::{Oid, QualifiedName, Sql};
-use crate::source;
 use crate::store::{RelationRow, Store};
 
 use super::attempt::Attempt;
 use super::filter::moved;
 use super::pairing::{Listed, Recorded};
 use super::publications::{self, Altered};
-use super::{source_failed, target_failed};
 
 impl Attempt<'_> {
     /// Looks, and acts; gives the tables as they are. One that is to be copied again ends what is `following` already.
@@ -123,8 +120,8 @@ impl Attempt<'_> {
 
     /// What a cutover says of tables that the source has dropped and the target keeps, but for partitions.
     pub(super) async fn dropped_and_kept(&self) -> Result<Vec<String>> {
-        let of_source = catalog::tables_by_id(&self.source).await.map_err(source_failed)?;
-        let there = catalog::tables_unsized(&self.target).await.map_err(target_failed)?;
+        let of_source = catalog::tables_by_id(&self.source).await?;
+        let there = catalog::tables_unsized(&self.target).await?;
         let there: HashSet<QualifiedName> =
             there.into_iter().filter(|table| table.bounds.is_none()).map(|table| table.name).collect();
         let relations = self.store().relations().await?;
@@ -218,7 +215,7 @@ impl Attempt<'_> {
 
 /// What is published with updates.
 struct Identities<'a> {
-    source: &'a Client,
+    source: &'a SourceClient,
     store: Store<'a>,
     publication: &'a String,
 }
@@ -226,7 +223,7 @@ struct Identities<'a> {
 impl Identities<'_> {
     async fn refuse(&self, patience: Option<Duration>) -> Result<()> {
         let Self { source, store, publication } = self;
-        let lost = catalog::unidentified(source, publication).await.map_err(source_failed)?;
+        let lost = catalog::unidentified(source, publication).await?;
         let Some(first) = lost.first() else { return Ok(()) };
         for table in &lost {
             let sql = Sql::new("SET LOCAL lock_timeout = ");
@@ -297,5 +294,5 @@ fn listed(tables: &[&Table]) -> String {
 }
 
 fn failure(error: tokio_postgres::Error) -> Failure {
-    source::Error::new("the published tables", error).into_failure(Side::Source)
+    catalog::Error::new(Side::Source, "the published tables", error).into()
 }

@@ -15,16 +15,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::task::JoinSet;
-use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 use crate::apply::TargetSession;
-use crate::catalog::{self, Generated, Table, TableColumn, TableKind};
+use crate::catalog::{self, Generated, SourceClient, Table, TableColumn, TableKind};
 use crate::config::Method;
 use crate::error::{Definite, Failure, Result, Side, Transient};
 use crate::limits::{TABLES_LOCK_TIMEOUT, TABLES_LOCK_TRIES_MAX};
 use crate::pg::{QualifiedName, SourceLsn, Sql};
-use crate::source;
 use crate::store::{MigrationRow, RelationRow, RelationState};
 use crate::wire::{ConnInfo, ServerError, Session, SessionOptions};
 
@@ -39,7 +37,7 @@ use super::{Migration, Phase, foreign_keys, joined};
 /// A snapshot of the source, exported, with all its tables locked against being emptied, rewritten or dropped.
 struct Exported {
     /// Its transaction ends with it.
-    client: Client,
+    client: SourceClient,
     /// What SET TRANSACTION SNAPSHOT takes.
     id: String,
     /// When it was taken, by the source's clock.
@@ -188,8 +186,7 @@ impl Attempt<'_> {
 
     /// The target's tables were made by this run or by an earlier one; the source's may be others since.
     async fn refuse_another_shape(&self, tables: &[Table]) -> Result<()> {
-        let found = catalog::target_tables(&self.target).await;
-        let found = found.map_err(|error| error.into_failure(Side::Target))?;
+        let found = catalog::target_tables(&self.target).await?;
         let found: HashMap<_, _> = found.iter().map(|table| (&table.name, table)).collect();
         for table in tables.iter().filter(|table| table.extension.is_none()) {
             let there = found.get(&table.name);
@@ -351,8 +348,8 @@ impl Counting {
 const NOT_CARRIED: &str = "changes made on the source after its start are NOT carried";
 
 /// The tables to be moved that have rows of their own.
-async fn leaves(client: &Client, migration: &Migration) -> Result<Vec<Table>> {
-    let tables = catalog::tables(client).await.map_err(|error| error.into_failure(Side::Source))?;
+async fn leaves(client: &SourceClient, migration: &Migration) -> Result<Vec<Table>> {
+    let tables = catalog::tables(client).await?;
     let tables = with_extensions(tables, &migration.contents);
     Ok(moved(&tables, &migration.filter, migration.sides.source.dbname())
         .into_iter()
@@ -361,7 +358,7 @@ async fn leaves(client: &Client, migration: &Migration) -> Result<Vec<Table>> {
 }
 
 /// How often rows of each table were written, as the source counts them.
-async fn written(source: &Client) -> Result<HashMap<QualifiedName, i64>> {
+async fn written(source: &SourceClient) -> Result<HashMap<QualifiedName, i64>> {
     let sql =
         "SELECT schemaname::text, relname::text, n_tup_ins + n_tup_upd + n_tup_del FROM pg_stat_user_tables";
     let rows = source.query(sql, &[]).await.map_err(refused)?;
@@ -383,7 +380,7 @@ fn refused(error: tokio_postgres::Error) -> Failure {
     {
         return failure;
     }
-    source::Error::new("a snapshot of the source", error).into_failure(Side::Source)
+    catalog::Error::new(Side::Source, "a snapshot of the source", error).into()
 }
 
 /// What the locks on all tables at once may meet.

@@ -4,12 +4,10 @@
 //! left: whoever finds it without a record says so, and how it is undone. It may be somebody's own will, so it is left to
 //! them.
 
-use tokio_postgres::Client;
-
-use crate::catalog;
+use crate::catalog::{self, SourceClient};
 use crate::error::{Definite, Result};
 
-use super::{Sides, source_failed};
+use super::Sides;
 
 /// What is to be said of a database of the source that is read only for no reason that is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,15 +22,15 @@ pub struct Fenced {
 ///
 /// # Errors
 /// When the source does not answer.
-pub async fn read_only_databases(source: &Client) -> Result<Vec<String>> {
-    catalog::read_only_databases(source).await.map_err(source_failed)
+pub async fn read_only_databases(source: &SourceClient) -> Result<Vec<String>> {
+    Ok(catalog::read_only_databases(source).await?)
 }
 
 /// What is to be said of `dbname`, if it is one of them, where no fence of it is recorded.
 ///
 /// # Errors
 /// When the source does not answer.
-pub async fn unrecorded(source: &Client, dbname: &str) -> Result<Option<Fenced>> {
+pub async fn unrecorded(source: &SourceClient, dbname: &str) -> Result<Option<Fenced>> {
     let found = read_only_databases(source).await?;
     Ok(found.iter().any(|name| name == dbname).then(|| Fenced::new(dbname)))
 }
@@ -41,7 +39,7 @@ pub async fn unrecorded(source: &Client, dbname: &str) -> Result<Option<Fenced>>
 ///
 /// # Errors
 /// When the source does not answer.
-pub async fn tell(source: &Client, dbname: &str) -> Result<()> {
+pub async fn tell(source: &SourceClient, dbname: &str) -> Result<()> {
     if let Some(fenced) = unrecorded(source, dbname).await? {
         fenced.log();
     }

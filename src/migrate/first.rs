@@ -8,10 +8,9 @@ use std::sync::Arc;
 
 use crate::apply::Tables;
 use crate::catalog::{self, ExtensionTable, Table};
-use crate::error::{Failure, Result, Side, Transient};
+use crate::error::{Result, Side, Transient};
 use crate::limits::COPY_ROUNDS_MAX;
 use crate::pg::{QualifiedName, Sql};
-use crate::source;
 use crate::store::{RelationRow, RelationState};
 
 use super::Phase;
@@ -105,18 +104,15 @@ impl Attempt<'_> {
 
     /// The source's tables as one snapshot shows them: this one, or one of now.
     pub(super) async fn tables_at(&self, taken: Option<&Snapshot>) -> Result<Vec<Table>> {
-        let failed = |error| {
-            let error = source::Error::new("the tables of a snapshot", error);
-            snapshot::gone(error.state()).unwrap_or_else(|| error.into_failure(Side::Source))
-        };
         let client = self.migration.sides.source_client().await?;
         let begin = Sql::new("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY");
         let begin = match taken {
             Some(snapshot) => begin.text("; SET TRANSACTION SNAPSHOT ").literal(&snapshot.id),
             None => begin,
         };
-        client.batch_execute(begin.as_str()).await.map_err(failed)?;
-        let tables = catalog::tables(&client).await.map_err(|error| error.into_failure(Side::Source))?;
+        let begun = client.run("the tables of a snapshot", &begin).await;
+        begun.map_err(|error| snapshot::gone(error.state()).unwrap_or_else(|| error.into()))?;
+        let tables = catalog::tables(&client).await?;
         Ok(with_extensions(tables, &self.migration.contents))
     }
 
@@ -124,10 +120,7 @@ impl Attempt<'_> {
     async fn leave_out(&self, row: &RelationRow) -> Result<()> {
         if row.state == RelationState::Copying {
             let truncate = Sql::new("TRUNCATE ONLY ").name(&row.name);
-            let emptied = self.target.batch_execute(truncate.as_str()).await;
-            emptied.map_err(|error| -> Failure {
-                source::Error::new("a half-copied table to be emptied", error).into_failure(Side::Target)
-            })?;
+            self.target.run("a half-copied table to be emptied", &truncate).await?;
         }
         self.store().remove_relation(&row.name).await?;
         tracing::warn!(

@@ -29,7 +29,7 @@ use super::dump::Archive;
 use super::partitions::Unfollowed;
 use super::publications::versions;
 use super::retry::Context;
-use super::{Migration, Phase, STREAM_NAME, foreign_keys, sequences, signalled, snapshot, source_failed};
+use super::{Migration, Phase, STREAM_NAME, foreign_keys, sequences, signalled, snapshot};
 
 /// A connection to stream on from the stored position without a gap.
 struct Connected {
@@ -95,7 +95,7 @@ impl<'a> Attempt<'a> {
         let Some(keys) = self.unless_told(unvalidated).await? else { return Ok(Ended::Stopped) };
         if !keys.is_empty() {
             // By then the source may have mended what its snapshot violated.
-            let now = catalog::current_wal(&self.source).await.map_err(source_failed)?;
+            let now = catalog::current_wal(&self.source).await?;
             let ControlFlow::Continue(again) = self.stream_to(now, session, context).await? else {
                 return Ok(Ended::Stopped);
             };
@@ -287,7 +287,7 @@ impl<'a> Attempt<'a> {
         let messages = walsender.can_send_messages();
         let stream =
             walsender.start(&self.row.slot, resume.opened_at(), &self.row.publications, options).await;
-        let stream = stream.map_err(|error| error.into_failure(Side::Source))?;
+        let stream = stream?;
         Ok(Opened { resume, stream, spill, messages })
     }
 
@@ -306,14 +306,10 @@ impl<'a> Attempt<'a> {
             Some(walsender) => walsender,
             None => self.migration.walsender().await?,
         };
-        let identity = walsender.identify().await.map_err(source_failed)?;
+        let identity = walsender.identify().await?;
         let moved = stored.timeline.is_some_and(|before| before != identity.timeline);
-        let history = if moved {
-            walsender.timeline_history(identity.timeline).await.map_err(source_failed)?
-        } else {
-            None
-        };
-        let slot = catalog::slot(&self.source, self.row.slot.as_str()).await.map_err(source_failed)?;
+        let history = if moved { walsender.timeline_history(identity.timeline).await? } else { None };
+        let slot = catalog::slot(&self.source, self.row.slot.as_str()).await?;
         let expected = Expected {
             system_id: self.row.system_id,
             slot: self.row.slot.clone(),
@@ -347,7 +343,7 @@ impl<'a> Attempt<'a> {
         let options = StreamOptions { streaming: false, messages: true };
         let stream =
             walsender.start(&self.row.slot, resume.opened_at(), &self.row.publications, options).await;
-        let (reader, writer) = stream.map_err(|error| error.into_failure(Side::Source))?;
+        let (reader, writer) = stream?;
         engine::recognise(reader, &resume, !messages).await?;
         drop(writer);
         snapshot::wait_released(&self.source, &self.row.slot).await
@@ -357,9 +353,7 @@ impl<'a> Attempt<'a> {
     async fn in_use(&self, pid: i32) -> Result<Failure> {
         let sql = "SELECT application_name FROM pg_stat_activity WHERE pid = $1";
         let row = self.source.query_opt(sql, &[&pid]).await;
-        let row = row.map_err(|error| {
-            crate::source::Error::new("who uses the slot", error).into_failure(Side::Source)
-        })?;
+        let row = row.map_err(|error| catalog::Error::new(Side::Source, "who uses the slot", error))?;
         let name: Option<String> = row.and_then(|row| row.get(0));
         if name.as_deref().is_none_or(|name| name == STREAM_NAME) {
             return Ok(snapshot::in_use(&self.row.slot, Some(pid)).into());

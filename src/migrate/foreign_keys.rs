@@ -7,12 +7,11 @@
 
 use std::collections::HashSet;
 
-use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
+use crate::catalog::{self, SourceClient, TargetClient};
 use crate::error::{Failure, Result, Side};
 use crate::pg::{QualifiedName, Sql};
-use crate::source;
 
 /// A foreign key of the target that is not validated, though the source's is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,7 +34,7 @@ pub fn not_valid(sql: &Sql) -> Option<Sql> {
 ///
 /// # Errors
 /// When a side does not answer.
-pub async fn unvalidated(source: &Client, target: &Client) -> Result<Vec<Unvalidated>> {
+pub async fn unvalidated(source: &SourceClient, target: &TargetClient) -> Result<Vec<Unvalidated>> {
     let mut left = of_target(target).await?;
     if left.is_empty() {
         return Ok(left);
@@ -50,7 +49,7 @@ pub async fn unvalidated(source: &Client, target: &Client) -> Result<Vec<Unvalid
     Ok(left)
 }
 
-async fn of_target(target: &Client) -> Result<Vec<Unvalidated>> {
+async fn of_target(target: &TargetClient) -> Result<Vec<Unvalidated>> {
     let sql = "SELECT n.nspname::text, c.relname::text, k.conname::text, rn.nspname::text, r.relname::text,
                    ARRAY(SELECT a.attname::text FROM unnest(k.conkey) WITH ORDINALITY u (number, place)
                          JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = u.number ORDER BY u.place),
@@ -74,7 +73,7 @@ async fn of_target(target: &Client) -> Result<Vec<Unvalidated>> {
 ///
 /// # Errors
 /// When the target fails.
-pub async fn validate(target: &Client, keys: &[Unvalidated]) -> Result<Vec<String>> {
+pub async fn validate(target: &TargetClient, keys: &[Unvalidated]) -> Result<Vec<String>> {
     let mut violated = Vec::new();
     for key in keys {
         let (table, constraint) = (&key.table, &key.name);
@@ -125,7 +124,7 @@ impl Unvalidated {
 }
 
 fn failure(side: Side, error: tokio_postgres::Error) -> Failure {
-    source::Error::new("the foreign keys", error).into_failure(side)
+    catalog::Error::new(side, "the foreign keys", error).into()
 }
 
 #[cfg(test)]

@@ -25,8 +25,7 @@ impl Attempt<'_> {
     /// Takes the names over that the target's tables have by now: those that took each other's, too.
     pub(super) async fn follow_target_names(&self) -> Result<()> {
         let rows = self.store().relations().await?;
-        let there = catalog::tables_by_id(&self.target).await;
-        let there = there.map_err(|error| error.into_failure(Side::Target))?;
+        let there = catalog::tables_by_id(&self.target).await?;
         let mut renamed = Vec::new();
         for row in &rows {
             let Some(name) = row.target_oid.and_then(|oid| there.get(&oid)) else { continue };
@@ -147,7 +146,7 @@ impl Attempt<'_> {
                 continue;
             }
             let there = catalog::target_table(&self.target, &table.name).await;
-            if there.map_err(|error| error.into_failure(Side::Target))?.is_some() {
+            if there?.is_some() {
                 tracing::info!(table = %table.name, "published since the start: it is followed from now on");
                 self.store().begin_relations(&[relation_row(table)]).await?;
             }

@@ -5,12 +5,10 @@
 //! a slot that is in use, nor what goes with it; and nothing while any Walferry has a session in this database, since an
 //! engine that copies has a slot that nobody reads yet.
 
-use tokio_postgres::Client;
-
+use crate::catalog::{self, SourceClient};
 use crate::error::{Definite, Failure, Result, Side};
 use crate::limits::{ENGINE_LOCK_POLL, SESSIONS_GONE_WAIT};
 use crate::pg::{SlotName, Sql};
-use crate::{catalog, source};
 
 use super::{publications, snapshot};
 
@@ -28,7 +26,7 @@ impl Leftovers {
     ///
     /// # Errors
     /// When the source does not answer.
-    pub async fn find(client: &Client, migration: &str) -> Result<Self> {
+    pub async fn find(client: &SourceClient, migration: &str) -> Result<Self> {
         // A migration's name holds nothing but a-z, 0-9 and _.
         let pattern = format!("^walferry_{migration}_[0-9a-f]{{8}}$");
         let sql = "SELECT slot_name::text, active FROM pg_replication_slots
@@ -91,7 +89,7 @@ impl Leftovers {
     ///
     /// # Errors
     /// When a Walferry is at work in this database, or the source refuses.
-    pub async fn drop_all(&self, client: &Client) -> Result<Vec<String>> {
+    pub async fn drop_all(&self, client: &SourceClient) -> Result<Vec<String>> {
         refuse_at_work(client).await?;
         let mut dropped = Vec::new();
         for slot in &self.slots {
@@ -134,7 +132,7 @@ pub fn unseen_by_hand(migration: &str) -> String {
 }
 
 /// The session of an engine that was killed ends when the server notices, so this waits for it a little.
-async fn refuse_at_work(client: &Client) -> Result<()> {
+async fn refuse_at_work(client: &SourceClient) -> Result<()> {
     let sql =
         "SELECT format('server process %s, %s, connected since %s', pid, application_name, backend_start)
                FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
@@ -155,5 +153,5 @@ async fn refuse_at_work(client: &Client) -> Result<()> {
 }
 
 fn failure(error: tokio_postgres::Error) -> Failure {
-    source::Error::new("what a migration left", error).into_failure(Side::Source)
+    catalog::Error::new(Side::Source, "what a migration left", error).into()
 }

@@ -71,15 +71,16 @@ use std::time::Duration;
 
 use tokio::sync::{OnceCell, mpsc, watch};
 use tokio::task::JoinSet;
-use tokio_postgres::{Client, Notification};
+use tokio_postgres::Notification;
 
+use crate::catalog::{SourceClient, TargetClient};
 use crate::config::{
     Config, Contents, Ddl, FenceCommands, Method, OnConflict, Selection, TableFilter, Until,
 };
 use crate::error::{Definite, Exit, Failure, Result, Side};
 use crate::limits::CHECK_STATEMENT_MAX;
 use crate::status::{MetricsRegistry, StatusHandle};
-use crate::wire::{ConnInfo, Environment, control, control_listening};
+use crate::wire::{ConnInfo, Environment};
 
 pub use check::check;
 pub use cluster::Cluster;
@@ -221,18 +222,17 @@ impl Sides {
     }
 
     /// A session on the source.
-    async fn source_client(&self) -> Result<Client> {
-        control(&self.source, "walferry").await.map_err(|error| error.into_failure(Side::Source))
+    async fn source_client(&self) -> Result<SourceClient> {
+        SourceClient::connect(&self.source, "walferry").await
     }
 
     /// A session on the target that can hear of requests.
-    async fn listening_client(&self) -> Result<(Client, mpsc::Receiver<Notification>)> {
-        let connected = control_listening(&self.target, "walferry").await;
-        connected.map_err(|error| error.into_failure(Side::Target))
+    async fn listening_client(&self) -> Result<(TargetClient, mpsc::Receiver<Notification>)> {
+        TargetClient::listening(&self.target, "walferry").await
     }
 
-    async fn target_client(&self) -> Result<Client> {
-        control(&self.target, "walferry").await.map_err(|error| error.into_failure(Side::Target))
+    async fn target_client(&self) -> Result<TargetClient> {
+        TargetClient::connect(&self.target, "walferry").await
     }
 }
 
@@ -255,14 +255,6 @@ fn parse(text: &str, side: Side) -> Result<ConnInfo, Definite> {
     let parsed = ConnInfo::parse(text, &Environment::from_process())
         .map_err(|error| Definite::usage(format!("the {side}'s connection string is wrong: {error}")))?;
     Ok(if side == Side::Source { parsed.writable().tables_only() } else { parsed })
-}
-
-fn source_failed(error: crate::source::Error) -> Failure {
-    error.into_failure(Side::Source)
-}
-
-fn target_failed(error: crate::source::Error) -> Failure {
-    error.into_failure(Side::Target)
 }
 
 /// Completes when `signal` is true, or when nobody can make it true any more.

@@ -6,15 +6,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use tokio_postgres::Client;
 use tracing::Instrument;
 
+use crate::catalog::{self, SourceClient, TargetClient};
 use crate::error::{Definite, Failure, Result, Side};
 use crate::limits::{DEADLOCK_TRIES_MAX, LATE_STATEMENT_GRACE, SCHEMA_ENTRIES_PER_TRANSACTION};
 use crate::pg::{QualifiedName, Sql};
 use crate::store::{Store, note_made};
 use crate::wire::{self, ConnInfo, ServerError, Session, SessionOptions, TransactionStatus};
-use crate::{catalog, source};
 
 use super::dump::{Archive, Entry, Wave};
 use super::{Phase, foreign_keys, joined};
@@ -23,11 +22,11 @@ use super::{Phase, foreign_keys, joined};
 #[derive(Debug)]
 pub struct Making<'a> {
     /// A session on the source.
-    pub source: &'a Client,
+    pub source: &'a SourceClient,
     /// The target.
     pub target: &'a ConnInfo,
     /// A session on it.
-    pub control: &'a Client,
+    pub control: &'a TargetClient,
     /// The migration's name.
     pub migration: &'a str,
     /// Where it is described.
@@ -113,8 +112,7 @@ impl Making<'_> {
         let mut entries: Vec<Entry> = self.archive.of(wave).filter(left).cloned().collect();
         if wave == Wave::Indexes && !entries.is_empty() {
             // So that no job is left alone with the largest at the end.
-            let bytes = catalog::index_bytes(self.source).await;
-            let bytes = bytes.map_err(|error| error.into_failure(Side::Source))?;
+            let bytes = catalog::index_bytes(self.source).await?;
             entries.sort_by_key(|entry| std::cmp::Reverse(bytes.get(&entry.key).copied()));
         }
         let any_order = matches!(wave, Wave::Indexes | Wave::ForeignKeys);
@@ -241,7 +239,7 @@ fn changed(what: &str) -> Definite {
 ///
 /// # Errors
 /// When the target fails; tables that the role may not analyse are skipped, by the server where it may use their schema.
-pub async fn analyze(target: &ConnInfo, control: &Client, jobs: usize) -> Result<()> {
+pub async fn analyze(target: &ConnInfo, control: &TargetClient, jobs: usize) -> Result<()> {
     // A partitioned table takes its partitions with it.
     let sql = "SELECT n.nspname::text, c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
                WHERE c.relkind IN ('r', 'm', 'p') AND NOT c.relispartition AND c.relpersistence <> 't'
@@ -285,7 +283,7 @@ pub(super) fn statements_until(deadline: Instant) -> Sql {
 }
 
 /// The schemas that are there already: an administrator made extensions in them, say.
-async fn schemas(target: &Client) -> Result<Vec<String>> {
+async fn schemas(target: &TargetClient) -> Result<Vec<String>> {
     let sql = "SELECT nspname::text FROM pg_namespace WHERE nspname !~ '^pg_'";
     let rows = target.query(sql, &[]).await.map_err(|error| failure("the schemas", error))?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
@@ -352,5 +350,5 @@ fn hint(state: &str, kind: &str) -> &'static str {
 }
 
 fn failure(question: &'static str, error: tokio_postgres::Error) -> Failure {
-    source::Error::new(question, error).into_failure(Side::Target)
+    catalog::Error::new(Side::Target, question, error).into()
 }

@@ -10,13 +10,11 @@
 
 use std::collections::BTreeSet;
 
-use tokio_postgres::Client;
-
 use super::roles::{carried, give_login, login};
 use super::select::{Looked, look};
 use super::{Migration, Phase, Sides};
-use crate::catalog;
-use crate::error::{Failure, Result, Side};
+use crate::catalog::{self, TargetClient};
+use crate::error::{Failure, Result};
 use crate::store::Store;
 
 /// The databases of a migration that have roles which wait for their LOGIN, and those that are not done.
@@ -81,7 +79,7 @@ impl Migration {
 ///
 /// # Errors
 /// When the target does not answer.
-pub(super) async fn shut(sides: &Sides, target: &Client) -> Result<Shut> {
+pub(super) async fn shut(sides: &Sides, target: &TargetClient) -> Result<Shut> {
     let mut shut = Shut::default();
     for Looked { name, begun } in look(sides, target).await? {
         let Some(row) = begun? else { continue };
@@ -98,7 +96,7 @@ pub(super) async fn shut(sides: &Sides, target: &Client) -> Result<Shut> {
 ///
 /// # Errors
 /// When the target does not answer.
-pub(super) async fn made(sides: &Sides, target: &Client) -> Result<Vec<String>> {
+pub(super) async fn made(sides: &Sides, target: &TargetClient) -> Result<Vec<String>> {
     let mut roles = Vec::new();
     for Looked { name, begun } in look(sides, target).await? {
         // What is damaged elsewhere says nothing.
@@ -116,7 +114,7 @@ pub(super) async fn made(sides: &Sides, target: &Client) -> Result<Vec<String>> 
 ///
 /// # Errors
 /// When the target does not answer.
-pub(super) async fn open_all(sides: &Sides, target: &Client) -> Result<Vec<String>> {
+pub(super) async fn open_all(sides: &Sides, target: &TargetClient) -> Result<Vec<String>> {
     let mut opened = Vec::new();
     for Looked { name, begun } in look(sides, target).await? {
         if begun?.is_some() {
@@ -143,7 +141,7 @@ async fn open(sides: &Sides) -> Result<Vec<String>> {
 pub(super) async fn left_nologin(sides: &Sides) -> Result<Option<String>> {
     let (source, target) = tokio::try_join!(sides.source_client(), sides.target_client())?;
     let wanted = carried(&source, &sides.ignored_roles).await?;
-    let there = catalog::roles(&target).await.map_err(|error| error.into_failure(Side::Target))?;
+    let there = catalog::roles(&target).await?;
     let closed = wanted.into_iter().filter(|role| role.login).map(|role| role.name);
     let closed: Vec<String> =
         closed.filter(|name| there.iter().any(|there| there.name == *name && !there.login)).collect();

@@ -17,14 +17,12 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use tokio::time::{Instant, sleep};
-use tokio_postgres::Client;
 
-use crate::catalog::Table;
+use crate::catalog::{self, SourceClient, Table};
 use crate::config::TableFilter;
 use crate::error::{Failure, Result, Side, Transient};
 use crate::limits::{IDENTITY_LOCK_TIMEOUT, PARTITIONS_INTERVAL, PARTITIONS_RETRY};
 use crate::pg::{QualifiedName, Sql};
-use crate::source;
 use crate::store::RelationRow;
 
 use super::attempt::{Attempt, relation_row};
@@ -43,7 +41,7 @@ pub(super) struct Unfollowed {
 /// Looks for partitions that nobody has looked at yet, and ends when there is one.
 #[derive(Debug)]
 pub(super) struct Watch<'a> {
-    source: Arc<Client>,
+    source: Arc<SourceClient>,
     dbname: String,
     publications: Vec<String>,
     filter: &'a TableFilter,
@@ -239,7 +237,7 @@ struct Unpublished {
     root: QualifiedName,
 }
 
-async fn unpublished(client: &Client, publications: &[String]) -> Result<Vec<Unpublished>> {
+async fn unpublished(client: &SourceClient, publications: &[String]) -> Result<Vec<Unpublished>> {
     let sql = "WITH RECURSIVE above AS (SELECT c.oid AS leaf, c.oid FROM pg_class c
                    WHERE c.relispartition AND c.relkind = 'r' AND c.relpersistence <> 't'
                        AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid
@@ -265,7 +263,7 @@ async fn unpublished(client: &Client, publications: &[String]) -> Result<Vec<Unp
 }
 
 /// It waits for whoever changes the table's definition, and not for those who write to it.
-async fn alter(source: &Client, statement: &Sql) -> Result<()> {
+async fn alter(source: &SourceClient, statement: &Sql) -> Result<()> {
     let timeout = i64::try_from(IDENTITY_LOCK_TIMEOUT.as_millis()).unwrap_or(i64::MAX);
     let sql = Sql::new("SET LOCAL lock_timeout = ").number(timeout).text("; ").sql(statement);
     match source.batch_execute(sql.as_str()).await {
@@ -280,5 +278,5 @@ async fn alter(source: &Client, statement: &Sql) -> Result<()> {
 }
 
 fn failure(error: tokio_postgres::Error) -> Failure {
-    source::Error::new("the published partitions", error).into_failure(Side::Source)
+    catalog::Error::new(Side::Source, "the published partitions", error).into()
 }

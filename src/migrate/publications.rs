@@ -18,13 +18,11 @@
 
 use std::collections::HashSet;
 
-use tokio_postgres::Client;
-
-use crate::catalog::{self, Table, TableKind};
+use crate::catalog::{self, SourceClient, Table, TableKind};
 use crate::error::{Definite, Result, Side};
 use crate::limits::TABLES_PER_TRANSACTION;
 use crate::pg::{QualifiedName, Sql};
-use crate::source::{self, Dialect};
+use crate::source::Dialect;
 
 /// What goes into which publication.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,7 +58,7 @@ impl Publications {
     ///
     /// # Errors
     /// When the role may not: it needs CREATE on the database and the privileges of the tables' owners, or `aiven_extras`.
-    pub async fn create(&self, client: &Client, names: &[String]) -> Result<()> {
+    pub async fn create(&self, client: &SourceClient, names: &[String]) -> Result<()> {
         let [identified, inserts_only] = names else {
             return Err(Definite::new("the migration does not name two publications").into());
         };
@@ -82,16 +80,21 @@ impl Publications {
     }
 
     /// Whether the role may not do it itself, and the extension is there to do it.
-    async fn needs_extension(&self, client: &Client) -> Result<bool> {
+    async fn needs_extension(&self, client: &SourceClient) -> Result<bool> {
         let sql = "SELECT has_database_privilege(current_database(), 'CREATE')";
         let row = client.query_one(sql, &[]).await.map_err(|error| failure(error, "the right to publish"))?;
         if !self.others && row.get(0) {
             return Ok(false);
         }
-        catalog::publishes_for_others(client).await.map_err(|error| error.into_failure(Side::Source))
+        Ok(catalog::publishes_for_others(client).await?)
     }
 
-    async fn create_by_extension(&self, client: &Client, name: &String, identified: bool) -> Result<()> {
+    async fn create_by_extension(
+        &self,
+        client: &SourceClient,
+        name: &String,
+        identified: bool,
+    ) -> Result<()> {
         let tables = if identified { &self.identified } else { &self.inserts_only };
         let made = |error| failure(error, "a new publication by aiven_extras");
         client.batch_execute("BEGIN").await.map_err(made)?;
@@ -110,7 +113,7 @@ impl Publications {
     /// Makes the publication in the open transaction; gives a table in it that should not be.
     async fn called(
         &self,
-        client: &Client,
+        client: &SourceClient,
         name: &String,
         identified: bool,
         tables: &[QualifiedName],
@@ -145,7 +148,7 @@ fn operations(dialect: Dialect, identified: bool) -> &'static str {
 ///
 /// # Errors
 /// When the source does not answer.
-pub async fn members(client: &Client, names: &[String]) -> Result<HashSet<QualifiedName>> {
+pub async fn members(client: &SourceClient, names: &[String]) -> Result<HashSet<QualifiedName>> {
     let sql = "SELECT schemaname::text, tablename::text FROM pg_publication_tables WHERE pubname = ANY ($1)";
     let rows = client.query(sql, &[&names]).await.map_err(|error| failure(error, "the published tables"))?;
     let name =
@@ -170,7 +173,7 @@ pub struct Altered {
 ///
 /// # Errors
 /// When the source does not answer.
-pub async fn altered(client: &Client, names: &[String]) -> Result<Vec<Altered>> {
+pub async fn altered(client: &SourceClient, names: &[String]) -> Result<Vec<Altered>> {
     // Columns that a version does not have are NULL so.
     let sql = "SELECT p.pubname::text, coalesce((j ->> 'pubinsert')::bool AND (j ->> 'pubupdate')::bool = (p.pubname = $2)
                    AND (j ->> 'pubdelete')::bool = (p.pubname = $2) AND coalesce((j ->> 'pubtruncate')::bool, true)
@@ -196,7 +199,7 @@ pub async fn altered(client: &Client, names: &[String]) -> Result<Vec<Altered>> 
         };
         let alter = || Sql::new("ALTER PUBLICATION ").ident(name);
         if !row.get::<_, bool>(1) {
-            let dialect = catalog::dialect(client).await.map_err(|error| error.into_failure(Side::Source))?;
+            let dialect = catalog::dialect(client).await?;
             let operations = operations(dialect, index == 0);
             let mend = vec![alter().text(" SET (publish = ").literal(operations).text(")")];
             let what = "publishes other operations than it did";
@@ -217,7 +220,7 @@ pub async fn altered(client: &Client, names: &[String]) -> Result<Vec<Altered>> 
 ///
 /// # Errors
 /// When the source does not let us.
-pub async fn drop_all(client: &Client, names: &[String]) -> Result<Vec<String>> {
+pub async fn drop_all(client: &SourceClient, names: &[String]) -> Result<Vec<String>> {
     let mut dropped = Vec::new();
     for name in names {
         let there = client.query_opt("SELECT FROM pg_publication WHERE pubname = $1", &[name]).await;
@@ -242,7 +245,7 @@ fn additions(publication: &str, tables: &[QualifiedName]) -> impl Iterator<Item 
 }
 
 fn failure(error: tokio_postgres::Error, what: &'static str) -> crate::error::Failure {
-    source::Error::new(what, error).into_failure(Side::Source)
+    catalog::Error::new(Side::Source, what, error).into()
 }
 
 pub mod versions;

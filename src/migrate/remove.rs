@@ -5,10 +5,9 @@
 //! that by hand.
 
 use tokio::task::JoinSet;
-use tokio_postgres::Client;
 
 use crate::apply::TargetSession;
-use crate::catalog;
+use crate::catalog::{self, SourceClient, TargetClient};
 use crate::config::Method;
 use crate::error::{Definite, Exit, Failure, Result};
 use crate::pg::Sql;
@@ -21,9 +20,7 @@ use super::phase::safe_to_remove;
 use super::preflight::listed;
 use super::select::{Looked, look, not_begun};
 use super::uncarried::{before, put_back};
-use super::{
-    Phase, Sides, apply_role, cutover, fenced, publications, snapshot, source_failed, unknown_phase,
-};
+use super::{Phase, Sides, apply_role, cutover, fenced, publications, snapshot, unknown_phase};
 
 /// What was dropped, and how it ended.
 #[derive(Debug)]
@@ -232,7 +229,7 @@ async fn remove_database(
 /// Roles that wait for their LOGIN get it where all is done, and an engine was killed before it gave it to them. Where
 /// another database goes on, they wait for its end. Else they are left as they are: nobody has said that the target may be
 /// written to, and what is there may be half copied.
-async fn settle_roles(sides: &Sides, target: &Client, roles: &Roles) -> Result<()> {
+async fn settle_roles(sides: &Sides, target: &TargetClient, roles: &Roles) -> Result<()> {
     let store = Store::new(target, &sides.name);
     let waiting = store.shut_roles().await?;
     if waiting.is_empty() {
@@ -264,12 +261,12 @@ async fn settle_roles(sides: &Sides, target: &Client, roles: &Roles) -> Result<(
 }
 
 async fn drop_on_source(
-    source: &Client,
+    source: &SourceClient,
     row: &MigrationRow,
     identities: &[ChangedIdentity],
     dropped: &mut Vec<String>,
 ) -> Result<()> {
-    let slot = catalog::slot(source, row.slot.as_str()).await.map_err(source_failed)?;
+    let slot = catalog::slot(source, row.slot.as_str()).await?;
     if slot.is_some() {
         snapshot::drop_slot(source, &row.slot).await?;
         dropped.push(format!("replication slot {} on the source", row.slot));
@@ -301,7 +298,7 @@ async fn remove_damaged(sides: &Sides, dropped: &mut Vec<String>) -> Result<()> 
 
 /// Drops the role that wrote the rows, if there is one. Where it cannot be dropped, it is nobody's: it has no LOGIN, and its
 /// password ended long ago.
-async fn drop_writer(target: &Client, role: &str, dropped: &mut Vec<String>) {
+async fn drop_writer(target: &TargetClient, role: &str, dropped: &mut Vec<String>) {
     match apply_role::drop_role(target, role).await {
         Ok(true) => dropped.push(format!("role {role} on the target")),
         Ok(false) => {}
@@ -346,10 +343,10 @@ async fn forget(sides: &Sides, store: &Store<'_>) -> Result<String> {
 }
 
 /// The databases of the source in which something was left, by name. One that cannot be entered is named in the log.
-async fn leftovers(sides: &Sides, only: &[String]) -> Result<Vec<(String, Client, Leftovers)>> {
+async fn leftovers(sides: &Sides, only: &[String]) -> Result<Vec<(String, SourceClient, Leftovers)>> {
     let source = sides.source_client().await?;
     let mut found = Vec::new();
-    for database in catalog::all_databases(&source).await.map_err(source_failed)? {
+    for database in catalog::all_databases(&source).await? {
         let meant = only.is_empty() || only.contains(&database.name);
         if database.template || !database.connectable || !meant {
             continue;
@@ -371,12 +368,12 @@ async fn leftovers(sides: &Sides, only: &[String]) -> Result<Vec<(String, Client
     Ok(found)
 }
 
-fn list(found: &[(String, Client, Leftovers)]) -> String {
+fn list(found: &[(String, SourceClient, Leftovers)]) -> String {
     let each = found.iter().map(|(name, _, left)| format!("in database {name:?}: {}", left.list()));
     if found.is_empty() { "nothing".to_owned() } else { each.collect::<Vec<_>>().join("; ") }
 }
 
-fn by_hand(found: &[(String, Client, Leftovers)]) -> String {
+fn by_hand(found: &[(String, SourceClient, Leftovers)]) -> String {
     match found {
         [(_, _, only)] => only.by_hand(),
         several => {
@@ -387,7 +384,7 @@ fn by_hand(found: &[(String, Client, Leftovers)]) -> String {
     }
 }
 
-async fn drop_all(found: &[(String, Client, Leftovers)]) -> Removed {
+async fn drop_all(found: &[(String, SourceClient, Leftovers)]) -> Removed {
     tracing::warn!(found = list(found), "found on the source by name: dropped, as far as it is not in use");
     let (mut dropped, mut ends) = (Vec::new(), Vec::new());
     for (name, client, left) in found {

@@ -1,16 +1,14 @@
 //! A migration's status as its tables tell it: also when no engine runs.
 
-use tokio_postgres::Client;
-
-use crate::catalog;
+use crate::catalog::{self, SourceClient};
 use crate::config::Selection;
-use crate::error::{Definite, Failure, Result, Side};
+use crate::error::{Definite, Failure, Result};
 use crate::status::{DatabaseStatus, Method, SlotStatus, StatusSnapshot, TableState, TableStatus};
 use crate::store::{MigrationRow, RelationState, Store};
 
 use super::fenced::{self, Fenced};
 use super::select::{Looked, look, not_begun, remembered, selected};
-use super::{Phase, Sides, cutover, source_failed, unknown_phase};
+use super::{Phase, Sides, cutover, unknown_phase};
 
 /// What is known of the migration: of the databases in `only`, or of all where there are none. The source need not be
 /// reachable: then its side is left out, and what is not begun, too.
@@ -83,7 +81,7 @@ async fn add_source(
     }
     if only.is_empty() {
         let selection = remembered(&Selection::default(), rows);
-        let on_source = catalog::all_databases(&client).await.map_err(source_failed)?;
+        let on_source = catalog::all_databases(&client).await?;
         for name in selected(sides, &on_source, &selection, rows).await? {
             snapshot.database_mut(&name);
         }
@@ -142,10 +140,9 @@ async fn database(store: &Store<'_>, row: &MigrationRow) -> Result<DatabaseStatu
     Ok(database)
 }
 
-async fn ask(client: &Client, row: &MigrationRow, database: &mut DatabaseStatus) -> Result<()> {
-    let wal = catalog::current_wal(client).await.map_err(|error| error.into_failure(Side::Source))?;
-    let slot =
-        catalog::slot(client, row.slot.as_str()).await.map_err(|error| error.into_failure(Side::Source))?;
+async fn ask(client: &SourceClient, row: &MigrationRow, database: &mut DatabaseStatus) -> Result<()> {
+    let wal = catalog::current_wal(client).await?;
+    let slot = catalog::slot(client, row.slot.as_str()).await?;
     database.source_wal = Some(wal);
     database.lag_bytes = database.applied.map(|applied| wal.bytes_since(applied));
     database.confirmed = slot.as_ref().and_then(|slot| slot.confirmed_flush_lsn);

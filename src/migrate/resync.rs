@@ -5,10 +5,9 @@
 
 use std::collections::BTreeMap;
 
-use tokio_postgres::Client;
-
 use crate::apply::TargetSession;
-use crate::error::{Definite, Failure, Result, Side};
+use crate::catalog::TargetClient;
+use crate::error::{Definite, Result};
 use crate::pg::QualifiedName;
 use crate::store::{RelationRow, Store};
 
@@ -18,7 +17,7 @@ use super::{Phase, Sides, unknown_phase};
 /// A database with its lock, and what is to be marked there.
 struct Found {
     database: String,
-    target: Client,
+    target: TargetClient,
     lock: TargetSession,
     tables: Vec<QualifiedName>,
 }
@@ -103,7 +102,7 @@ async fn find(sides: &Sides, texts: &[&String]) -> Result<Found> {
 }
 
 /// The tables of the migration that a name means.
-async fn named(target: &Client, relations: &[RelationRow], text: &str) -> Result<Vec<QualifiedName>> {
+async fn named(target: &TargetClient, relations: &[RelationRow], text: &str) -> Result<Vec<QualifiedName>> {
     let name = match parts(text).as_deref() {
         Some([schema, table]) => QualifiedName::new(schema, table),
         Some([_, schema, table]) => QualifiedName::new(schema, table),
@@ -124,15 +123,13 @@ async fn named(target: &Client, relations: &[RelationRow], text: &str) -> Result
 }
 
 /// The partitions of the target's table that hold rows.
-async fn leaves(target: &Client, name: &QualifiedName) -> Result<Vec<QualifiedName>> {
+async fn leaves(target: &TargetClient, name: &QualifiedName) -> Result<Vec<QualifiedName>> {
     let sql = "SELECT n.nspname::text, c.relname::text FROM pg_class r JOIN pg_namespace s ON s.oid = r.relnamespace
                CROSS JOIN LATERAL pg_partition_tree(r.oid) t JOIN pg_class c ON c.oid = t.relid
                JOIN pg_namespace n ON n.oid = c.relnamespace
                WHERE s.nspname = $1 AND r.relname = $2 AND r.relkind = 'p' AND t.isleaf ORDER BY 1, 2";
     let rows = target.query(sql, &[&name.schema, &name.name]).await;
-    let rows = rows.map_err(|error| -> Failure {
-        crate::source::Error::new("a table's partitions", error).into_failure(Side::Target)
-    })?;
+    let rows = rows.map_err(target.failed("a table's partitions"))?;
     let name =
         |row: &tokio_postgres::Row| QualifiedName::new(row.get::<_, String>(0), row.get::<_, String>(1));
     Ok(rows.iter().map(name).collect())

@@ -9,16 +9,15 @@ use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tokio_postgres::Client;
 
-use crate::catalog::{self, Database};
+use crate::catalog::{self, Database, TargetClient};
 use crate::config::{Method, Selection, TableFilter, TablePattern};
-use crate::error::{Definite, Failure, Result, Side};
+use crate::error::{Definite, Failure, Result};
 use crate::limits::DATABASES_LOOKED_AT;
 use crate::pg::QualifiedName;
 use crate::store::{MigrationRow, Store};
 
-use super::{Phase, Sides, source_failed};
+use super::{Phase, Sides};
 
 /// Databases that providers keep for themselves.
 const OF_PROVIDERS: [&str; 7] = [
@@ -82,7 +81,7 @@ pub(super) struct Looked {
 pub(super) async fn select(sides: &Sides, given: &Selection) -> Result<Choice> {
     let on_source = async {
         let source = sides.source_client().await?;
-        catalog::all_databases(&source).await.map_err(source_failed)
+        Ok(catalog::all_databases(&source).await?)
     };
     let looked = async { look(sides, &sides.target_client().await?).await };
     let (on_source, looked) = tokio::join!(on_source, looked);
@@ -210,7 +209,7 @@ async fn with_tables(
 
 async fn tables_of(sides: &Sides) -> Result<Option<Vec<QualifiedName>>> {
     match sides.source_client().await {
-        Ok(client) => catalog::table_names(&client).await.map(Some).map_err(source_failed),
+        Ok(client) => catalog::table_names(&client).await.map(Some).map_err(Failure::from),
         Err(Failure::Definite(_)) => Ok(None),
         Err(failure) => Err(failure),
     }
@@ -231,7 +230,7 @@ pub(super) async fn databases_waiting(sides: &Sides) -> Result<Vec<String>> {
         return Ok(Vec::new());
     }
     let source = sides.source_client().await?;
-    let on_source = catalog::all_databases(&source).await.map_err(source_failed)?;
+    let on_source = catalog::all_databases(&source).await?;
     let selection = remembered(&Selection::default(), &rows);
     let mut names = selected(sides, &on_source, &selection, &rows).await?;
     names.retain(|name| rows.iter().all(|(begun, _)| begun != name));
@@ -288,8 +287,8 @@ fn other_tables(name: &str, begun: &Selection) -> Definite {
 ///
 /// # Errors
 /// When the target does not say which it has.
-pub(super) async fn look(sides: &Sides, target: &Client) -> Result<Vec<Looked>> {
-    let found = catalog::all_databases(target).await.map_err(|error| error.into_failure(Side::Target))?;
+pub(super) async fn look(sides: &Sides, target: &TargetClient) -> Result<Vec<Looked>> {
+    let found = catalog::all_databases(target).await?;
     let permits = Arc::new(Semaphore::new(DATABASES_LOOKED_AT));
     let mut work = JoinSet::new();
     for database in found.into_iter().filter(|database| !database.template) {
@@ -453,7 +452,7 @@ async fn holds_anything(sides: &Sides) -> Result<bool> {
         }
         Err(failure) => return Err(failure),
     };
-    catalog::holds_anything(&client).await.map_err(source_failed)
+    Ok(catalog::holds_anything(&client).await?)
 }
 
 #[cfg(test)]

@@ -2,14 +2,13 @@
 
 use std::time::Duration;
 
-use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
-use crate::catalog::SequenceValues;
-use crate::error::{Result, Side};
+use crate::catalog;
+use crate::catalog::{SequenceValues, SourceClient, TargetClient};
+use crate::error::Result;
 use crate::limits::{SEQUENCES_LOCK_WAIT, SEQUENCES_PER_QUERY};
 use crate::pg::Sql;
-use crate::{catalog, source};
 
 /// Sets every sequence of the target to where its namesake on the source stands now.
 ///
@@ -17,16 +16,16 @@ use crate::{catalog, source};
 ///
 /// # Errors
 /// When either side does not answer.
-pub async fn carry(source: &Client, target: &Client) -> Result<SequenceValues> {
+pub async fn carry(source: &SourceClient, target: &TargetClient) -> Result<SequenceValues> {
     let (read, locked) = set(source, target, Duration::ZERO).await?;
-    locked.map_or(Ok(read), |error| Err(error.into_failure(Side::Target)))
+    locked.map_or(Ok(read), |error| Err(error.into()))
 }
 
 /// The same while the stream goes on: what is locked on the target is left for the next time.
 ///
 /// # Errors
 /// As [`carry`].
-pub async fn refresh(source: &Client, target: &Client) -> Result<()> {
+pub async fn refresh(source: &SourceClient, target: &TargetClient) -> Result<()> {
     if let (_, Some(error)) = set(source, target, SEQUENCES_LOCK_WAIT).await? {
         tracing::debug!(%error, "sequences are locked on the target: left for later");
     }
@@ -35,11 +34,11 @@ pub async fn refresh(source: &Client, target: &Client) -> Result<()> {
 
 /// What was read; and the error, where a lock kept it from being set for so long. Zero waits for as long as it takes.
 async fn set(
-    source: &Client,
-    target: &Client,
+    source: &SourceClient,
+    target: &TargetClient,
     wait: Duration,
-) -> Result<(SequenceValues, Option<source::Error>)> {
-    let read = catalog::sequence_values(source).await.map_err(|error| error.into_failure(Side::Source))?;
+) -> Result<(SequenceValues, Option<catalog::Error>)> {
+    let read = catalog::sequence_values(source).await?;
     for name in &read.unreadable {
         tracing::warn!(sequence = %name, "not readable on the source: left as it is on the target");
     }
@@ -53,10 +52,9 @@ async fn set(
             sql.text(if value.is_called { ", true)" } else { ", false)" })
         });
         let sql = Sql::new("SET LOCAL lock_timeout = ").number(wait).text("; ").sql(&sql);
-        if let Err(error) = target.batch_execute(sql.as_str()).await {
-            let locked = error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE);
-            let error = source::Error::new("the sequences", error);
-            return if locked { Ok((read, Some(error))) } else { Err(error.into_failure(Side::Target)) };
+        if let Err(error) = target.run("the sequences", &sql).await {
+            let locked = error.state() == Some(SqlState::LOCK_NOT_AVAILABLE.code());
+            return if locked { Ok((read, Some(error))) } else { Err(error.into()) };
         }
     }
     Ok((read, None))

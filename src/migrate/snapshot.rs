@@ -4,14 +4,13 @@
 //! run that finds unfinished tables needs another snapshot, since the first died with its session: a temporary slot
 //! gives one, with a later point of its own, from which on those tables take part in the stream.
 
-use tokio_postgres::Client;
-
+use crate::catalog::{self, SourceClient};
 use crate::error::{Definite, Failure, Result, Side, Transient};
 use crate::limits::{ENGINE_LOCK_POLL, ENGINE_LOCK_WAIT, SLOT_LOCK_TIMEOUT, SLOT_TRIES_MAX};
-use crate::pg::{SlotName, SourceLsn, TimelineId};
+use crate::pg::{SlotName, SourceLsn, Sql, TimelineId};
+use crate::source;
 use crate::source::replication::{CreatedSlot, ReplicationSession};
-use crate::wire::{ConnInfo, control};
-use crate::{catalog, source};
+use crate::wire::ConnInfo;
 
 /// An exported snapshot. It lives as long as this does.
 #[derive(Debug)]
@@ -43,7 +42,7 @@ impl Snapshot {
 /// fails.
 pub async fn create(
     source: &ConnInfo,
-    control: &Client,
+    control: &SourceClient,
     slot: &SlotName,
     temporary: bool,
 ) -> Result<Snapshot> {
@@ -51,7 +50,7 @@ pub async fn create(
     for _ in 0..SLOT_TRIES_MAX {
         let connected = ReplicationSession::connect(source, "walferry slot").await;
         let mut session = connected.map_err(|error| error.into_failure(Side::Source))?;
-        let identity = session.identify().await.map_err(|error| error.into_failure(Side::Source))?;
+        let identity = session.identify().await?;
         match session.create_slot(slot, temporary, SLOT_LOCK_TIMEOUT).await {
             Ok(CreatedSlot { consistent_point, snapshot }) => {
                 let timeline = identity.timeline;
@@ -83,7 +82,7 @@ pub struct Exported {
     /// What SET TRANSACTION SNAPSHOT takes.
     pub id: String,
     /// Its transaction stays open.
-    _client: Client,
+    _client: SourceClient,
 }
 
 /// Exports such a snapshot.
@@ -91,12 +90,10 @@ pub struct Exported {
 /// # Errors
 /// When the source cannot be reached, or does not answer.
 pub async fn export(info: &ConnInfo) -> Result<Exported> {
-    let connected = control(info, "walferry snapshot").await;
-    let client = connected.map_err(|error| error.into_failure(Side::Source))?;
-    let begin = client.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await;
-    let failed = |error| source::Error::new("a snapshot", error).into_failure(Side::Source);
-    begin.map_err(failed)?;
-    let row = client.query_one("SELECT pg_export_snapshot()", &[]).await.map_err(failed)?;
+    let client = SourceClient::connect(info, "walferry snapshot").await?;
+    client.run("a snapshot", &Sql::new("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")).await?;
+    let row =
+        client.query_one("SELECT pg_export_snapshot()", &[]).await.map_err(client.failed("a snapshot"))?;
     Ok(Exported { id: row.get(0), _client: client })
 }
 
@@ -104,15 +101,13 @@ pub async fn export(info: &ConnInfo) -> Result<Exported> {
 ///
 /// # Errors
 /// When it is in use, or the source does not let us.
-pub async fn drop_slot(control: &Client, slot: &SlotName) -> Result<bool> {
-    let found =
-        catalog::slot(control, slot.as_str()).await.map_err(|error| error.into_failure(Side::Source))?;
-    let Some(found) = found else { return Ok(false) };
+pub async fn drop_slot(control: &SourceClient, slot: &SlotName) -> Result<bool> {
+    let Some(found) = catalog::slot(control, slot.as_str()).await? else { return Ok(false) };
     if found.active {
         return Err(in_use(slot, found.active_pid).into());
     }
     let dropped = control.execute("SELECT pg_drop_replication_slot($1)", &[&slot.as_str()]).await;
-    dropped.map_err(|error| source::Error::new("the end of a slot", error).into_failure(Side::Source))?;
+    dropped.map_err(|error| catalog::Error::new(Side::Source, "the end of a slot", error))?;
     Ok(true)
 }
 
@@ -121,13 +116,12 @@ pub async fn drop_slot(control: &Client, slot: &SlotName) -> Result<bool> {
 ///
 /// # Errors
 /// When the source does not answer, or the session does not end.
-pub async fn end_temporary(control: &Client, slot: &SlotName) -> Result<()> {
+pub async fn end_temporary(control: &SourceClient, slot: &SlotName) -> Result<()> {
     let sql = "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = $1 AND temporary";
     let began = tokio::time::Instant::now();
     loop {
         let rows = control.query(sql, &[&slot.as_str()]).await;
-        let rows = rows
-            .map_err(|error| source::Error::new("an old temporary slot", error).into_failure(Side::Source))?;
+        let rows = rows.map_err(|error| catalog::Error::new(Side::Source, "an old temporary slot", error))?;
         if rows.is_empty() {
             return Ok(());
         }
@@ -142,11 +136,10 @@ pub async fn end_temporary(control: &Client, slot: &SlotName) -> Result<()> {
 ///
 /// # Errors
 /// A transient failure when it does not.
-pub async fn wait_released(control: &Client, slot: &SlotName) -> Result<()> {
+pub async fn wait_released(control: &SourceClient, slot: &SlotName) -> Result<()> {
     let began = tokio::time::Instant::now();
     loop {
-        let found = catalog::slot(control, slot.as_str()).await;
-        let found = found.map_err(|error| error.into_failure(Side::Source))?;
+        let found = catalog::slot(control, slot.as_str()).await?;
         let Some(pid) = found.filter(|found| found.active).and_then(|found| found.active_pid) else {
             return Ok(());
         };
@@ -165,9 +158,9 @@ pub fn in_use(slot: &SlotName, pid: Option<i32>) -> Transient {
         .detail("another engine, or one that died and whose connection the source has not given up yet")
 }
 
-async fn not_created(control: &Client, error: source::Error) -> Failure {
+async fn not_created(control: &SourceClient, error: source::Error) -> Failure {
     if error.state() != Some("53400") {
-        return error.into_failure(Side::Source);
+        return error.into();
     }
     let passing =
         "SELECT count(*) FROM pg_replication_slots WHERE temporary AND slot_name LIKE 'walferry\\_%\\_copy'";
@@ -187,14 +180,13 @@ async fn not_created(control: &Client, error: source::Error) -> Failure {
     }
 }
 
-async fn oldest_writers(control: &Client) -> Result<String> {
+async fn oldest_writers(control: &SourceClient) -> Result<String> {
     let sql =
         "SELECT format('server process %s of %s in %s, %s, transaction open since %s', pid, usename, datname,
                              state, xact_start)
                FROM pg_stat_activity WHERE backend_xid IS NOT NULL ORDER BY xact_start LIMIT 3";
     let rows = control.query(sql, &[]).await;
-    let rows = rows
-        .map_err(|error| source::Error::new("the running transactions", error).into_failure(Side::Source))?;
+    let rows = rows.map_err(|error| catalog::Error::new(Side::Source, "the running transactions", error))?;
     let writers: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
     Ok(if writers.is_empty() {
         "a transaction that is not visible to this role".to_owned()

@@ -15,6 +15,7 @@ use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
+use crate::catalog::{self, SourceClient};
 use crate::error::{Definite, Failure, Result, Side, Transient};
 use crate::limits::STATUS_INTERVAL;
 use crate::pg::{PgTimestamp, QualifiedName, Relation, RelationId, SlotName, SourceLsn};
@@ -22,9 +23,8 @@ use crate::proto::{
     DecodeError, Layout, LogicalMessage, Message, OldTuple, ReplicationFrame, StandbyStatusUpdate, Tuple,
     TupleValue,
 };
-use crate::source;
 use crate::source::replication::StreamOptions;
-use crate::wire::{ConnInfo, CopyBothWriter, control};
+use crate::wire::{ConnInfo, CopyBothWriter};
 
 use super::snapshot;
 
@@ -42,7 +42,7 @@ pub async fn tail(
     mut stop: watch::Receiver<bool>,
     mut out: impl FnMut(&str) -> io::Result<()>,
 ) -> Result<()> {
-    let client = control(source, "walferry tail").await.map_err(|error| error.into_failure(Side::Source))?;
+    let client = SourceClient::connect(source, "walferry tail").await?;
     let publications = known(&client, name, publications).await?;
     let slot = SlotName::new(&format!("walferry_tail_{:08x}", rand::random::<u32>()));
     let slot = slot.map_err(|error| Definite::new(error.to_string()))?;
@@ -50,7 +50,7 @@ pub async fn tail(
     let from = snapshot.consistent_point;
     let options = StreamOptions { messages: true, ..StreamOptions::default() };
     let started = snapshot.into_session().start(&slot, from, &publications, options).await;
-    let (mut reader, mut writer) = started.map_err(|error| error.into_failure(Side::Source))?;
+    let (mut reader, mut writer) = started?;
     tracing::info!(%from, publications = publications.join(","), "tailing");
     let mut lines = Lines::new(from);
     let mut tick = tokio::time::interval(STATUS_INTERVAL);
@@ -83,13 +83,12 @@ pub async fn tail(
 }
 
 /// The publications that there are.
-async fn known(client: &tokio_postgres::Client, name: &str, wanted: &[String]) -> Result<Vec<String>> {
+async fn known(client: &SourceClient, name: &str, wanted: &[String]) -> Result<Vec<String>> {
     let of_migration = format!("^walferry_{name}_[0-9a-f]{{8}}(_ins)?$");
     let sql = "SELECT pubname::text FROM pg_publication
                WHERE CASE WHEN cardinality($1::text[]) > 0 THEN pubname = ANY ($1) ELSE pubname ~ $2 END ORDER BY 1";
     let rows = client.query(sql, &[&wanted, &of_migration]).await;
-    let rows =
-        rows.map_err(|error| source::Error::new("the publications", error).into_failure(Side::Source))?;
+    let rows = rows.map_err(|error| catalog::Error::new(Side::Source, "the publications", error))?;
     let found: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
     let hint =
         "name one that there is with --publication, or make one: CREATE PUBLICATION tail FOR TABLE orders";

@@ -34,11 +34,11 @@ mod roles;
 
 use std::collections::HashMap;
 
+use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::PgLsn;
-use tokio_postgres::{Client, Row};
 
-use crate::catalog::{self, Stranger};
+use crate::catalog::{self, Stranger, TargetClient};
 use crate::config::{Method, Selection};
 use crate::error::{Definite, Failure, Result, Side};
 use crate::limits::ROWS_PER_STATEMENT;
@@ -288,13 +288,13 @@ impl RelationState {
 /// Reads and writes one migration's rows.
 #[derive(Debug)]
 pub struct Store<'a> {
-    client: &'a Client,
+    client: &'a TargetClient,
     name: &'a str,
 }
 
 impl<'a> Store<'a> {
     /// Speaks for the migration `name`, through `client`.
-    pub fn new(client: &'a Client, name: &'a str) -> Self {
+    pub fn new(client: &'a TargetClient, name: &'a str) -> Self {
         Self { client, name }
     }
 
@@ -310,7 +310,7 @@ impl<'a> Store<'a> {
     /// Who else's the schema, or anything that is read in it, is.
     pub async fn stranger(&self) -> Result<Option<Stranger>> {
         let found = catalog::stranger_with_our_schema(self.client).await;
-        found.map_err(|error| error.into_failure(Side::Target))
+        found.map_err(Failure::from)
     }
 
     /// # Errors
@@ -612,7 +612,7 @@ impl<'a> Store<'a> {
         Ok(())
     }
 
-    pub(super) fn client(&self) -> &'a Client {
+    pub(super) fn client(&self) -> &'a TargetClient {
         self.client
     }
 
@@ -756,7 +756,7 @@ pub(super) fn failure(error: tokio_postgres::Error) -> Failure {
     if matches!(error.code(), Some(&SqlState::UNDEFINED_TABLE | &SqlState::INVALID_SCHEMA_NAME)) {
         return forgotten(error.as_db_error().map_or("", |error| error.message())).into();
     }
-    crate::source::Error::new("the schema walferry", error).into_failure(Side::Target)
+    catalog::Error::new(Side::Target, "the schema walferry", error).into()
 }
 
 /// What a migration was begun with is not there any more. To begin afresh would leave its slot on the source, and count as

@@ -10,7 +10,7 @@ use rand::RngExt;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
-use walferry::catalog;
+use walferry::catalog::{self, SourceClient};
 use walferry::demo::{PgBinaries, Server, ServerOptions};
 use walferry::pg::{SlotName, SourceLsn, Xid};
 use walferry::proto::{Layout, Message, ReplicationFrame, StandbyStatusUpdate, TupleValue};
@@ -34,7 +34,7 @@ async fn blocks_of(major: u32) {
         let row = client.query_one("SELECT (txid_current() % (1::bigint << 32))::text", &[]).await.unwrap();
         Xid::new(row.get::<_, &str>(0).parse().unwrap())
     };
-    let other = server.client("here").await.unwrap();
+    let other = SourceClient::new(server.client("here").await.unwrap());
     for (end, committed) in [("COMMIT", true), ("ROLLBACK", false)] {
         client.batch_execute("BEGIN; INSERT INTO t VALUES (0, 0)").await.unwrap();
         let xid = xid().await;

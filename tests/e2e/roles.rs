@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use tokio_postgres::Client;
+use walferry::catalog::{SourceClient, TargetClient};
 use walferry::migrate::roles::{RolesOptions, carry_database, carry_objects, carry_roles};
 use walferry::pg::Sql;
 use walferry::wire::{ConnInfo, Environment, control};
@@ -283,11 +283,11 @@ fn options(ignored: Vec<String>, granted: Vec<String>, file: &Path) -> RolesOpti
 }
 
 /// As users of both sides.
-async fn sessions(pair: &Pair) -> (Client, Client) {
-    let connect = async |uri: &str| {
-        control(&ConnInfo::parse(uri, &Environment::default()).unwrap(), "test").await.unwrap()
-    };
-    (connect(&pair.cluster.source_uri(DATABASE)).await, connect(&pair.cluster.target_uri(DATABASE)).await)
+async fn sessions(pair: &Pair) -> (SourceClient, TargetClient) {
+    let info = |uri: &str| ConnInfo::parse(uri, &Environment::default()).unwrap();
+    let source = SourceClient::connect(&info(&pair.cluster.source_uri(DATABASE)), "test").await.unwrap();
+    let target = TargetClient::connect(&info(&pair.cluster.target_uri(DATABASE)), "test").await.unwrap();
+    (source, target)
 }
 
 /// Two databases of a cluster are moved side by side: each role is made once, with the password that is written.

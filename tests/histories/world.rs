@@ -8,11 +8,12 @@ use bytes::Bytes;
 use tokio_postgres::{Client, Statement};
 use walferry::apply::{Applier, ApplyOptions, Tables, TargetSession};
 use walferry::assemble::{Assembler, Change, Segment};
+use walferry::catalog::{SourceClient, TargetClient};
 use walferry::demo::{PgBinaries, Server, ServerOptions};
 use walferry::pg::{EndLsn, QualifiedName, RelationId, Resume, SlotName, SourceLsn, SystemId};
 use walferry::plan::{Batch, Form, Reason};
 use walferry::store::{MigrationRow, Origin, RelationRow, RelationState, Store};
-use walferry::wire::{ConnInfo, Environment, control};
+use walferry::wire::{ConnInfo, Environment};
 
 use crate::cut::Cut;
 use crate::generate::{History, Step, Transaction};
@@ -57,7 +58,7 @@ struct Target {
     /// Gives [`Rows`].
     rows: Statement,
     /// The sessions that ask the catalogs of source and target.
-    asked: (Arc<Client>, Arc<Client>),
+    asked: (Arc<SourceClient>, Arc<TargetClient>),
     /// Between histories; none after a failure.
     session: Option<TargetSession>,
 }
@@ -216,10 +217,10 @@ impl Target {
     async fn start(server: &Server, source: &Client, way: Way) -> Self {
         let client = client(server, way.database()).await;
         create(&client, |table| table.target.unwrap_or(table.sql)).await;
-        begin(source, &client).await;
         let info = conninfo(server, way.database());
-        let asked_source = control(&conninfo(server, "source"), "histories").await.unwrap();
-        let asked_target = control(&info, "histories").await.unwrap();
+        let asked_source = SourceClient::connect(&conninfo(server, "source"), "histories").await.unwrap();
+        let asked_target = TargetClient::connect(&info, "histories").await.unwrap();
+        begin(source, &asked_target).await;
         let asked = (Arc::new(asked_source), Arc::new(asked_target));
         let rows = client.prepare(&rows_query(source).await).await.unwrap();
         Self { way, info, client, rows, asked, session: None }
@@ -317,7 +318,7 @@ async fn create(client: &Client, sql: impl Fn(&Table) -> &'static str) -> Vec<&'
 }
 
 /// What a migration has on its target when all is copied, which was nothing.
-async fn begin(source: &Client, target: &Client) {
+async fn begin(source: &Client, target: &TargetClient) {
     let store = Store::new(target, MIGRATION);
     store.create().await.unwrap();
     let row = MigrationRow {

@@ -24,11 +24,10 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::{Notify, OnceCell};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use tokio_postgres::Client;
 use tracing::Instrument;
 
 use crate::apply::Writer;
-use crate::catalog::{self, Table, TableColumn};
+use crate::catalog::{self, SourceClient, Table, TableColumn, TargetClient};
 use crate::error::{Definite, Failure, Result, Side};
 use crate::limits::{COPY_PIECE_BYTES_MIN, COPY_WAKE_BYTES, TABLES_PER_TRANSACTION};
 use crate::pg::{QualifiedName, RelationId, SourceLsn, Sql};
@@ -52,9 +51,9 @@ pub struct Copy {
     /// Who writes the rows there.
     pub writer: Writer,
     /// A session on the source that sees what is there now, in no transaction.
-    pub looking: Arc<Client>,
+    pub looking: Arc<SourceClient>,
     /// A session on the target, for the state of each table, and to wake the WAL writer; in no transaction.
-    pub control: Arc<Client>,
+    pub control: Arc<TargetClient>,
     /// The migration's name.
     pub migration: String,
     /// The run's number: see [`Store::begin_attempt`].
@@ -188,8 +187,7 @@ impl Copy {
 
     /// How each table goes over. One that is copied late may hold rows already, which are not ours to remove.
     async fn manners(&self, tables: &[Table]) -> Result<Vec<Manner>> {
-        let found = catalog::target_tables(&self.control).await;
-        let found = found.map_err(|error| error.into_failure(Side::Target))?;
+        let found = catalog::target_tables(&self.control).await?;
         let found: HashMap<_, _> = found.into_iter().map(|table| (table.name.clone(), table)).collect();
         let manner = |table: &Table| {
             let there = found.get(&table.name);
@@ -239,8 +237,7 @@ impl Copy {
     /// Whether the table that was read is the one that the snapshot has: of that file, under that name, with those columns.
     /// Others may have been added.
     async fn is_as_at_the_snapshot(&self, table: &Table) -> Result<bool> {
-        let now = catalog::table_now(&self.looking, table.oid).await;
-        let Some(now) = now.map_err(|error| error.into_failure(Side::Source))? else { return Ok(false) };
+        let Some(now) = catalog::table_now(&self.looking, table.oid).await? else { return Ok(false) };
         let there = |column: &TableColumn| {
             let now = now.columns.iter().find(|now| now.0 == column.number);
             now.is_some_and(|(_, name, of, modifier)| {

@@ -5,11 +5,9 @@
 //! transaction that copies: nobody sees the table without them. A table's may be those of the tables that it inherits from,
 //! and of the domains of its columns.
 
-use tokio_postgres::Client;
-
+use crate::catalog::{self, TargetClient};
 use crate::error::{Result, Side};
 use crate::pg::{QualifiedName, Sql};
-use crate::source;
 use crate::store::apply_role::HOLD_CONSTRAINTS;
 use crate::wire::{self, Session};
 
@@ -55,7 +53,7 @@ const LOCK: &str = "LOCK TABLE walferry.replica_identity IN SHARE UPDATE EXCLUSI
 ///
 /// # Errors
 /// When the target does not answer.
-pub async fn any(target: &Client, table: &QualifiedName) -> Result<bool> {
+pub async fn any(target: &TargetClient, table: &QualifiedName) -> Result<bool> {
     Ok(!constraints(target, table).await?.is_empty())
 }
 
@@ -66,7 +64,7 @@ pub async fn any(target: &Client, table: &QualifiedName) -> Result<bool> {
 /// When the target does not answer, or refuses.
 pub async fn take_away(
     session: &mut Session,
-    target: &Client,
+    target: &TargetClient,
     table: &QualifiedName,
     by_role: bool,
 ) -> Result<Sql> {
@@ -87,11 +85,10 @@ pub async fn take_away(
     Ok(up)
 }
 
-async fn constraints(target: &Client, table: &QualifiedName) -> Result<Vec<Constraint>> {
+async fn constraints(target: &TargetClient, table: &QualifiedName) -> Result<Vec<Constraint>> {
     let rows = target.query(CONSTRAINTS, &[&table.schema, &table.name]).await;
-    let rows = rows.map_err(|error| {
-        source::Error::new("the constraints that are not valid", error).into_failure(Side::Target)
-    })?;
+    let rows =
+        rows.map_err(|error| catalog::Error::new(Side::Target, "the constraints that are not valid", error))?;
     let constraint = |row: &tokio_postgres::Row| Constraint {
         of_domain: row.get(0),
         owner: QualifiedName::new(row.get::<_, String>(1), row.get::<_, String>(2)),

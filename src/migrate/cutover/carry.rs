@@ -1,17 +1,15 @@
 //! What replication does not carry, brought up to date while nobody writes.
 
 use tokio::time::Instant;
-use tokio_postgres::Client;
 
-use crate::catalog::{SequenceValues, Table};
+use crate::catalog::{self, SequenceValues, SourceClient, Table, TargetClient};
 use crate::config::Keyless;
 use crate::error::{Definite, Failure, Result, Side};
 use crate::migrate::attempt::Attempt;
 use crate::migrate::filter::moved;
 use crate::migrate::uncarried::Again;
-use crate::migrate::{publications, sequences, source_failed};
+use crate::migrate::{publications, sequences};
 use crate::pg::Sql;
-use crate::{catalog, source};
 
 use super::sessions::first_names;
 
@@ -30,7 +28,7 @@ impl Attempt<'_> {
     ///
     /// # Errors
     /// Which of the two, and for which tables.
-    pub(super) async fn refuse_without_slot(&self, source: &Client) -> Result<()> {
+    pub(super) async fn refuse_without_slot(&self, source: &SourceClient) -> Result<()> {
         let [_, inserts_only] = &self.row.publications[..] else { return Ok(()) };
         if self.migration.contents.keyless == Keyless::Ignore {
             return Ok(());
@@ -39,7 +37,7 @@ impl Attempt<'_> {
         if again.is_empty() {
             return Ok(());
         }
-        let room = catalog::replication_room(source).await.map_err(source_failed)?;
+        let room = catalog::replication_room(source).await?;
         let (missing, setting) = match (room.slots, room.wal_senders) {
             (0, _) => ("replication slot", "max_replication_slots"),
             (_, 0) => ("walsender", "max_wal_senders"),
@@ -60,7 +58,7 @@ impl Attempt<'_> {
     /// When either side refuses, or does not answer in time.
     pub(super) async fn carry_rest(
         &self,
-        source: &Client,
+        source: &SourceClient,
         again: Again,
         deadline: Instant,
     ) -> Result<Carried> {
@@ -116,19 +114,19 @@ fn is_ignored(table: &Table) -> bool {
 
 /// Those of the tables that the target does not have.
 pub(super) async fn missing_tables(
-    target: &Client,
+    target: &TargetClient,
     tables: impl Iterator<Item = &Table>,
 ) -> Result<Vec<String>> {
     missing(target, tables.map(|table| Sql::default().name(&table.name).to_string()).collect()).await
 }
 
-async fn missing_sequences(target: &Client, sequences: &SequenceValues) -> Result<Vec<String>> {
+async fn missing_sequences(target: &TargetClient, sequences: &SequenceValues) -> Result<Vec<String>> {
     let names = sequences.values.iter().map(|value| Sql::default().name(&value.name).to_string());
     missing(target, names.collect()).await
 }
 
 /// Those of the quoted names that the target does not have.
-async fn missing(target: &Client, names: Vec<String>) -> Result<Vec<String>> {
+async fn missing(target: &TargetClient, names: Vec<String>) -> Result<Vec<String>> {
     let sql = "SELECT name FROM unnest($1::text[]) name WHERE to_regclass(name) IS NULL";
     let rows = target.query(sql, &[&names]).await;
     let rows = rows.map_err(|error| at_target("what it has", error))?;
@@ -136,5 +134,5 @@ async fn missing(target: &Client, names: Vec<String>) -> Result<Vec<String>> {
 }
 
 fn at_target(question: &'static str, error: tokio_postgres::Error) -> Failure {
-    source::Error::new(question, error).into_failure(Side::Target)
+    catalog::Error::new(Side::Target, question, error).into()
 }

@@ -13,18 +13,15 @@ use std::process::{ExitStatus, Stdio};
 
 use tokio::process::Command;
 use tokio::time::{Instant, sleep, timeout};
-use tokio_postgres::Client;
 
-use crate::catalog::OtherSession;
+use crate::catalog::{self, OtherSession, SourceClient};
 use crate::config::{FenceCommands, FenceKind};
 use crate::error::{Definite, Failure, Result, Side, Transient};
 use crate::limits::{
     ENGINE_LOCK_POLL, FENCE_LOCK_TIMEOUT, FENCE_SESSIONS_WAIT, REQUEST_POLL, UNFENCE_TIMEOUT,
 };
-use crate::migrate::source_failed;
 use crate::pg::Sql;
-use crate::wire::{ConnInfo, control};
-use crate::{catalog, source};
+use crate::wire::ConnInfo;
 
 use super::Fence;
 use super::held::HOLDING;
@@ -40,16 +37,15 @@ const RAISING: &str = "walferry fence";
 ///
 /// # Errors
 /// When the source cannot be reached.
-pub(super) async fn connect(source: &ConnInfo) -> Result<Client> {
+pub(super) async fn connect(source: &ConnInfo) -> Result<SourceClient> {
     connect_as(source, RAISING).await
 }
 
-pub(super) async fn connect_as(source: &ConnInfo, name: &str) -> Result<Client> {
-    let client = control(source, name).await.map_err(|error| error.into_failure(Side::Source))?;
+pub(super) async fn connect_as(source: &ConnInfo, name: &str) -> Result<SourceClient> {
+    let client = SourceClient::connect(source, name).await?;
     let patience = i64::try_from(FENCE_LOCK_TIMEOUT.as_millis()).unwrap_or(i64::MAX);
     let bound = Sql::new("SET lock_timeout = ").number(patience);
-    let set = client.batch_execute(bound.as_str()).await;
-    set.map_err(|cause| source_failed(source::Error::new("a bound on locks", cause)))?;
+    client.run("a bound on locks", &bound).await?;
     Ok(client)
 }
 
@@ -59,7 +55,7 @@ pub(super) async fn connect_as(source: &ConnInfo, name: &str) -> Result<Client> 
 /// # Errors
 /// What stands in the way, and what to do.
 pub(super) async fn refuse(
-    client: &Client,
+    client: &SourceClient,
     kind: FenceKind,
     commands: Option<&FenceCommands>,
     several: bool,
@@ -85,8 +81,8 @@ fn names_database(commands: &FenceCommands) -> bool {
     [&commands.up, &commands.down].iter().all(|command| command.contains(DATABASE_VARIABLE))
 }
 
-async fn refuse_read_only(client: &Client) -> Result<()> {
-    let default = catalog::read_only_default(client).await.map_err(source_failed)?;
+async fn refuse_read_only(client: &SourceClient) -> Result<()> {
+    let default = catalog::read_only_default(client).await?;
     if !default.mine {
         return Err(Definite::new("the source cannot be fenced by this role")
             .detail("ALTER DATABASE … SET needs the privileges of the database's owner")
@@ -125,8 +121,8 @@ async fn refuse_read_only(client: &Client) -> Result<()> {
 }
 
 /// Refuses subscriptions, which write to a database that is read only, too.
-async fn refuse_subscriptions(client: &Client) -> Result<()> {
-    let enabled = catalog::enabled_subscriptions(client).await.map_err(source_failed)?;
+async fn refuse_subscriptions(client: &SourceClient) -> Result<()> {
+    let enabled = catalog::enabled_subscriptions(client).await?;
     if enabled.is_empty() {
         return Ok(());
     }
@@ -140,12 +136,12 @@ async fn refuse_subscriptions(client: &Client) -> Result<()> {
 }
 
 /// Gives up sessions that are there too long, else waits a little.
-async fn refuse_late(client: &Client, since: Instant, left: &[OtherSession]) -> Result<()> {
+async fn refuse_late(client: &SourceClient, since: Instant, left: &[OtherSession]) -> Result<()> {
     if since.elapsed() < FENCE_SESSIONS_WAIT {
         sleep(REQUEST_POLL).await;
         return Ok(());
     }
-    let me = catalog::current_user(client).await.map_err(source_failed)?;
+    let me = catalog::current_user(client).await?;
     Err(sessions::not_ended(left, &me).into())
 }
 
@@ -161,15 +157,15 @@ pub(super) struct Before {
 }
 
 impl Before {
-    async fn now(client: &Client) -> Result<Self> {
-        let until = catalog::moment(client).await.map_err(source_failed)?;
-        let there = catalog::other_sessions(client, None, &until).await.map_err(source_failed)?;
+    async fn now(client: &SourceClient) -> Result<Self> {
+        let until = catalog::moment(client).await?;
+        let there = catalog::other_sessions(client, None, &until).await?;
         Ok(Self { until, processes: sessions::pids(&there).into_iter().collect() })
     }
 
     /// Those of them that are still there.
-    async fn left(&self, client: &Client) -> Result<Vec<OtherSession>> {
-        let mut there = catalog::other_sessions(client, None, &self.until).await.map_err(source_failed)?;
+    async fn left(&self, client: &SourceClient) -> Result<Vec<OtherSession>> {
+        let mut there = catalog::other_sessions(client, None, &self.until).await?;
         there.retain(|session| self.processes.contains(&session.pid));
         Ok(there)
     }
@@ -180,7 +176,7 @@ impl Before {
 /// # Errors
 /// When it does not stand; it may stand in part, and has to be taken down.
 pub(super) async fn raise(
-    client: &Client,
+    client: &SourceClient,
     dbname: &str,
     kind: FenceKind,
     commands: Option<&FenceCommands>,
@@ -189,7 +185,7 @@ pub(super) async fn raise(
         (FenceKind::None | FenceKind::Command, None) | (FenceKind::None, Some(_)) => {}
         (FenceKind::Command, Some(commands)) => run("--fence-command", &commands.up, dbname).await?,
         (FenceKind::ReadOnly, _) => {
-            catalog::set_read_only_default(client, dbname, Some("on")).await.map_err(source_failed)?;
+            catalog::set_read_only_default(client, dbname, Some("on")).await?;
             wait_begun(client).await?;
             let before = Before::now(client).await?;
             end_all(client, &before).await?;
@@ -201,11 +197,11 @@ pub(super) async fn raise(
 
 /// Waits for sessions that were about to begin when the setting changed: they may have read the one before, and are not
 /// to be seen until they have begun. Those that come later have the new one.
-async fn wait_begun(client: &Client) -> Result<()> {
-    let first = catalog::beginning_sessions(client).await.map_err(source_failed)?;
+async fn wait_begun(client: &SourceClient) -> Result<()> {
+    let first = catalog::beginning_sessions(client).await?;
     let began = Instant::now();
     loop {
-        let now = catalog::beginning_sessions(client).await.map_err(source_failed)?;
+        let now = catalog::beginning_sessions(client).await?;
         let left: Vec<String> =
             first.iter().filter(|pid| now.contains(pid)).map(|pid| format!("server process {pid}")).collect();
         if left.is_empty() {
@@ -222,7 +218,7 @@ async fn wait_begun(client: &Client) -> Result<()> {
 }
 
 /// Ends all sessions that began before, and waits until they are gone.
-async fn end_all(client: &Client, before: &Before) -> Result<()> {
+async fn end_all(client: &SourceClient, before: &Before) -> Result<()> {
     let began = Instant::now();
     loop {
         let there = before.left(client).await?;
@@ -231,7 +227,7 @@ async fn end_all(client: &Client, before: &Before) -> Result<()> {
         if left.is_empty() {
             return Ok(());
         }
-        catalog::end_sessions(client, &sessions::pids(&mine)).await.map_err(source_failed)?;
+        catalog::end_sessions(client, &sessions::pids(&mine)).await?;
         refuse_late(client, began, &left).await?;
     }
 }
@@ -242,14 +238,14 @@ async fn end_all(client: &Client, before: &Before) -> Result<()> {
 /// # Errors
 /// Who or what.
 pub(super) async fn refuse_fallen(
-    client: &Client,
+    client: &SourceClient,
     fence: &Fence,
     before: &Before,
 ) -> Result<Vec<OtherSession>> {
     if fence.kind != FenceKind::ReadOnly {
         return Ok(Vec::new());
     }
-    if !catalog::read_only_default(client).await.map_err(source_failed)?.on {
+    if !catalog::read_only_default(client).await?.on {
         return Err(Definite::new("somebody took the fence down")
             .detail("default_transaction_read_only of the source's database is not on any more")
             .hint("run `walferry cutover` again when nobody needs to write there")
@@ -340,9 +336,7 @@ async fn lower_once(
             end_own_sessions(&client, RAISING).await?;
             end_own_sessions(&client, HOLDING).await?;
             let previous = fence.previous.as_deref();
-            catalog::set_read_only_default(&client, source.dbname(), previous)
-                .await
-                .map_err(source_failed)?;
+            catalog::set_read_only_default(&client, source.dbname(), previous).await?;
             // One that takes longer is read only until its client connects again.
             if let Err(failure) = wait_begun(&client).await {
                 tracing::debug!(%failure, "the fence is down");
@@ -352,19 +346,19 @@ async fn lower_once(
     }
 }
 
-async fn end_own_sessions(client: &Client, name: &str) -> Result<()> {
-    while catalog::end_own_sessions(client, name).await.map_err(source_failed)? > 0 {
+async fn end_own_sessions(client: &SourceClient, name: &str) -> Result<()> {
+    while catalog::end_own_sessions(client, name).await? > 0 {
         sleep(REQUEST_POLL).await;
     }
     Ok(())
 }
 
 /// Ends sessions that began while the source was fenced, so that their clients connect again; names those that stay.
-async fn end_read_only_sessions(client: &Client, fence: &Fence) -> Result<Vec<String>> {
-    let moment = catalog::moment(client).await.map_err(source_failed)?;
-    let there = catalog::other_sessions(client, Some(&fence.since), &moment).await.map_err(source_failed)?;
+async fn end_read_only_sessions(client: &SourceClient, fence: &Fence) -> Result<Vec<String>> {
+    let moment = catalog::moment(client).await?;
+    let there = catalog::other_sessions(client, Some(&fence.since), &moment).await?;
     let mine = sessions::pids(&sessions::with(Fate::Ended, &there));
-    catalog::end_sessions(client, &mine).await.map_err(source_failed)?;
+    catalog::end_sessions(client, &mine).await?;
     let left = [Fate::Stays, Fate::InTheWay].map(|fate| sessions::with(fate, &there)).concat();
     let warning = || {
         format!(

@@ -14,15 +14,13 @@
 use std::collections::HashSet;
 
 use tokio::time::timeout;
-use tokio_postgres::Client;
 
+use crate::catalog::{self, SourceClient};
 use crate::error::{Failure, Result};
 use crate::limits::FENCE_LOCK_TIMEOUT;
-use crate::migrate::source_failed;
 use crate::migrate::uncarried::Again;
 use crate::pg::{Oid, QualifiedName, Sql};
 use crate::wire::ConnInfo;
-use crate::{catalog, source};
 
 use super::fence::connect_as;
 use super::sessions::{first_names, named};
@@ -34,7 +32,7 @@ pub(super) const HOLDING: &str = "walferry hold";
 /// The locks, held until this is dropped.
 #[derive(Debug)]
 pub(super) struct Held {
-    client: Client,
+    client: SourceClient,
     /// Of the tables that are locked those of which something is in the stream.
     streamed: HashSet<QualifiedName>,
     /// Those that this role may not lock.
@@ -86,7 +84,7 @@ impl Held {
     /// # Errors
     /// Who it is, or which table.
     pub(super) async fn refuse_written(&self) -> Result<()> {
-        let waiting = catalog::waiting_for_me(&self.client).await.map_err(source_failed)?;
+        let waiting = catalog::waiting_for_me(&self.client).await?;
         if !waiting.is_empty() {
             let who = first_names(&named(&waiting));
             return Err(written(&format!(
@@ -94,7 +92,7 @@ impl Held {
             )));
         }
         for Open { oid, name, rows: before } in &self.open {
-            let writing = catalog::writing_to(&self.client, *oid).await.map_err(source_failed)?;
+            let writing = catalog::writing_to(&self.client, *oid).await?;
             if !writing.is_empty() {
                 let who = first_names(&named(&writing));
                 return Err(written(&format!("sessions that write to table {name}: {who}")));
@@ -117,7 +115,7 @@ impl Held {
 /// The rows of a table, summed up, with the transaction that wrote each: one that is written again as it was is another.
 ///
 /// Not by a cast: its owner may have made one from the row's type to text, which would run here in our name.
-async fn rows(client: &Client, table: &QualifiedName) -> Result<String> {
+async fn rows(client: &SourceClient, table: &QualifiedName) -> Result<String> {
     let sql = Sql::new(
         "SELECT count(*) || ' ' || coalesce(sum(('x' || substr(md5(r.xmin::text || ' ' || format('%s', r.*)), 1, 16))::bit(64)::bigint), 0) \
          FROM ONLY ",
@@ -129,5 +127,6 @@ async fn rows(client: &Client, table: &QualifiedName) -> Result<String> {
 }
 
 fn failed(error: tokio_postgres::Error) -> Failure {
-    source_failed(source::Error::new("locks on tables that are copied at cutover", error))
+    catalog::Error::new(crate::error::Side::Source, "locks on tables that are copied at cutover", error)
+        .into()
 }

@@ -34,9 +34,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, sleep_until};
-use tokio_postgres::Client;
 
-use crate::catalog::{self, SequenceValues, Table, TableKind};
+use crate::catalog::{self, SequenceValues, SourceClient, Table, TableKind, TargetClient};
 use crate::config::FenceKind;
 use crate::error::{Definite, Failure, Result, Side, Transient};
 use crate::limits::{REQUEST_POLL, UNFENCED_WATCH};
@@ -48,7 +47,7 @@ use crate::store::{RelationRow, RelationState, Store};
 use super::attempt::Attempt;
 use super::pairing::Recorded;
 use super::uncarried::Again;
-use super::{Phase, fenced, source_failed};
+use super::{Phase, fenced};
 
 pub use ask::cutover;
 pub(super) use fence::lower;
@@ -82,7 +81,7 @@ pub(super) struct Cutover {
     /// What is kept from being written to.
     held: Option<Held>,
     /// Shows on the target that the engine is at it, whatever becomes of its other connections.
-    seen: Option<Client>,
+    seen: Option<TargetClient>,
     /// What comes last.
     acting: Again,
     /// What it waits for, for whoever wants to know why it took too long.
@@ -196,7 +195,7 @@ impl Attempt<'_> {
         Ok(None)
     }
 
-    async fn be_seen(&self) -> Result<Option<Client>> {
+    async fn be_seen(&self) -> Result<Option<TargetClient>> {
         let client = self.migration.sides.target_client().await?;
         Store::new(&client, &self.migration.sides.name).be_seen().await?;
         Ok(Some(client))
@@ -279,8 +278,8 @@ impl Attempt<'_> {
     }
 
     /// Refuses what would not end well, before anything is changed. Gives the fence, with all that it takes to lower it.
-    async fn check(&mut self, client: &Client) -> Result<Fence> {
-        let wal = catalog::current_wal(client).await.map_err(source_failed)?;
+    async fn check(&mut self, client: &SourceClient) -> Result<Fence> {
+        let wal = catalog::current_wal(client).await?;
         let lag = wal.bytes_since(self.progress.now().applied().unwrap_or(SourceLsn::ZERO));
         let bound = self.under_way().wanted.lag_bytes_max;
         if lag > bound {
@@ -295,7 +294,7 @@ impl Attempt<'_> {
         self.refuse_uncopied().await?;
         self.refuse_prepared(client).await?;
         self.refuse_without_slot(client).await?;
-        let readable = catalog::sequence_values(client).await.map_err(source_failed)?;
+        let readable = catalog::sequence_values(client).await?;
         if !readable.unreadable.is_empty() {
             let names: Vec<String> = readable.unreadable.iter().map(ToString::to_string).collect();
             return Err(Definite::new("sequences of the source cannot be read")
@@ -314,19 +313,19 @@ impl Attempt<'_> {
         let several = self.migration.status.snapshot().databases.len() > 1;
         fence::refuse(client, kind, self.migration.fence_commands.as_ref(), several).await?;
         self.refuse_drift(client).await?;
-        let previous = catalog::read_only_default(client).await.map_err(source_failed)?;
+        let previous = catalog::read_only_default(client).await?;
         if previous.on
             && let Some(before) = fenced::unrecorded(client, &self.row.dbname).await?
         {
             let warning = format!("it was so before the fence: {}; {}", before.cause, before.hint);
             self.under_way().status.warnings.push(warning);
         }
-        let since = catalog::moment(client).await.map_err(source_failed)?;
+        let since = catalog::moment(client).await?;
         Ok(Fence { kind, previous: previous.setting, since })
     }
 
     /// Refuses what was made, changed or dropped on the source beside its tables, unless that is accepted.
-    async fn refuse_drift(&mut self, client: &Client) -> Result<()> {
+    async fn refuse_drift(&mut self, client: &SourceClient) -> Result<()> {
         let accepted = self.under_way().wanted.accept_drift;
         self.under_way().waits_for = "the source's schema to be compared".to_owned();
         let (version, warnings) = self.refuse_schema_drift(client, accepted).await?;
@@ -376,8 +375,8 @@ impl Attempt<'_> {
     }
 
     /// A prepared transaction can be committed by a session that is read only, too.
-    async fn refuse_prepared(&self, client: &Client) -> Result<()> {
-        let prepared = catalog::prepared_transactions(client).await.map_err(source_failed)?;
+    async fn refuse_prepared(&self, client: &SourceClient) -> Result<()> {
+        let prepared = catalog::prepared_transactions(client).await?;
         let here = prepared.into_iter().filter(|transaction| transaction.database == self.row.dbname);
         let ids: Vec<String> = here.map(|transaction| transaction.id).collect();
         if ids.is_empty() {
@@ -398,7 +397,7 @@ impl Attempt<'_> {
         Ok(Event::Recorded)
     }
 
-    async fn raise(&mut self, client: &Client, fence: &Fence) -> Result<Event> {
+    async fn raise(&mut self, client: &SourceClient, fence: &Fence) -> Result<Event> {
         let cutover = self.under_way();
         cutover.fenced_at = (fence.kind != FenceKind::None).then(Instant::now);
         cutover.waits_for = "the fence".to_owned();
@@ -417,8 +416,8 @@ impl Attempt<'_> {
     }
 
     /// Who has written in a transaction that is still open. That there is one is shown to every user.
-    async fn writers(&self, client: &Client) -> Result<Vec<String>> {
-        let writing = catalog::writing_transactions(client).await.map_err(source_failed)?;
+    async fn writers(&self, client: &SourceClient) -> Result<Vec<String>> {
+        let writing = catalog::writing_transactions(client).await?;
         let here = writing.into_iter().filter(|writer| writer.database.as_ref() == Some(&self.row.dbname));
         // Autovacuum has no user.
         let named =
@@ -426,8 +425,8 @@ impl Attempt<'_> {
         Ok(named.collect())
     }
 
-    async fn drain(&mut self, client: &Client) -> Result<Event> {
-        let mark = catalog::mark_wal(client).await.map_err(source_failed)?;
+    async fn drain(&mut self, client: &SourceClient) -> Result<Event> {
+        let mark = catalog::mark_wal(client).await?;
         self.under_way().status.source_lsn = Some(mark.to_string());
         self.wait_applied(mark).await;
         self.refuse_new_partitions().await?;
@@ -442,14 +441,14 @@ impl Attempt<'_> {
         Ok(Event::Drained(mark))
     }
 
-    async fn carry(&mut self, client: &Client) -> Result<Event> {
+    async fn carry(&mut self, client: &SourceClient) -> Result<Event> {
         let mut again = self.copied_again().await?;
         self.under_way().waits_for = "locks on tables that are copied at cutover".to_owned();
         let held = Held::lock(&self.migration.sides.source, &again).await?;
         self.under_way().held = Some(held);
         self.under_way().acting = again.take_acting();
         // Then the stream has all of them that somebody wrote before.
-        let mark = catalog::mark_wal(client).await.map_err(source_failed)?;
+        let mark = catalog::mark_wal(client).await?;
         self.wait_applied(mark).await;
         self.refuse_written()?;
         self.under_way().waits_for = "what replication does not carry".to_owned();
@@ -459,7 +458,12 @@ impl Attempt<'_> {
         Ok(Event::Carried(carried.sequences))
     }
 
-    async fn prove(&mut self, client: &Client, fence: &Fence, carried: &SequenceValues) -> Result<Event> {
+    async fn prove(
+        &mut self,
+        client: &SourceClient,
+        fence: &Fence,
+        carried: &SequenceValues,
+    ) -> Result<Event> {
         if fence.kind != FenceKind::None {
             let cutover = self.under_way();
             if !fence::refuse_fallen(client, fence, &cutover.before).await?.is_empty() {
@@ -475,7 +479,7 @@ impl Attempt<'_> {
         if !writers.is_empty() {
             return Err(written(&format!("open transactions that have written: {}", first_names(&writers))));
         }
-        let mark = catalog::mark_wal(client).await.map_err(source_failed)?;
+        let mark = catalog::mark_wal(client).await?;
         self.wait_applied(mark).await;
         self.refuse_written()?;
         self.refuse_held().await?;
@@ -483,7 +487,7 @@ impl Attempt<'_> {
         if self.large_objects_differ().await? {
             return Err(written("large objects are others than those that were carried"));
         }
-        let now = catalog::sequence_values(client).await.map_err(source_failed)?;
+        let now = catalog::sequence_values(client).await?;
         let moved = now.values.iter().find(|value| !carried.values.contains(value));
         match moved {
             Some(value) => Err(written(&format!("sequence {} moved", value.name))),

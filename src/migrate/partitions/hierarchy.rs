@@ -2,11 +2,9 @@
 
 use std::collections::{HashMap, HashSet};
 
-use tokio_postgres::Client;
-
-use crate::error::{Result, Side};
+use crate::catalog::SideClient;
+use crate::error::Result;
 use crate::pg::QualifiedName;
-use crate::source;
 
 /// A partition, whatever its kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,14 +24,14 @@ impl Hierarchy {
     ///
     /// # Errors
     /// When the server does not answer.
-    pub(super) async fn read(client: &Client, side: Side) -> Result<Self> {
+    pub(super) async fn read(client: &SideClient) -> Result<Self> {
         let sql = "SELECT n.nspname::text, c.relname::text, pn.nspname::text, p.relname::text,
                        pg_get_expr(c.relpartbound, c.oid)
                    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_inherits i ON i.inhrelid = c.oid
                    JOIN pg_class p ON p.oid = i.inhparent JOIN pg_namespace pn ON pn.oid = p.relnamespace
                    WHERE c.relispartition";
         let rows = client.query(sql, &[]).await;
-        let rows = rows.map_err(|error| source::Error::new("the partitions", error).into_failure(side))?;
+        let rows = rows.map_err(client.failed("the partitions"))?;
         let name = |row: &tokio_postgres::Row, at: usize| {
             QualifiedName::new(row.get::<_, String>(at), row.get::<_, String>(at + 1))
         };

@@ -6,14 +6,11 @@
 
 use std::collections::HashSet;
 
-use tokio_postgres::Client;
-
-use crate::catalog::Table;
-use crate::error::{Failure, Result, Side};
+use crate::catalog::{SideClient, Table, TargetClient};
+use crate::error::{Failure, Result};
 use crate::limits::PARTITION_LOCK_TIMEOUT;
 use crate::migrate::attempt::Attempt;
 use crate::pg::{QualifiedName, Sql};
-use crate::source;
 
 use super::hierarchy::Hierarchy;
 
@@ -58,18 +55,18 @@ impl From<Failure> for Refused {
 impl Attempt<'_> {
     /// Makes those of the `partitions` that the target lacks; gives those that it has then.
     pub(super) async fn make_partitions(&mut self, partitions: Vec<Table>) -> Result<Vec<Table>> {
-        let of_source = Hierarchy::read(&self.source, Side::Source).await?;
+        let of_source = Hierarchy::read(&self.source).await?;
         let mut taken = Vec::new();
         for table in partitions {
             let oid = table.oid.get();
             let path = of_source.upwards(&table.name);
-            let there = existing(&self.target, Side::Target, &path).await?;
+            let there = existing(&self.target, &path).await?;
             if path.len() < 2 || path.last().is_none_or(|root| !there.contains(root)) {
                 self.unfollowed.others.insert(oid);
                 tracing::warn!(table = %table.name, "made on the source after the copy began: it is not carried");
                 continue;
             }
-            let of_target = Hierarchy::read(&self.target, Side::Target).await?;
+            let of_target = Hierarchy::read(&self.target).await?;
             let wanted = PartitionWork::of(&path, &there, &of_target);
             match self.make_partition(&wanted, &of_source, &of_target).await {
                 Ok(()) => taken.push(table),
@@ -136,7 +133,7 @@ impl Attempt<'_> {
     /// Gives what was made to the owner of the table above, as it is on the target.
     async fn give_owner(
         &self,
-        target: &Client,
+        target: &TargetClient,
         made: &[QualifiedName],
         of_source: &Hierarchy,
     ) -> Result<(), Refused> {
@@ -176,16 +173,11 @@ fn room(wanted: &PartitionWork, of_source: &Hierarchy, of_target: &Hierarchy) ->
 }
 
 /// Those of the names that a side has.
-pub(super) async fn existing(
-    client: &Client,
-    side: Side,
-    names: &[QualifiedName],
-) -> Result<HashSet<QualifiedName>> {
+pub(super) async fn existing(client: &SideClient, names: &[QualifiedName]) -> Result<HashSet<QualifiedName>> {
     let quoted: Vec<String> = names.iter().map(|name| Sql::default().name(name).to_string()).collect();
     let sql = "SELECT to_regclass(name) IS NOT NULL FROM unnest($1::text[]) WITH ORDINALITY n (name, at) ORDER BY at";
     let rows = client.query(sql, &[&quoted]).await;
-    let rows =
-        rows.map_err(|error| source::Error::new("the tables that are there", error).into_failure(side))?;
+    let rows = rows.map_err(client.failed("the tables that are there"))?;
     let there = names.iter().zip(&rows).filter(|(_, row)| row.get::<_, bool>(0));
     Ok(there.map(|(name, _)| name.clone()).collect())
 }

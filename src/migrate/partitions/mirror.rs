@@ -10,15 +10,14 @@ use std::collections::HashSet;
 
 use tokio::time::timeout;
 
+use crate::catalog;
 use crate::config::Ddl;
 use crate::error::{Definite, Result, Side};
 use crate::limits::{PARTITION_DROP_WAIT, PARTITION_LOCK_TIMEOUT};
 use crate::migrate::attempt::Attempt;
-use crate::migrate::source_failed;
 use crate::pg::{QualifiedName, Sql};
 use crate::store::AsCopied;
 use crate::store::RelationRow;
-use crate::{catalog, source};
 
 use super::hierarchy::Hierarchy;
 use super::make::{PartitionWork, Refused, detach, existing};
@@ -38,7 +37,7 @@ impl Attempt<'_> {
     pub(in crate::migrate) async fn mirror_partitions(&self) -> Result<Vec<String>> {
         let Hierarchies { rows, of_source, of_target } = self.hierarchies().await?;
         let names: Vec<QualifiedName> = rows.iter().map(|row| row.name.clone()).collect();
-        let on_target: HashSet<QualifiedName> = existing(&self.target, Side::Target, &names).await?;
+        let on_target: HashSet<QualifiedName> = existing(&self.target, &names).await?;
         for name in names.iter().filter(|name| of_source.parent(name).is_some() && on_target.contains(*name))
         {
             let path = of_source.upwards(name);
@@ -86,7 +85,7 @@ impl Attempt<'_> {
         if dropped.is_empty() {
             return Ok(());
         }
-        let mark = catalog::mark_wal(&self.source).await.map_err(source_failed)?;
+        let mark = catalog::mark_wal(&self.source).await?;
         if timeout(PARTITION_DROP_WAIT, self.progress.applied(mark)).await.is_err() {
             return Ok(());
         }
@@ -115,7 +114,7 @@ impl Attempt<'_> {
     /// When the target does not answer.
     pub(in crate::migrate) async fn dropped_too(&self) -> Result<HashSet<QualifiedName>> {
         match self.migration.ddl {
-            Ddl::Follow => Ok(Hierarchy::read(&self.target, Side::Target).await?.into_names()),
+            Ddl::Follow => Ok(Hierarchy::read(&self.target).await?.into_names()),
             Ddl::Stop => Ok(HashSet::new()),
         }
     }
@@ -129,10 +128,8 @@ impl Attempt<'_> {
 
     async fn hierarchies(&self) -> Result<Hierarchies> {
         let rows = self.store().relations().await?;
-        let (of_source, of_target) = tokio::try_join!(
-            Hierarchy::read(&self.source, Side::Source),
-            Hierarchy::read(&self.target, Side::Target),
-        )?;
+        let (of_source, of_target) =
+            tokio::try_join!(Hierarchy::read(&self.source), Hierarchy::read(&self.target),)?;
         Ok(Hierarchies { rows, of_source, of_target })
     }
 
@@ -143,10 +140,11 @@ impl Attempt<'_> {
         let names: Vec<QualifiedName> = rows.iter().map(|row| row.name.clone()).collect();
         let sql = "SELECT c.oid FROM pg_class c WHERE c.oid = ANY ($1)";
         let found = self.source.query(sql, &[&wanted]).await;
-        let found = found.map_err(|error| source::Error::new("the tables that are there", error));
-        let found: HashSet<u32> = found.map_err(source_failed)?.iter().map(|row| row.get(0)).collect();
+        let found =
+            found.map_err(|error| catalog::Error::new(Side::Source, "the tables that are there", error));
+        let found: HashSet<u32> = found?.iter().map(|row| row.get(0)).collect();
         // Another one of its name is for a copy, or for somebody to decide.
-        let named = existing(&self.source, Side::Source, &names).await?;
+        let named = existing(&self.source, &names).await?;
         let gone = |row: &&RelationRow| {
             ids(row).is_some_and(|id| !found.contains(&id)) && !named.contains(&row.name)
         };
@@ -165,7 +163,7 @@ impl Attempt<'_> {
         let left = left(rows, of_source, of_target);
         let dropped = self.dropped(&left).await?;
         let names: Vec<QualifiedName> = left.into_iter().map(|row| row.name).collect();
-        let on_source = existing(&self.source, Side::Source, &names).await?;
+        let on_source = existing(&self.source, &names).await?;
         for name in names {
             let Some(parent) = of_target.parent(&name) else { continue };
             let is_dropped = dropped.contains(&name);

@@ -52,7 +52,7 @@ async fn replication(source: &ConnInfo) -> Finding {
     let failure = match ReplicationSession::connect(source, "walferry check").await {
         Ok(mut session) => match timeout(CONTROL_PATIENCE, session.identify()).await {
             Ok(Ok(_)) => return Finding::ok(id, subject, "the source lets us stream"),
-            Ok(Err(error)) => error.into_failure(Side::Source),
+            Ok(Err(error)) => error.into(),
             Err(_) => {
                 let (question, after) = ("its position", CONTROL_PATIENCE);
                 wire::Error::Silent { question, after }.into_failure(Side::Source)

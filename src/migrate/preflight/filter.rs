@@ -5,7 +5,6 @@ use std::collections::HashSet;
 use super::report::{counted, listed};
 use super::{Finding, PreflightInput, Report, Sides};
 use crate::catalog::{self, Reference, Table};
-use crate::error::Side;
 use crate::migrate::filter::broken;
 use crate::pg::Oid;
 
@@ -28,11 +27,7 @@ pub(super) async fn check(
         report.push(Finding::info("source-tables-skipped", subject, cause));
     }
     let found = catalog::references(sides.source).await;
-    report.add(
-        "source-references-skipped",
-        Side::Source,
-        found.map(|found| references(&broken(&found, tables, moved))),
-    );
+    report.add("source-references-skipped", found.map(|found| references(&broken(&found, tables, moved))));
 }
 
 fn references(broken: &[&Reference]) -> Option<Finding> {

@@ -4,7 +4,6 @@
 use super::report::counted;
 use super::{Finding, Report, Sides, hints};
 use crate::catalog::{self, Table};
-use crate::error::Side;
 
 const ID: &str = "source-locks";
 
@@ -15,7 +14,7 @@ pub(super) async fn check(report: &mut Report, sides: &Sides<'_>, tables: &[Tabl
     let needed = tables.iter().filter(|table| table.extension.is_none()).count();
     let needed = u64::try_from(needed).unwrap_or(u64::MAX);
     let room = catalog::lock_room(sides.source).await;
-    report.add(ID, Side::Source, room.map(|room| [finding(sides, room, needed)]));
+    report.add(ID, room.map(|room| [finding(sides, room, needed)]));
 }
 
 fn finding(sides: &Sides<'_>, room: catalog::LockRoom, needed: u64) -> Finding {

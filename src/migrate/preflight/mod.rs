@@ -29,15 +29,12 @@ mod standby;
 mod surroundings;
 mod target;
 
-use tokio_postgres::Client;
-
-use crate::catalog::{self, ServerFacts, Table};
+use crate::catalog::{self, Error, ServerFacts, SourceClient, Table, TargetClient};
 use crate::config::{Contents, Method, TableFilter};
 use crate::error::Side;
 use crate::migrate::filter::moved;
 use crate::migrate::uncarried;
 use crate::pg::{ServerVersion, SlotName};
-use crate::source::Error;
 
 pub use connections::connections;
 pub(super) use report::listed;
@@ -144,7 +141,7 @@ impl Default for PreflightInput {
 }
 
 /// Looks at both servers, and at the databases that the two sessions are in.
-pub async fn run(source: &Client, target: &Client, input: &PreflightInput) -> Report {
+pub async fn run(source: &SourceClient, target: &TargetClient, input: &PreflightInput) -> Report {
     let mut report = Report::default();
     let Some(sides) = Sides::reach(&mut report, source, target).await else { return report };
     let (servers, databases) = tokio::join!(servers(&sides, input), databases(&sides, input));
@@ -154,7 +151,7 @@ pub async fn run(source: &Client, target: &Client, input: &PreflightInput) -> Re
 }
 
 /// Looks at both servers, and not at the databases that the two sessions are in.
-pub async fn run_servers(source: &Client, target: &Client, input: &PreflightInput) -> Report {
+pub async fn run_servers(source: &SourceClient, target: &TargetClient, input: &PreflightInput) -> Report {
     let mut report = Report::default();
     let Some(sides) = Sides::reach(&mut report, source, target).await else { return report };
     report.extend([servers(&sides, input).await]);
@@ -164,7 +161,7 @@ pub async fn run_servers(source: &Client, target: &Client, input: &PreflightInpu
 
 /// Looks at the databases that the two sessions are in, and not at the servers: the method is to be given, as a look at
 /// the servers has found it.
-pub async fn run_database(source: &Client, target: &Client, input: &PreflightInput) -> Report {
+pub async fn run_database(source: &SourceClient, target: &TargetClient, input: &PreflightInput) -> Report {
     let mut report = Report::default();
     let Some(sides) = Sides::reach(&mut report, source, target).await else { return report };
     report.extend([databases(&sides, input).await]);
@@ -185,7 +182,7 @@ async fn databases(sides: &Sides<'_>, input: &PreflightInput) -> Report {
     let tables = match catalog::tables(sides.source).await {
         Ok(tables) => with_extensions(tables, input),
         Err(error) => {
-            source.push(Finding::unanswered("source-tables", Side::Source, error));
+            source.push(Finding::unanswered("source-tables", &error));
             return Report::of(found);
         }
     };
@@ -215,14 +212,14 @@ fn with_extensions(tables: Vec<Table>, input: &PreflightInput) -> Vec<Table> {
 
 /// Both sessions, and what their servers are.
 struct Sides<'a> {
-    source: &'a Client,
-    target: &'a Client,
+    source: &'a SourceClient,
+    target: &'a TargetClient,
     source_facts: ServerFacts,
     target_facts: ServerFacts,
 }
 
 impl<'a> Sides<'a> {
-    async fn reach(report: &mut Report, source: &'a Client, target: &'a Client) -> Option<Self> {
+    async fn reach(report: &mut Report, source: &'a SourceClient, target: &'a TargetClient) -> Option<Self> {
         let (source_facts, target_facts) =
             tokio::join!(catalog::server_facts(source), catalog::server_facts(target));
         let source_facts = reached(report, "source-reachable", Side::Source, source_facts);
@@ -249,7 +246,7 @@ fn reached(
             Some(facts)
         }
         Err(error) => {
-            report.push(Finding::unanswered(id, side, error));
+            report.push(Finding::unanswered(id, &error));
             None
         }
     }

@@ -2,11 +2,10 @@
 
 use super::report::{counted, listed};
 use super::{Finding, PreflightInput, Sides};
-use crate::catalog::{self, Role, Table};
+use crate::catalog::{self, Error, Role, Table};
 use crate::migrate::filter::moved;
 use crate::migrate::roles::is_carried;
 use crate::pg::QualifiedName;
-use crate::source::Error;
 
 const ID: &str = "target-owner-code";
 

@@ -9,11 +9,11 @@ use comfy_table::{ContentArrangement, Table};
 use serde::Serialize;
 use serde::ser::SerializeStruct;
 
+use crate::catalog::Error;
 use crate::config::Method;
 use crate::error::{Failure, Side, Transient};
 use crate::limits::{FINDING_LINES_SHOWN, FINDING_NAMES_MAX};
 use crate::pg::{plain, plain_under};
-use crate::source::Error;
 
 use super::method;
 
@@ -132,16 +132,13 @@ impl Finding {
     }
 
     /// Something that could not be looked at.
-    pub(super) fn unanswered(id: &'static str, side: Side, error: Error) -> Self {
-        match error {
-            Error::Lost { .. } => {
-                let lost = Transient::new(side, "the connection was lost during the check");
-                Self::unreachable(side, &lost.into())
-            }
-            Error::Refused { .. } | Error::Answer { .. } | Error::Wire { .. } => {
-                Self::fail(id, side.as_str(), error.to_string())
-            }
+    pub(super) fn unanswered(id: &'static str, error: &Error) -> Self {
+        let side = error.side();
+        if error.is_lost() {
+            let lost = Transient::new(side, "the connection was lost during the check");
+            return Self::unreachable(side, &lost.into());
         }
+        Self::fail(id, side.as_str(), error.to_string())
     }
 }
 
@@ -210,15 +207,10 @@ impl Report {
     }
 
     /// Adds what was found, or that it could not be looked at.
-    pub(super) fn add<F: IntoIterator<Item = Finding>>(
-        &mut self,
-        id: &'static str,
-        side: Side,
-        found: Result<F, Error>,
-    ) {
+    pub(super) fn add<F: IntoIterator<Item = Finding>>(&mut self, id: &'static str, found: Result<F, Error>) {
         match found {
             Ok(found) => self.findings.extend(found),
-            Err(error) => self.push(Finding::unanswered(id, side, error)),
+            Err(error) => self.push(Finding::unanswered(id, &error)),
         }
     }
 

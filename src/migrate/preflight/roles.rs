@@ -4,16 +4,14 @@ use std::collections::BTreeSet;
 
 use super::report::{counted, listed};
 use super::{Finding, PreflightInput, Report, Sides, hints};
-use crate::catalog::{self, Role};
-use crate::error::Side;
+use crate::catalog::{self, Error, Role};
 use crate::migrate::roles::{LeftOut, is_carried, leaves, left_out};
 use crate::pg::Sql;
-use crate::source::Error;
 
 pub(super) async fn check(report: &mut Report, sides: &Sides<'_>, input: &PreflightInput) {
     let there = match catalog::roles(sides.target).await {
         Ok(there) => there,
-        Err(error) => return report.push(Finding::unanswered("target-roles", Side::Target, error)),
+        Err(error) => return report.push(Finding::unanswered("target-roles", &error)),
     };
     let found = catalog::roles(sides.source).await.map(|roles| {
         let carried = roles.into_iter().filter(|role| is_carried(role, &input.ignored_roles));
@@ -21,18 +19,18 @@ pub(super) async fn check(report: &mut Report, sides: &Sides<'_>, input: &Prefli
     });
     let roles = match found {
         Ok(roles) => roles,
-        Err(error) => return report.push(Finding::unanswered("source-roles", Side::Source, error)),
+        Err(error) => return report.push(Finding::unanswered("source-roles", &error)),
     };
     if !input.resuming {
         let found = left_out(sides.source, sides.target, &roles, &input.granted_roles).await;
-        report.add("target-role-memberships", Side::Target, found.map(|found| memberships(&found)));
+        report.add("target-role-memberships", found.map(|found| memberships(&found)));
     }
     let (existing, missing): (Vec<Role>, Vec<Role>) =
         roles.into_iter().partition(|role| there.iter().any(|there| there.name == role.name));
     report.push(makes(sides, &missing));
-    report.add("target-roles-existing", Side::Target, Ok(left_alone(&existing)));
-    report.add("target-role-attributes", Side::Target, Ok(attributes(sides, &missing)));
-    report.add("source-role-passwords", Side::Source, passwords(sides, &missing, input).await);
+    report.add("target-roles-existing", Ok(left_alone(&existing)));
+    report.add("target-role-attributes", Ok(attributes(sides, &missing)));
+    report.add("source-role-passwords", passwords(sides, &missing, input).await);
 }
 
 fn makes(sides: &Sides<'_>, missing: &[Role]) -> Finding {

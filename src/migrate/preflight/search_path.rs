@@ -8,9 +8,8 @@ use std::collections::BTreeMap;
 
 use super::report::{counted, listed};
 use super::{Finding, Sides};
-use crate::catalog;
+use crate::catalog::{self, Error};
 use crate::pg::Sql;
-use crate::source::Error;
 
 pub(super) async fn functions(sides: &Sides<'_>) -> Result<Option<Finding>, Error> {
     let mut commands: BTreeMap<String, String> = BTreeMap::new();

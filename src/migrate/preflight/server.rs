@@ -14,36 +14,32 @@ use crate::source::SlotInfo;
 pub(super) async fn check(report: &mut Report, sides: &Sides<'_>, input: &PreflightInput) {
     let (source, target) = (&sides.source_facts, &sides.target_facts);
     report.push(source_version(source));
-    report.add("source-truncate", Side::Source, Ok(truncate(source.version)));
+    report.add("source-truncate", Ok(truncate(source.version)));
     report.push(target_version(source.version, target.version, input.wanted.skip_version_check));
     report.push(same_cluster(source, target));
     report.push(recovery("source-recovery", Side::Source, source));
     report.push(recovery("target-recovery", Side::Target, target));
-    report.add("source-read-only", Side::Source, Ok(read_only("source-read-only", Side::Source, source)));
-    report.add("target-read-only", Side::Target, Ok(read_only("target-read-only", Side::Target, target)));
+    report.add("source-read-only", Ok(read_only("source-read-only", Side::Source, source)));
+    report.add("target-read-only", Ok(read_only("target-read-only", Side::Target, target)));
     report.push(wal_level(source));
     report.push(replication_privilege(source));
 
     let found = catalog::slots(sides.source).await;
     if let Ok(found) = &found {
-        report.add("source-failover", Side::Source, Ok(failover(source, found)));
+        report.add("source-failover", Ok(failover(source, found)));
     }
-    report.add("source-slots", Side::Source, found.map(|found| slots(source, &found, input)));
+    report.add("source-slots", found.map(|found| slots(source, &found, input)));
     match catalog::wal_senders_used(sides.source).await {
         Ok(used) => report.push(wal_senders(source, used, input)),
-        Err(error) => report.push(Finding::unanswered("source-wal-senders", Side::Source, error)),
+        Err(error) => report.push(Finding::unanswered("source-wal-senders", &error)),
     }
     report.push(slot_retention(source));
-    report.add("source-idle-slot-timeout", Side::Source, Ok(idle_slot_timeout(source)));
+    report.add("source-idle-slot-timeout", Ok(idle_slot_timeout(source)));
     report.push(synchronous_standbys(source, &input.application_name));
     let found = catalog::writing_transactions(sides.source).await;
-    report.add("source-long-transactions", Side::Source, found.map(|found| [long_transactions(&found)]));
+    report.add("source-long-transactions", found.map(|found| [long_transactions(&found)]));
     let found = catalog::prepared_transactions(sides.source).await;
-    report.add(
-        "source-prepared-transactions",
-        Side::Source,
-        found.map(|found| [prepared_transactions(&found)]),
-    );
+    report.add("source-prepared-transactions", found.map(|found| [prepared_transactions(&found)]));
     databases(report, sides, input).await;
     match input.pg_dump {
         PgDump::NotLooked => {}
@@ -329,12 +325,8 @@ async fn databases(report: &mut Report, sides: &Sides<'_>, input: &PreflightInpu
     let source = catalog::all_databases(sides.source).await;
     let target = catalog::databases(sides.target).await;
     let like = source.as_deref().unwrap_or_default().to_vec();
-    report.add("source-databases", Side::Source, source.map(|found| missing_at_source(&found, input)));
-    report.add(
-        "target-databases",
-        Side::Target,
-        target.map(|found| [missing_at_target(&found, &like, sides, input)]),
-    );
+    report.add("source-databases", source.map(|found| missing_at_source(&found, input)));
+    report.add("target-databases", target.map(|found| [missing_at_target(&found, &like, sides, input)]));
 }
 
 fn missing_at_source(found: &[Database], input: &PreflightInput) -> Option<Finding> {

@@ -4,10 +4,8 @@ use std::collections::{BTreeSet, HashMap};
 
 use super::report::{counted, listed, size};
 use super::{Finding, PreflightInput, Report, Sides, hints, names};
-use crate::catalog::{self, ExtensionTable, OtherContents, Persistence, Sequence, ServerFacts, Table};
-use crate::error::Side;
+use crate::catalog::{self, Error, ExtensionTable, OtherContents, Persistence, Sequence, ServerFacts, Table};
 use crate::pg::{QualifiedName, ReplicaIdentity, Sql};
-use crate::source::Error;
 
 /// `tables`: all, whose definition is carried; `moved`: those whose rows are, too.
 pub(super) async fn check(
@@ -22,20 +20,20 @@ pub(super) async fn check(
     let publishes = matches!(extension, Ok(true));
     report.push(publication_privilege(facts, publishes));
     report.push(owners(facts, moved, publishes));
-    report.add("source-publication-privilege", Side::Source, extension.map(|_| None));
+    report.add("source-publication-privilege", extension.map(|_| None));
     report.push(readable(facts, tables));
     if !input.fence_commands {
-        report.add("source-fence", Side::Source, fence(sides).await.map(|finding| [finding]));
+        report.add("source-fence", fence(sides).await.map(|finding| [finding]));
     }
     let found = catalog::sequences(sides.source).await;
-    report.add("source-sequences", Side::Source, found.map(|found| [sequences(facts, &found)]));
+    report.add("source-sequences", found.map(|found| [sequences(facts, &found)]));
     report.push(replica_identity(moved, input));
-    report.add("source-replica-identity-full", Side::Source, Ok(identity_full(moved)));
+    report.add("source-replica-identity-full", Ok(identity_full(moved)));
     report.push(row_security(facts, moved));
-    report.add("source-extension-tables", Side::Source, Ok(extension_tables(facts, moved)));
-    report.add("source-unlogged-tables", Side::Source, Ok(unlogged(moved)));
+    report.add("source-extension-tables", Ok(extension_tables(facts, moved)));
+    report.add("source-unlogged-tables", Ok(unlogged(moved)));
     let found = catalog::other_contents(sides.source).await;
-    report.add("source-other-contents", Side::Source, found.map(|found| others(facts, &found)));
+    report.add("source-other-contents", found.map(|found| others(facts, &found)));
 }
 
 /// `extension`: `aiven_extras.pg_create_publication` can be called.

@@ -5,21 +5,20 @@ use std::collections::HashSet;
 use super::report::{counted, listed, size};
 use super::{Finding, PreflightInput, Report, Sides, hints, owner_code, search_path};
 use crate::catalog::{
-    self, ChangedCollation, ReplicaTrigger, SessionRoom, Surroundings, Table, TableKind, Unwritable,
+    self, ChangedCollation, Error, ReplicaTrigger, SessionRoom, Surroundings, Table, TableKind, Unwritable,
     UserMapping,
 };
 use crate::error::Side;
 use crate::limits::{SOURCE_CONNECTIONS, TARGET_CONNECTIONS};
 use crate::migrate::filter::moved;
 use crate::pg::{QualifiedName, Sql};
-use crate::source::Error;
 
 pub(super) async fn check(report: &mut Report, sides: &Sides<'_>, tables: &[Table], input: &PreflightInput) {
     let total = match input.together.len() {
         0 | 1 => Ok(sides.source_facts.database_bytes),
         _ => catalog::bytes_of_databases(sides.source, &input.together).await,
     };
-    report.add("source-size", Side::Source, total.map(|total| [contents(sides, tables, total, input)]));
+    report.add("source-size", total.map(|total| [contents(sides, tables, total, input)]));
     let rooms = tokio::join!(catalog::session_room(sides.source), catalog::session_room(sides.target));
     for (id, side, room, fixed) in [
         ("source-connections", Side::Source, rooms.0, SOURCE_CONNECTIONS),
@@ -27,7 +26,7 @@ pub(super) async fn check(report: &mut Report, sides: &Sides<'_>, tables: &[Tabl
     ] {
         // A migration that runs has them, or had them just now.
         let needed = if input.resuming { 0 } else { fixed + input.jobs };
-        report.add(id, side, room.map(|room| [connections(id, side, room, needed, sides)]));
+        report.add(id, room.map(|room| [connections(id, side, room, needed, sides)]));
     }
     let of_target = async {
         if input.target_database_exists { Some(catalog::surroundings(sides.target).await) } else { None }
@@ -36,20 +35,20 @@ pub(super) async fn check(report: &mut Report, sides: &Sides<'_>, tables: &[Tabl
     match of_source {
         Ok(found) => {
             let languages = languages(&found, sides).await;
-            report.add("target-languages", Side::Target, languages);
+            report.add("target-languages", languages);
             for finding in source(&found, tables) {
                 report.push(finding);
             }
         }
-        Err(error) => report.push(Finding::unanswered("source-surroundings", Side::Source, error)),
+        Err(error) => report.push(Finding::unanswered("source-surroundings", &error)),
     }
-    report.add("target-owner-code", Side::Source, owner_code::findings(sides, tables, input).await);
-    report.add("target-c-functions", Side::Target, untrusted_functions(sides, input).await);
-    report.add("source-search-path", Side::Source, search_path::functions(sides).await);
-    report.add("target-row-security", Side::Target, forced(sides, tables, input).await);
-    report.add("target-tables", Side::Target, unwritable(sides, input).await);
+    report.add("target-owner-code", owner_code::findings(sides, tables, input).await);
+    report.add("target-c-functions", untrusted_functions(sides, input).await);
+    report.add("source-search-path", search_path::functions(sides).await);
+    report.add("target-row-security", forced(sides, tables, input).await);
+    report.add("target-tables", unwritable(sides, input).await);
     if let Some(found) = of_target {
-        report.add("target-surroundings", Side::Target, found.map(|found| target(&found)));
+        report.add("target-surroundings", found.map(|found| target(&found)));
     }
 }
 

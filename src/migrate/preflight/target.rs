@@ -5,52 +5,30 @@ use std::collections::BTreeSet;
 use super::report::{counted, listed};
 use super::{Finding, PreflightInput, Report, Severity, Sides, hints};
 use crate::catalog::{
-    self, AvailableExtension, DatabaseLocale, Extension, OtherContents, Provider, ReplicaRole,
+    self, AvailableExtension, DatabaseLocale, Error, Extension, OtherContents, Provider, ReplicaRole,
     SchemaPrivilege, ServerFacts, Stranger, Table, TargetTable,
 };
-use crate::error::Side;
 use crate::pg::{QualifiedName, Sql};
-use crate::source::Error;
 
 pub(super) async fn check(report: &mut Report, sides: &Sides<'_>, tables: &[Table], input: &PreflightInput) {
     if input.target_database_exists {
         let found = catalog::tables(sides.target).await;
-        report.add(
-            "target-empty",
-            Side::Target,
-            found.map(|found| [empty(&own(found), tables, sides, input.resuming)]),
-        );
+        report.add("target-empty", found.map(|found| [empty(&own(found), tables, sides, input.resuming)]));
         let found = catalog::target_tables(sides.target).await;
-        report.add(
-            "target-extension-tables",
-            Side::Target,
-            found.map(|found| not_ours(&found, tables, sides)),
-        );
+        report.add("target-extension-tables", found.map(|found| not_ours(&found, tables, sides)));
         let found = catalog::other_contents(sides.target).await;
         let found = found.map(|found| large_objects(&found, sides, input.resuming));
-        report.add("target-large-objects", Side::Target, found);
+        report.add("target-large-objects", found);
         report.push(database_privilege(&sides.target_facts));
         let found = catalog::schema_privilege(sides.target, "public").await;
-        report.add(
-            "target-schema-public",
-            Side::Target,
-            found.map(|found| [schema_public(found, sides, tables)]),
-        );
+        report.add("target-schema-public", found.map(|found| [schema_public(found, sides, tables)]));
         report.push(locale(sides));
     }
     let found = catalog::stranger_with_our_schema(sides.target).await;
-    report.add(
-        "target-walferry-schema",
-        Side::Target,
-        found.map(|stranger| schema_walferry(stranger, sides)),
-    );
+    report.add("target-walferry-schema", found.map(|stranger| schema_walferry(stranger, sides)));
     let found = catalog::replica_role(sides.target).await;
-    report.add(
-        "target-replication-role",
-        Side::Target,
-        found.map(|found| [replica_role(found, sides, tables, input)]),
-    );
-    report.add("target-extensions", Side::Target, extensions(sides, input).await);
+    report.add("target-replication-role", found.map(|found| [replica_role(found, sides, tables, input)]));
+    report.add("target-extensions", extensions(sides, input).await);
 }
 
 /// Those that extensions did not make.

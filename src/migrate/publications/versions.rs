@@ -7,10 +7,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tokio_postgres::Client;
-
+use crate::catalog::{self, SourceClient};
 use crate::error::{Result, Side};
-use crate::source;
 use crate::store::{PublishedRow, Store};
 
 /// Stands for a publication itself, among its tables' identifiers: no table has it.
@@ -29,14 +27,13 @@ pub struct Interrupted {
 ///
 /// # Errors
 /// When the source does not answer.
-pub async fn rows(client: &Client, names: &[String]) -> Result<Vec<PublishedRow>> {
+pub async fn rows(client: &SourceClient, names: &[String]) -> Result<Vec<PublishedRow>> {
     let sql = "SELECT pubname::text, 0::oid, oid::text || ':' || xmin::text FROM pg_publication WHERE pubname = ANY ($1)
                UNION ALL SELECT p.pubname::text, r.prrelid, r.oid::text || ':' || r.xmin::text
                FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid WHERE p.pubname = ANY ($1)";
     let rows = client.query(sql, &[&names]).await;
-    let rows = rows.map_err(|error| {
-        source::Error::new("what stands for the published tables", error).into_failure(Side::Source)
-    })?;
+    let rows = rows
+        .map_err(|error| catalog::Error::new(Side::Source, "what stands for the published tables", error))?;
     let row = |row: &tokio_postgres::Row| PublishedRow {
         publication: row.get(0),
         table: row.get(1),
@@ -50,7 +47,7 @@ pub async fn rows(client: &Client, names: &[String]) -> Result<Vec<PublishedRow>
 /// # Errors
 /// When a side does not answer.
 pub async fn remember(
-    source: &Client,
+    source: &SourceClient,
     names: &[String],
     store: &Store<'_>,
     only: Option<&BTreeSet<u32>>,

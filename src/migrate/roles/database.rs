@@ -2,14 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use tokio_postgres::Client;
-
 use super::grants;
 use super::ownership::Parties;
 use super::settings::{set_all, shown};
 use super::statements::{Refused, Within, execute, log_refused};
-use crate::catalog::{self, Setting};
-use crate::error::{Result, Side};
+use crate::catalog::{self, Setting, SourceClient, TargetClient};
+use crate::error::Result;
 use crate::pg::Sql;
 
 /// Gives the database that `target` is in the properties of the one that `source` is in. Their names may differ.
@@ -20,16 +18,14 @@ use crate::pg::Sql;
 /// # Errors
 /// When a side does not answer. What the target refuses is a warning, with the statement to run.
 pub async fn carry_database(
-    source: &Client,
-    target: &Client,
+    source: &SourceClient,
+    target: &TargetClient,
     ignored: &[String],
     sessions: usize,
 ) -> Result<Vec<Refused>> {
-    let on_source = |error: crate::source::Error| error.into_failure(Side::Source);
-    let on_target = |error: crate::source::Error| error.into_failure(Side::Target);
     let parties = Parties::meet(source, target, ignored).await?;
-    let (wanted, _) = catalog::database_privileges(source).await.map_err(on_source)?;
-    let (found, _) = catalog::database_privileges(target).await.map_err(on_target)?;
+    let (wanted, _) = catalog::database_privileges(source).await?;
+    let (found, _) = catalog::database_privileges(target).await?;
     let mut refused = Vec::new();
     let parties = parties.join(target, &BTreeSet::from([wanted.owner.as_str()]), &mut refused).await?;
     let database = Sql::default().catalog(&found.object.identity);
@@ -38,8 +34,8 @@ pub async fn carry_database(
     if parties.may_own(&wanted.owner) && found.owner != wanted.owner {
         statements.push(alter().text(" OWNER TO ").ident(&wanted.owner));
     }
-    let properties = catalog::database_properties(source).await.map_err(on_source)?;
-    let present = catalog::database_properties(target).await.map_err(on_target)?;
+    let properties = catalog::database_properties(source).await?;
+    let present = catalog::database_properties(target).await?;
     let limit = properties.connection_limit;
     if limit != present.connection_limit {
         let statement = alter().text(" CONNECTION LIMIT ").number(limit);
@@ -52,8 +48,8 @@ pub async fn carry_database(
     if let Some(comment) = properties.comment.as_deref().filter(|_| properties.comment != present.comment) {
         statements.push(Sql::new("COMMENT ON DATABASE ").sql(&database).text(" IS ").literal(comment));
     }
-    let settings = catalog::database_settings(source).await.map_err(on_source)?;
-    let present = catalog::database_settings(target).await.map_err(on_target)?;
+    let settings = catalog::database_settings(source).await?;
+    let present = catalog::database_settings(target).await?;
     let missing = settings.iter().filter(|setting| !present.contains(setting));
     let missing: Vec<(Sql, &Setting)> =
         missing.filter_map(|setting| Some((parties.alter(&database, setting)?, setting))).collect();
@@ -70,14 +66,12 @@ pub async fn carry_database(
 ///
 /// # Errors
 /// When a side does not answer. What the target refuses is a warning, with the statement to run.
-pub async fn carry_search_path(source: &Client, target: &Client) -> Result<()> {
-    let on_source = |error: crate::source::Error| error.into_failure(Side::Source);
-    let on_target = |error: crate::source::Error| error.into_failure(Side::Target);
-    let settings = catalog::database_settings(source).await.map_err(on_source)?;
-    let present = catalog::database_settings(target).await.map_err(on_target)?;
+pub async fn carry_search_path(source: &SourceClient, target: &TargetClient) -> Result<()> {
+    let settings = catalog::database_settings(source).await?;
+    let present = catalog::database_settings(target).await?;
     let wanted = settings.iter().find(|setting| setting.role.is_none() && setting.name == "search_path");
     let Some(missing) = wanted.filter(|setting| !present.contains(setting)) else { return Ok(()) };
-    let (found, _) = catalog::database_privileges(target).await.map_err(on_target)?;
+    let (found, _) = catalog::database_privileges(target).await?;
     let alter = Sql::new("ALTER DATABASE ").catalog(&found.object.identity);
     log_refused(&set_all(target, &[(alter, missing)], Within::Session).await?);
     Ok(())

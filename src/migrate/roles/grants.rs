@@ -6,64 +6,54 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use tokio_postgres::Client;
-
 use super::ownership::Parties;
 use super::statements::{Refused, Within, execute};
-use crate::catalog::{self, DefaultPrivilege, Object, Privilege};
-use crate::error::{Result, Side};
+use crate::catalog::{self, DefaultPrivilege, Object, Privilege, SourceClient, TargetClient};
+use crate::error::Result;
 use crate::pg::Sql;
 use crate::source::Dialect;
 
 /// Makes the privileges on the target's objects what they are on the source: on those that `owners` has the target's
 /// owner of, which must be on both sides. The source may have one without any privilege.
 pub(super) async fn carry(
-    source: &Client,
-    target: &Client,
+    source: &SourceClient,
+    target: &TargetClient,
     parties: &Parties,
     owners: &HashMap<Object, String>,
 ) -> Result<Vec<Refused>> {
-    let wanted =
-        async { catalog::privileges(source).await.map_err(|error| error.into_failure(Side::Source)) };
-    let (wanted, found) = tokio::try_join!(wanted, on_target(target))?;
-    let dialect = catalog::dialect(source).await.map_err(|error| error.into_failure(Side::Source))?;
+    let (wanted, found) = tokio::try_join!(catalog::privileges(source), catalog::privileges(target))?;
+    let dialect = catalog::dialect(source).await?;
     let refused =
         execute(target, &difference(parties, owners, &wanted, &found, dialect), Within::Session).await?;
     // Of a GRANT by somebody who has no grant option, a server makes a notice.
-    let found = on_target(target).await?;
+    let found = catalog::privileges(target).await?;
     Ok(still(difference(parties, owners, &wanted, &found, dialect), refused))
 }
 
 /// The same for the database itself.
 pub(super) async fn carry_on_database(
     parties: &Parties,
-    source: (&Client, &Object),
-    target: (&Client, &Object),
+    source: (&SourceClient, &Object),
+    target: (&TargetClient, &Object),
 ) -> Result<Vec<Refused>> {
-    let dialect = catalog::dialect(source.0).await.map_err(|error| error.into_failure(Side::Source))?;
-    let (_, mut wanted) =
-        catalog::database_privileges(source.0).await.map_err(|error| error.into_failure(Side::Source))?;
+    let dialect = catalog::dialect(source.0).await?;
+    let (_, mut wanted) = catalog::database_privileges(source.0).await?;
     wanted.iter_mut().for_each(|privilege| privilege.object.clone_from(target.1));
-    let found = async || {
-        let found = catalog::database_privileges(target.0).await;
-        found.map_err(|error| error.into_failure(Side::Target))
-    };
-    let (owned, before) = found().await?;
+    let (owned, before) = catalog::database_privileges(target.0).await?;
     let owners = HashMap::from([(owned.object, owned.owner)]);
     let statements = difference(parties, &owners, &wanted, &before, dialect);
     let refused = execute(target.0, &statements, Within::Session).await?;
-    let (_, after) = found().await?;
+    let (_, after) = catalog::database_privileges(target.0).await?;
     Ok(still(difference(parties, &owners, &wanted, &after, dialect), refused))
 }
 
 /// Makes the target's default privileges what they are on the source; what it has beyond them stays.
 pub(super) async fn carry_defaults(
-    target: &Client,
+    target: &TargetClient,
     parties: &Parties,
     wanted: &[DefaultPrivilege],
 ) -> Result<Vec<Refused>> {
-    let found = catalog::default_privileges(target).await;
-    let found = found.map_err(|error| error.into_failure(Side::Target))?;
+    let found = catalog::default_privileges(target).await?;
     let known = |entry: &&DefaultPrivilege| {
         let grantee = entry.grantee.as_ref().is_none_or(|grantee| parties.both.contains(grantee));
         parties.both.contains(&entry.role) && grantee
@@ -71,10 +61,6 @@ pub(super) async fn carry_defaults(
     let missing = wanted.iter().filter(known).filter(|entry| !found.contains(entry));
     let statements: Vec<Sql> = missing.filter_map(default_privilege).collect();
     execute(target, &statements, Within::Session).await
-}
-
-async fn on_target(target: &Client) -> Result<Vec<Privilege>> {
-    catalog::privileges(target).await.map_err(|error| error.into_failure(Side::Target))
 }
 
 /// What is left to do, with what the target said about it.

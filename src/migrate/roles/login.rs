@@ -1,8 +1,7 @@
 //! LOGIN, for roles that were made without it: see [`crate::migrate::open`].
 
-use tokio_postgres::Client;
-
 use super::statements::{Refused, Within, attempt, log_refused, run};
+use crate::catalog::TargetClient;
 use crate::error::Result;
 use crate::pg::Sql;
 use crate::store::Store;
@@ -17,7 +16,7 @@ pub(in crate::migrate) fn login(role: &str) -> Sql {
 ///
 /// # Errors
 /// When the target does not answer.
-pub(in crate::migrate) async fn give_login(target: &Client, migration: &str) -> Result<Vec<String>> {
+pub(in crate::migrate) async fn give_login(target: &TargetClient, migration: &str) -> Result<Vec<String>> {
     let store = Store::new(target, migration);
     if store.shut_roles().await?.is_empty() {
         return Ok(Vec::new());

@@ -4,19 +4,17 @@
 
 use std::collections::HashMap;
 
-use tokio_postgres::Client;
-
 use super::passwords::PasswordFile;
 use super::settings::set_all;
 use super::statements::{Refused, Within, attempt, execute};
-use crate::catalog::{Role, Setting, UserFacts};
+use crate::catalog::{Role, Setting, TargetClient, UserFacts};
 use crate::config::Secret;
 use crate::error::Result;
 use crate::pg::{ServerVersion, Sql};
 
 /// What makes roles.
 pub(super) struct Maker<'a> {
-    pub(super) target: &'a Client,
+    pub(super) target: &'a TargetClient,
     /// The source's passwords; none where they cannot be read.
     pub(super) hashes: Option<HashMap<String, Option<Secret>>>,
     pub(super) passwords: PasswordFile,

@@ -33,10 +33,8 @@ use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::path::PathBuf;
 
-use tokio_postgres::Client;
-
-use crate::catalog::{self, Membership, Role};
-use crate::error::{Result, Side};
+use crate::catalog::{self, Membership, Role, SourceClient, TargetClient};
+use crate::error::Result;
 use crate::pg::Sql;
 use crate::store::Store;
 
@@ -122,7 +120,11 @@ const RESERVED: [&str; 11] = [
 /// # Errors
 /// When a side does not answer, or the passwords' file cannot be read or written; nothing is made then. What the target
 /// refuses is no error: see [`RolesReport::refused`].
-pub async fn carry_roles(source: &Client, target: &Client, options: &RolesOptions) -> Result<RolesReport> {
+pub async fn carry_roles(
+    source: &SourceClient,
+    target: &TargetClient,
+    options: &RolesOptions,
+) -> Result<RolesReport> {
     let wanted = carried(source, &options.ignored).await?;
     run(target, &Sql::new("BEGIN")).await?;
     let report = match carry(source, target, &wanted, options).await {
@@ -139,17 +141,15 @@ pub async fn carry_roles(source: &Client, target: &Client, options: &RolesOption
 }
 
 async fn carry(
-    source: &Client,
-    target: &Client,
+    source: &SourceClient,
+    target: &TargetClient,
     wanted: &[Role],
     options: &RolesOptions,
 ) -> Result<RolesReport> {
-    let on_source = |error: crate::source::Error| error.into_failure(Side::Source);
-    let on_target = |error: crate::source::Error| error.into_failure(Side::Target);
-    let hashes = catalog::password_hashes(source).await.map_err(on_source)?;
-    let there = catalog::roles(target).await.map_err(on_target)?;
-    let settings = catalog::role_settings(source).await.map_err(on_source)?;
-    let (database, grant) = catalog::password_grant(source).await.map_err(on_source)?;
+    let hashes = catalog::password_hashes(source).await?;
+    let there = catalog::roles(target).await?;
+    let settings = catalog::role_settings(source).await?;
+    let (database, grant) = catalog::password_grant(source).await?;
     let instead = format!("as a superuser of the source, in database {database}: {grant}");
     let mut maker = Maker {
         target,
@@ -175,9 +175,9 @@ async fn carry(
             }
         }
     }
-    let granted = catalog::memberships(source).await.map_err(on_source)?;
-    let there = catalog::roles(target).await.map_err(on_target)?;
-    let members = catalog::memberships(target).await.map_err(on_target)?;
+    let granted = catalog::memberships(source).await?;
+    let there = catalog::roles(target).await?;
+    let members = catalog::memberships(target).await?;
     let ours: BTreeSet<&str> = report.made.iter().chain(&options.granted).map(String::as_str).collect();
     let (grants, left_out) = memberships(wanted, &granted, (&there, &members), &ours);
     report.refused.extend(execute(target, &grants, Within::Transaction).await?);
@@ -226,8 +226,8 @@ impl RolesReport {
 ///
 /// # Errors
 /// When the server does not answer.
-pub(super) async fn carried(source: &Client, ignored: &[String]) -> Result<Vec<Role>> {
-    let roles = catalog::roles(source).await.map_err(|error| error.into_failure(Side::Source))?;
+pub(super) async fn carried(source: &SourceClient, ignored: &[String]) -> Result<Vec<Role>> {
+    let roles = catalog::roles(source).await?;
     Ok(roles.into_iter().filter(|role| is_carried(role, ignored)).collect())
 }
 
@@ -258,11 +258,11 @@ fn on_both(wanted: &[Role], there: &[Role]) -> BTreeSet<String> {
 /// # Errors
 /// When a side does not answer.
 pub(super) async fn left_out(
-    source: &Client,
-    target: &Client,
+    source: &SourceClient,
+    target: &TargetClient,
     wanted: &[Role],
     granted_roles: &[String],
-) -> Result<Vec<LeftOut>, crate::source::Error> {
+) -> Result<Vec<LeftOut>, catalog::Error> {
     let there = catalog::roles(target).await?;
     let members = catalog::memberships(target).await?;
     let granted = catalog::memberships(source).await?;

@@ -13,19 +13,17 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use tokio_postgres::Client;
-
 use super::statements::{Refused, Within, execute, log_refused};
 use super::{carried, grants, on_both};
-use crate::catalog::{self, Object, ObjectKind, Owned};
-use crate::error::{Result, Side};
+use crate::catalog::{self, Object, ObjectKind, Owned, SourceClient, TargetClient};
+use crate::error::Result;
 use crate::pg::Sql;
 
 /// Gives what is there to the owners that it has on the source: before the functions of indexes run.
 ///
 /// # Errors
 /// When a side does not answer. What the target refuses is said by [`carry_objects`], which does what is left.
-pub async fn carry_owners(source: &Client, target: &Client, ignored: &[String]) -> Result<()> {
+pub async fn carry_owners(source: &SourceClient, target: &TargetClient, ignored: &[String]) -> Result<()> {
     let parties = Parties::meet(source, target, ignored).await?;
     give(source, target, parties, &BTreeSet::new()).await.map(|_| ())
 }
@@ -37,10 +35,13 @@ pub async fn carry_owners(source: &Client, target: &Client, ignored: &[String]) 
 ///
 /// # Errors
 /// When a side does not answer. What the target refuses is a warning, with the statement to run.
-pub async fn carry_objects(source: &Client, target: &Client, ignored: &[String]) -> Result<Vec<Refused>> {
+pub async fn carry_objects(
+    source: &SourceClient,
+    target: &TargetClient,
+    ignored: &[String],
+) -> Result<Vec<Refused>> {
     let parties = Parties::meet(source, target, ignored).await?;
-    let defaults =
-        catalog::default_privileges(source).await.map_err(|error| error.into_failure(Side::Source))?;
+    let defaults = catalog::default_privileges(source).await?;
     let of_defaults: BTreeSet<&str> = defaults.iter().map(|entry| entry.role.as_str()).collect();
     let (parties, wanted, mut refused) = give(source, target, parties, &of_defaults).await?;
     let mut found = owners_on(target).await?;
@@ -55,13 +56,12 @@ pub async fn carry_objects(source: &Client, target: &Client, ignored: &[String])
 
 /// Joins the owners, and `more` roles, and gives the objects away; says what was wanted and what was refused.
 async fn give(
-    source: &Client,
-    target: &Client,
+    source: &SourceClient,
+    target: &TargetClient,
     parties: Parties,
     more: &BTreeSet<&str>,
 ) -> Result<(Parties, Vec<Owned>, Vec<Refused>)> {
-    let wanted = async { catalog::owners(source).await.map_err(|error| error.into_failure(Side::Source)) };
-    let (wanted, found) = tokio::try_join!(wanted, owners_on(target))?;
+    let (wanted, found) = tokio::try_join!(catalog::owners(source), owners_on(target))?;
     let mut refused = Vec::new();
     let owners = wanted.iter().filter(|owned| owned.alterable).map(|owned| owned.owner.as_str());
     let needed: BTreeSet<&str> = owners.chain(more.iter().copied()).collect();
@@ -72,8 +72,8 @@ async fn give(
     Ok((parties, wanted, refused))
 }
 
-async fn owners_on(target: &Client) -> Result<HashMap<Object, String>> {
-    let owned = catalog::owners(target).await.map_err(|error| error.into_failure(Side::Target))?;
+async fn owners_on(target: &TargetClient) -> Result<HashMap<Object, String>, catalog::Error> {
+    let owned = catalog::owners(target).await?;
     Ok(owned.into_iter().map(|owned| (owned.object, owned.owner)).collect())
 }
 
@@ -90,10 +90,14 @@ pub(super) struct Parties {
 
 impl Parties {
     /// Looks at both sides.
-    pub(super) async fn meet(source: &Client, target: &Client, ignored: &[String]) -> Result<Self> {
+    pub(super) async fn meet(
+        source: &SourceClient,
+        target: &TargetClient,
+        ignored: &[String],
+    ) -> Result<Self> {
         let wanted = carried(source, ignored).await?;
-        let there = catalog::roles(target).await.map_err(|error| error.into_failure(Side::Target))?;
-        let me = catalog::current_user(target).await.map_err(|error| error.into_failure(Side::Target))?;
+        let there = catalog::roles(target).await?;
+        let me = catalog::current_user(target).await?;
         let able = there.iter().filter(|role| role.inherited && role.assumable);
         let able = able.map(|role| role.name.clone()).collect();
         Ok(Self { me, both: on_both(&wanted, &there), able })
@@ -102,12 +106,11 @@ impl Parties {
     /// Makes the target's user a member of those of `owners` that both sides have.
     pub(super) async fn join(
         mut self,
-        target: &Client,
+        target: &TargetClient,
         owners: &BTreeSet<&str>,
         refused: &mut Vec<Refused>,
     ) -> Result<Self> {
-        let dialect = catalog::dialect(target).await;
-        let options = dialect.map_err(|error| error.into_failure(Side::Target))?.self_grant();
+        let options = catalog::dialect(target).await?.self_grant();
         let missing = owners.iter().filter(|owner| self.both.contains(**owner) && !self.may_own(owner));
         let missing: Vec<&str> = missing.copied().collect();
         if missing.is_empty() {
@@ -116,7 +119,7 @@ impl Parties {
         let join = |owner: &&str| Sql::new("GRANT ").ident(owner).text(" TO ").ident(&self.me).text(options);
         let statements: Vec<Sql> = missing.iter().map(join).collect();
         let said = execute(target, &statements, Within::Session).await?;
-        let there = catalog::roles(target).await.map_err(|error| error.into_failure(Side::Target))?;
+        let there = catalog::roles(target).await?;
         let able = there.into_iter().filter(|role| role.inherited && role.assumable);
         self.able = able.map(|role| role.name).collect();
         // Another session of ours, for another database, may have done the same meanwhile, and been in the way.

@@ -2,10 +2,8 @@
 //!
 //! A value may be somebody's secret (`app.key`), so no log has it.
 
-use tokio_postgres::Client;
-
 use super::statements::{Refused, Within, execute};
-use crate::catalog::Setting;
+use crate::catalog::{Setting, TargetClient};
 use crate::error::Result;
 use crate::pg::Sql;
 
@@ -22,7 +20,7 @@ const LISTS: [&str; 6] = [
 
 /// Sets each of `settings` by the ALTER that comes with it; returns those that the target refuses.
 pub(super) async fn set_all(
-    target: &Client,
+    target: &TargetClient,
     settings: &[(Sql, &Setting)],
     within: Within,
 ) -> Result<Vec<Refused>> {

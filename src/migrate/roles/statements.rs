@@ -1,11 +1,9 @@
 //! Statements that the target may refuse.
 
-use tokio_postgres::Client;
-
-use crate::error::{Result, Side};
+use crate::catalog::{Error, TargetClient};
+use crate::error::Result;
 use crate::limits::{REFUSALS_LOGGED_MAX, STATEMENTS_PER_QUERY};
 use crate::pg::Sql;
-use crate::source::Error;
 
 /// A statement that the target refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,9 +16,9 @@ pub struct Refused {
 
 impl Refused {
     pub(super) fn new(statement: Sql, error: &Error) -> Self {
-        let reason = match error {
-            Error::Refused { message, state, .. } => format!("{message} (SQLSTATE {state})"),
-            Error::Lost { .. } | Error::Answer { .. } | Error::Wire { .. } => error.to_string(),
+        let reason = match (error.message(), error.state()) {
+            (Some(message), Some(state)) => format!("{message} (SQLSTATE {state})"),
+            _ => error.to_string(),
         };
         Self { statement, reason }
     }
@@ -40,7 +38,7 @@ pub(in crate::migrate) enum Within {
 /// # Errors
 /// When the target fails otherwise.
 pub(in crate::migrate) async fn execute(
-    target: &Client,
+    target: &TargetClient,
     statements: &[Sql],
     within: Within,
 ) -> Result<Vec<Refused>> {
@@ -63,16 +61,19 @@ pub(in crate::migrate) async fn execute(
 ///
 /// # Errors
 /// When the connection is lost, or the target fails for a reason that may pass.
-pub(in crate::migrate) async fn attempt(target: &Client, sql: &Sql, within: Within) -> Result<Option<Error>> {
+pub(in crate::migrate) async fn attempt(
+    target: &TargetClient,
+    sql: &Sql,
+    within: Within,
+) -> Result<Option<Error>> {
     let text = match within {
         Within::Transaction => Sql::new("SAVEPOINT walferry; ").sql(sql).text("; RELEASE SAVEPOINT walferry"),
         // Several statements of one query are one transaction.
         Within::Session => sql.clone(),
     };
-    let Err(error) = target.batch_execute(text.as_str()).await else { return Ok(None) };
-    let error = Error::new("a statement about roles", error);
+    let Err(error) = target.run("a statement about roles", &text).await else { return Ok(None) };
     if error.state().is_none() || error.is_transient() {
-        return Err(error.into_failure(Side::Target));
+        return Err(error.into());
     }
     if within == Within::Transaction {
         run(target, &Sql::new("ROLLBACK TO SAVEPOINT walferry")).await?;
@@ -81,9 +82,8 @@ pub(in crate::migrate) async fn attempt(target: &Client, sql: &Sql, within: With
 }
 
 /// Runs what nobody can refuse.
-pub(super) async fn run(target: &Client, sql: &Sql) -> Result<()> {
-    let done = target.batch_execute(sql.as_str()).await;
-    done.map_err(|error| Error::new("a transaction for roles", error).into_failure(Side::Target))
+pub(super) async fn run(target: &TargetClient, sql: &Sql) -> Result<()> {
+    Ok(target.run("a transaction for roles", sql).await?)
 }
 
 /// Says what was refused, and what to run: the first ones one by one, all of them as a number.

@@ -22,11 +22,9 @@ pub(super) use wording::worded;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use tokio_postgres::Client;
-
-use crate::catalog::{self, SchemaObject, SchemaObjectKey, Table};
+use crate::catalog::{self, SchemaObject, SchemaObjectKey, SourceClient, Table, TargetClient};
 use crate::config::TableFilter;
-use crate::error::{Definite, Result, Side};
+use crate::error::{Definite, Result};
 use crate::limits::{FENCE_LOCK_TIMEOUT, SCHEMA_DRIFT_SHOWN_MAX};
 use crate::pg::Sql;
 use crate::store::Store;
@@ -35,15 +33,14 @@ use crate::store::{RecordedObject, SchemaDrift};
 use super::attempt::Attempt;
 use super::filter::{broken, moved};
 use super::preflight::listed;
-use super::{source_failed, target_failed};
 use compare::{Compared, LeftOut, Outcome, certain, differing, doubted};
 
 /// What is looked at.
 pub(super) struct Look<'a> {
     /// The source's database.
-    pub source: &'a Client,
+    pub source: &'a SourceClient,
     /// The target's. It may wait for whoever has locked a table.
-    pub target: &'a Client,
+    pub target: &'a TargetClient,
     /// What is recorded.
     pub store: Store<'a>,
     /// The tables that are moved.
@@ -63,15 +60,15 @@ impl Look<'_> {
 
     async fn outcome(&self) -> Result<Option<Outcome>> {
         let Some(then) = self.store.definitions().await? else { return Ok(None) };
-        let now = catalog::schema_objects(self.source).await.map_err(source_failed)?;
+        let now = catalog::schema_objects(self.source).await?;
         if differing(&then, &now).is_empty() {
             return Ok(Some(Outcome::default()));
         }
-        let there = catalog::schema_objects(self.target).await.map_err(target_failed)?;
-        let tables_there = catalog::tables_unsized(self.target).await.map_err(target_failed)?;
-        let tables = catalog::tables_unsized(self.source).await.map_err(source_failed)?;
-        let source = catalog::server_version(self.source).await.map_err(source_failed)?;
-        let target = catalog::server_version(self.target).await.map_err(target_failed)?;
+        let there = catalog::schema_objects(self.target).await?;
+        let tables_there = catalog::tables_unsized(self.target).await?;
+        let tables = catalog::tables_unsized(self.source).await?;
+        let source = catalog::server_version(self.source).await?;
+        let target = catalog::server_version(self.target).await?;
         let left_out = self.left_out(&tables).await?;
         let same_words = source.major() == target.major();
         let worded = worded_otherwise(&then, &now, &there).filter(|_| !same_words);
@@ -94,7 +91,7 @@ impl Look<'_> {
             return Ok(LeftOut::default());
         }
         let moved = moved(tables, self.filter, self.dbname);
-        let references = catalog::references(self.source).await.map_err(source_failed)?;
+        let references = catalog::references(self.source).await?;
         let broken = broken(&references, tables, &moved);
         let constraints =
             broken.into_iter().map(|reference| (reference.from.clone(), reference.name.clone()));
@@ -114,7 +111,7 @@ impl Look<'_> {
 impl Attempt<'_> {
     /// What the source's schema is before its snapshot.
     pub(super) async fn schema_objects(&self) -> Result<Vec<SchemaObject>> {
-        catalog::schema_objects(&self.source).await.map_err(source_failed)
+        Ok(catalog::schema_objects(&self.source).await?)
     }
 
     /// Records what was there `before` and is there now, when the schema was dumped in between.
@@ -141,7 +138,7 @@ impl Attempt<'_> {
     }
 
     async fn find_schema_drift(&mut self) -> Result<()> {
-        let version = catalog::schema_version(&self.source).await.map_err(source_failed)?;
+        let version = catalog::schema_version(&self.source).await?;
         if self.schema_version.as_ref() == Some(&version) {
             return Ok(());
         }
@@ -153,18 +150,20 @@ impl Attempt<'_> {
     }
 
     /// A session of its own, which waits for no lock without end: the text of a view takes one on its tables.
-    async fn impatient_target(&self) -> Result<Client> {
+    async fn impatient_target(&self) -> Result<TargetClient> {
         let target = self.migration.sides.target_client().await?;
         let patience = i64::try_from(FENCE_LOCK_TIMEOUT.as_millis()).unwrap_or(i64::MAX);
         let bound = Sql::new("SET lock_timeout = ").number(patience);
-        let set = target.batch_execute(bound.as_str()).await;
-        let failed = |error| crate::source::Error::new("a bound on locks", error).into_failure(Side::Target);
-        set.map_err(failed)?;
+        target.run("a bound on locks", &bound).await?;
         Ok(target)
     }
 
     /// How the source differs: told, recorded and shown. `None` where nobody knows.
-    async fn schema_drift(&self, source: &Client, target: &Client) -> Result<Option<Vec<SchemaDrift>>> {
+    async fn schema_drift(
+        &self,
+        source: &SourceClient,
+        target: &TargetClient,
+    ) -> Result<Option<Vec<SchemaDrift>>> {
         let store = self.store();
         let (filter, dbname) = (&self.migration.filter, self.row.dbname.as_str());
         let look =
@@ -184,10 +183,10 @@ impl Attempt<'_> {
     /// what somebody should know: what is `accepted` all the same, or that nothing is known.
     pub(super) async fn refuse_schema_drift(
         &mut self,
-        source: &Client,
+        source: &SourceClient,
         accepted: bool,
     ) -> Result<(String, Vec<String>)> {
-        let version = catalog::schema_version(source).await.map_err(source_failed)?;
+        let version = catalog::schema_version(source).await?;
         let target = self.impatient_target().await?;
         let Some(drift) = self.schema_drift(source, &target).await? else {
             return Ok((version, vec![NOT_RECORDED.to_owned()]));
@@ -200,8 +199,12 @@ impl Attempt<'_> {
     }
 
     /// The same, unless the version is still this one.
-    pub(super) async fn refuse_later_schema_drift(&mut self, source: &Client, version: &str) -> Result<()> {
-        let now = catalog::schema_version(source).await.map_err(source_failed)?;
+    pub(super) async fn refuse_later_schema_drift(
+        &mut self,
+        source: &SourceClient,
+        version: &str,
+    ) -> Result<()> {
+        let now = catalog::schema_version(source).await?;
         if now == version { Ok(()) } else { self.refuse_schema_drift(source, false).await.map(drop) }
     }
 }

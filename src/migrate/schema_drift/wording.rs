@@ -2,13 +2,11 @@
 
 use std::collections::HashSet;
 
-use tokio_postgres::{Client, SimpleQueryMessage};
+use tokio_postgres::SimpleQueryMessage;
 
-use crate::catalog::{SchemaObject, SchemaObjectKey, SchemaObjectKind};
+use crate::catalog::{SchemaObject, SchemaObjectKey, SchemaObjectKind, TargetClient};
 use crate::error::Result;
-use crate::migrate::target_failed;
 use crate::pg::Sql;
-use crate::source;
 
 /// Those of the pairs, a source's view and the target's, that are the same view. The target makes each for a moment, as a
 /// temporary view; one that it refuses is not the same.
@@ -16,7 +14,7 @@ use crate::source;
 /// # Errors
 /// When the target does not answer.
 pub(super) async fn same_views<'a>(
-    target: &Client,
+    target: &TargetClient,
     pairs: impl Iterator<Item = (&'a SchemaObject, &'a SchemaObject)>,
 ) -> Result<HashSet<SchemaObjectKey>> {
     let mut same = HashSet::new();
@@ -41,7 +39,7 @@ fn parts(view: &SchemaObject) -> Option<(&str, &str)> {
     text.split_once(" AS\n")
 }
 
-async fn in_words_of(target: &Client, query: &str) -> Result<Option<String>> {
+async fn in_words_of(target: &TargetClient, query: &str) -> Result<Option<String>> {
     let sql = Sql::new("CREATE TEMPORARY VIEW walferry_wording AS ").catalog(query).text(
         "; SELECT rtrim(pg_get_viewdef('pg_temp.walferry_wording'::regclass), ';'); \
          DROP VIEW pg_temp.walferry_wording",
@@ -54,14 +52,14 @@ async fn in_words_of(target: &Client, query: &str) -> Result<Option<String>> {
 ///
 /// # Errors
 /// When it does not answer.
-pub(in crate::migrate) async fn worded(target: &Client, sql: &Sql) -> Result<Option<String>> {
+pub(in crate::migrate) async fn worded(target: &TargetClient, sql: &Sql) -> Result<Option<String>> {
     let answer = match target.simple_query(sql.as_str()).await {
         Ok(answer) => answer,
         Err(error) if error.as_db_error().is_some() => {
             tracing::debug!(%error, "the target does not take a definition of the source");
             return Ok(None);
         }
-        Err(error) => return Err(target_failed(source::Error::new("a wording", error))),
+        Err(error) => return Err(target.failed("a wording")(error).into()),
     };
     Ok(answer.into_iter().find_map(|message| match message {
         SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),

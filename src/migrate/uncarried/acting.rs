@@ -9,9 +9,8 @@ use tokio_postgres::error::SqlState;
 use crate::catalog::{self, ExtensionTable};
 use crate::error::{Failure, Result, Side};
 use crate::migrate::attempt::Attempt;
-use crate::migrate::{snapshot, source_failed};
+use crate::migrate::snapshot;
 use crate::pg::{QualifiedName, Sql};
-use crate::source;
 use crate::store::RelationState;
 
 use super::Again;
@@ -44,7 +43,7 @@ impl Attempt<'_> {
             self.store().copy_again(&row.name).await?;
             row.state = RelationState::Copying;
         }
-        let wal = catalog::current_wal(&self.source).await.map_err(source_failed)?;
+        let wal = catalog::current_wal(&self.source).await?;
         let snapshot = snapshot::export(&self.migration.sides.source).await?;
         self.replace(&snapshot.id, wal, tables, rows, deadline).await
     }
@@ -57,8 +56,7 @@ impl Attempt<'_> {
         let rows = self.store().relations().await?;
         let mut left = Vec::new();
         for row in rows.into_iter().filter(|row| row.state == RelationState::Copying) {
-            let found = catalog::target_table(&self.target, &row.name).await;
-            let found = found.map_err(|error| error.into_failure(Side::Target))?;
+            let found = catalog::target_table(&self.target, &row.name).await?;
             if let Some(condition) = found.and_then(|table| table.condition) {
                 let rest = Sql::new("DELETE FROM ONLY ").name(&row.name).text(" ").catalog(&condition);
                 left.push((row.name, rest));
@@ -81,8 +79,7 @@ impl Attempt<'_> {
                     continue;
                 };
                 let in_the_way = error.code() == Some(&SqlState::FOREIGN_KEY_VIOLATION);
-                let failure =
-                    source::Error::new("rows that act by themselves", error).into_failure(Side::Target);
+                let failure = catalog::Error::new(Side::Target, "rows that act by themselves", error).into();
                 let Failure::Definite(why) = failure else { return Err(failure) };
                 let cause = why.cause;
                 let warning = format!(

@@ -4,16 +4,13 @@
 //! It takes an exclusive lock on the table for an instant. Whoever wants to use the table queues up behind one who waits
 //! for that, so the wait is short, and tried again.
 
-use tokio_postgres::Client;
-
-use crate::catalog::Table;
+use crate::catalog::{self, SourceClient, Table};
 use crate::config::Keyless;
 use crate::error::{Definite, Failure, Result, Side};
 use crate::limits::{IDENTITY_LOCK_TIMEOUT, IDENTITY_RETRY_PAUSE, IDENTITY_TRIES_MAX};
 use crate::migrate::attempt::Attempt;
 use crate::migrate::report::objects_on_source;
 use crate::pg::{QualifiedName, RelationId, ReplicaIdentity, Sql};
-use crate::source;
 use crate::store::ChangedIdentity;
 
 impl Attempt<'_> {
@@ -56,7 +53,7 @@ impl Attempt<'_> {
 ///
 /// # Errors
 /// When the source does not answer, or a table is in use for too long.
-pub async fn put_back(source: &Client, changed: &[ChangedIdentity]) -> Result<Vec<QualifiedName>> {
+pub async fn put_back(source: &SourceClient, changed: &[ChangedIdentity]) -> Result<Vec<QualifiedName>> {
     let mut done = Vec::new();
     for table in changed {
         // As long as somebody publishes its updates, the source would refuse them.
@@ -100,7 +97,7 @@ fn identity(name: &QualifiedName, kind: &'static str) -> Sql {
     Sql::new("ALTER TABLE ONLY ").name(name).text(" REPLICA IDENTITY ").text(kind)
 }
 
-async fn alter(source: &Client, name: &QualifiedName, statement: &Sql) -> Result<()> {
+async fn alter(source: &SourceClient, name: &QualifiedName, statement: &Sql) -> Result<()> {
     let timeout = i64::try_from(IDENTITY_LOCK_TIMEOUT.as_millis()).unwrap_or(i64::MAX);
     let sql = Sql::new("SET LOCAL lock_timeout = ").number(timeout).text("; ").sql(statement);
     for attempt in 0..IDENTITY_TRIES_MAX {
@@ -121,5 +118,5 @@ async fn alter(source: &Client, name: &QualifiedName, statement: &Sql) -> Result
 }
 
 fn failure(error: tokio_postgres::Error) -> Failure {
-    source::Error::new("another replica identity", error).into_failure(Side::Source)
+    catalog::Error::new(Side::Source, "another replica identity", error).into()
 }

@@ -29,14 +29,12 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use tokio::time::Instant;
-use tokio_postgres::Client;
 
 use crate::apply::Tables;
-use crate::catalog::{self, ExtensionTable, Table, TableKind};
+use crate::catalog::{self, ExtensionTable, Table, TableKind, TargetClient};
 use crate::config::{Contents, Keyless};
 use crate::error::{Result, Side, Transient};
 use crate::pg::{QualifiedName, SourceLsn};
-use crate::source;
 use crate::store::{RelationRow, RelationState};
 
 pub use identities::{before, put_back};
@@ -47,7 +45,7 @@ use super::copy::Copy;
 use super::late_copy::announced;
 use super::objects::statements_until;
 use super::pairing::Listed;
-use super::{foreign_keys, publications, snapshot, source_failed};
+use super::{foreign_keys, publications, snapshot};
 use large_objects::LargeObjects;
 
 /// The tables without those of extensions that are left to the target, and without those whose rows we may not all see: of
@@ -89,7 +87,7 @@ impl Attempt<'_> {
             self.replace(&snapshot.id, snapshot.consistent_point, tables, rows, deadline).await?;
             self.carry_large_objects(&snapshot.id).await?;
         } else {
-            let wal = catalog::current_wal(&self.source).await.map_err(source_failed)?;
+            let wal = catalog::current_wal(&self.source).await?;
             let snapshot = snapshot::export(&self.migration.sides.source).await?;
             self.replace(&snapshot.id, wal, tables, rows, deadline).await?;
             self.carry_large_objects(&snapshot.id).await?;
@@ -111,11 +109,10 @@ impl Attempt<'_> {
     }
 
     /// A session of its own: one that is given up in the middle of a statement leaves it to the server.
-    async fn target_until(&self, deadline: Instant) -> Result<Client> {
+    async fn target_until(&self, deadline: Instant) -> Result<TargetClient> {
         let target = self.migration.sides.target_client().await?;
         let bound = target.batch_execute(statements_until(deadline).as_str()).await;
-        bound
-            .map_err(|error| source::Error::new("a bound on statements", error).into_failure(Side::Target))?;
+        bound.map_err(|error| catalog::Error::new(Side::Target, "a bound on statements", error))?;
         Ok(target)
     }
 

@@ -6,12 +6,11 @@
 
 use std::collections::HashSet;
 
-use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
+use crate::catalog::{self, SourceClient, TargetClient};
 use crate::error::{Definite, Failure, Result, Side};
 use crate::pg::{QualifiedName, Sql};
-use crate::source;
 
 /// Which of the target's materialised views are to be filled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,7 +25,7 @@ pub enum Which {
 ///
 /// # Errors
 /// When a side does not answer, or the time is up.
-pub async fn refresh(source: &Client, target: &Client, which: Which) -> Result<()> {
+pub async fn refresh(source: &SourceClient, target: &TargetClient, which: Which) -> Result<()> {
     let wanted = filled(source).await?;
     if wanted.is_empty() {
         return Ok(());
@@ -68,7 +67,7 @@ fn tell(view: &QualifiedName, refusal: &Definite) {
     );
 }
 
-async fn filled(source: &Client) -> Result<HashSet<QualifiedName>> {
+async fn filled(source: &SourceClient) -> Result<HashSet<QualifiedName>> {
     let sql = "SELECT schemaname::text, matviewname::text FROM pg_matviews WHERE ispopulated";
     let rows = source.query(sql, &[]).await;
     let rows = rows.map_err(|error| failure("the materialised views", Side::Source, error))?;
@@ -76,7 +75,7 @@ async fn filled(source: &Client) -> Result<HashSet<QualifiedName>> {
 }
 
 /// One reads another if that is among all that it reads, through views or not; so it reads more of them.
-async fn in_order(target: &Client, which: Which) -> Result<Vec<QualifiedName>> {
+async fn in_order(target: &TargetClient, which: Which) -> Result<Vec<QualifiedName>> {
     let sql = "WITH RECURSIVE
                    direct AS (SELECT DISTINCT r.ev_class AS reader, d.refobjid AS read FROM pg_rewrite r
                               JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid
@@ -102,5 +101,5 @@ fn failed(error: tokio_postgres::Error) -> Failure {
 }
 
 fn failure(question: &'static str, side: Side, error: tokio_postgres::Error) -> Failure {
-    source::Error::new(question, error).into_failure(side)
+    catalog::Error::new(side, question, error).into()
 }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tokio::io::AsyncWriteExt;
+use walferry::catalog::TargetClient;
 use walferry::store::Store;
 
 use super::super::harness::{DATABASE, Engine, Launch, PATIENCE, Pair, wait_for};
@@ -279,7 +280,7 @@ async fn whose_record_alone_is_lost() {
     assert!(log.contains("database \"defaultdb\" of the source is read only"), "{log}");
     paste(pair, statement(&log)).await;
 
-    let target = super::connect(&pair.cluster.target_uri(DATABASE)).await.unwrap();
+    let target = TargetClient::new(super::connect(&pair.cluster.target_uri(DATABASE)).await.unwrap());
     let store = Store::new(&target, "default");
     let late = store.answer(attempt, request, &json!({"state": "done"}), "done").await;
     let refusal = late.expect_err("a later attempt has begun").to_string();

@@ -5,11 +5,11 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use tokio_postgres::{Client, Row};
+use tokio_postgres::Row;
 
-use super::failure;
-use crate::catalog;
-use crate::error::{Result, Side};
+use super::QUESTION;
+use crate::catalog::{self, TargetClient};
+use crate::error::Result;
 use crate::pg::{ServerVersion, Sql};
 
 /// `pg_largeobject_metadata m`: its owner, and what others may do: privilege, `*` with GRANT OPTION, a space, the role's
@@ -79,16 +79,16 @@ impl Roles {
     ///
     /// # Errors
     /// When the target does not answer.
-    pub async fn read(target: &Client) -> Result<Self> {
+    pub async fn read(target: &TargetClient) -> Result<Self> {
         let version = catalog::server_version(target).await;
-        let version: ServerVersion = version.map_err(|error| error.into_failure(Side::Target))?;
+        let version: ServerVersion = version?;
         // To give something away takes SET (16), before that membership; to change it afterwards, what it inherits.
         let set =
             if version.major() >= 16 { "pg_has_role(oid, 'SET')" } else { "pg_has_role(oid, 'MEMBER')" };
         let sql = Sql::new("SELECT rolname::text, pg_has_role(oid, 'USAGE') AND ")
             .text(set)
             .text(", rolname = current_user FROM pg_roles");
-        let rows = target.query(sql.as_str(), &[]).await.map_err(|error| failure(Side::Target, error))?;
+        let rows = target.query(sql.as_str(), &[]).await.map_err(target.failed(QUESTION))?;
         let me = rows.iter().find(|row| row.get(2)).map(|row| row.get(0)).unwrap_or_default();
         Ok(Self { me, can_own: rows.iter().map(|row| (row.get(0), row.get(1))).collect() })
     }

@@ -19,14 +19,14 @@ use std::sync::Arc;
 
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
-use tokio_postgres::{Client, Row};
+use tokio_postgres::Row;
 use tracing::Instrument;
 
+use crate::catalog::{self, SideClient, SourceClient, TargetClient};
 use crate::error::{Definite, Failure, Result, Side, Transient};
 use crate::limits::LARGE_OBJECTS_PER_STEP;
 use crate::pg::{ServerVersion, Sql};
-use crate::source;
-use crate::wire::{ConnInfo, control};
+use crate::wire::ConnInfo;
 use access::{Access, Roles};
 
 /// What carries large objects.
@@ -65,8 +65,8 @@ type Range = (u32, u32);
 /// One job: a session on either side.
 struct Job<'a> {
     all: &'a LargeObjects,
-    source: Client,
-    target: Client,
+    source: SourceClient,
+    target: TargetClient,
     roles: Roles,
     tally: Tally,
 }
@@ -82,7 +82,7 @@ impl LargeObjects {
     ///
     /// # Errors
     /// When a side does not answer; when one may not be read, or is in the way.
-    pub async fn carry(&self, source: &Client, target: &Client) -> Result<bool> {
+    pub async fn carry(&self, source: &SourceClient, target: &TargetClient) -> Result<bool> {
         if !self.any(source, target).await? {
             return Ok(false);
         }
@@ -107,25 +107,23 @@ impl LargeObjects {
         Ok(copied + changed + dropped > 0)
     }
 
-    async fn any(&self, source: &Client, target: &Client) -> Result<bool> {
+    async fn any(&self, source: &SourceClient, target: &TargetClient) -> Result<bool> {
         let sql = "SELECT EXISTS (SELECT FROM pg_largeobject_metadata)";
-        let row = source.query_one(sql, &[]).await.map_err(|error| failure(Side::Source, error))?;
+        let row = source.query_one(sql, &[]).await.map_err(source.failed(QUESTION)).map_err(failure)?;
         if row.get(0) {
             return Ok(true);
         }
         let sql = "SELECT EXISTS (SELECT FROM walferry.large_object WHERE migration = $1)";
         let row = target.query_one(sql, &[&self.migration]).await;
-        Ok(row.map_err(|error| failure(Side::Target, error))?.get(0))
+        Ok(row.map_err(target.failed(QUESTION))?.get(0))
     }
 
     async fn work(&self, next: &Mutex<Option<u32>>) -> Result<Tally> {
-        let source = control(&self.source, "walferry copy").await;
-        let source = source.map_err(|error| error.into_failure(Side::Source))?;
+        let source = SourceClient::connect(&self.source, "walferry copy").await?;
         let begin = Sql::new("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT ")
             .literal(&self.snapshot);
-        source.batch_execute(begin.as_str()).await.map_err(|error| failure(Side::Source, error))?;
-        let target = control(&self.target, "walferry copy").await;
-        let target = target.map_err(|error| error.into_failure(Side::Target))?;
+        source.run(QUESTION, &begin).await.map_err(failure)?;
+        let target = TargetClient::connect(&self.target, "walferry copy").await?;
         let roles = Roles::read(&target).await?;
         let mut job = Job { all: self, source, target, roles, tally: Tally::default() };
         while let Some((range, here)) = job.next(next).await? {
@@ -176,8 +174,7 @@ impl Job<'_> {
             let (statements, missing) = self.roles.statements(*id, &here[id], has);
             self.tally.roles_missing.extend(missing);
             if let Some(statements) = statements {
-                let done = self.target.batch_execute(statements.as_str()).await;
-                done.map_err(|error| failure(Side::Target, error))?;
+                self.target.run(QUESTION, &statements).await?;
             }
         }
         self.commit().await?;
@@ -223,7 +220,7 @@ impl Job<'_> {
 
     /// Begins a transaction of the target, as the run that is the migration's: another one may have taken over.
     async fn begin(&self) -> Result<()> {
-        self.target.batch_execute("BEGIN").await.map_err(|error| failure(Side::Target, error))?;
+        self.target.run(QUESTION, &Sql::new("BEGIN")).await?;
         let ours = Sql::new("SELECT FROM walferry.migration WHERE name = $1 AND attempt = $2 FOR SHARE");
         if self.ask(Side::Target, &ours, &[&self.all.migration, &self.all.attempt]).await?.is_empty() {
             return Err(Transient::new(Side::Target, "the migration's lock was lost during the copy").into());
@@ -232,7 +229,7 @@ impl Job<'_> {
     }
 
     async fn commit(&self) -> Result<()> {
-        self.target.batch_execute("COMMIT").await.map_err(|error| failure(Side::Target, error))
+        Ok(self.target.run(QUESTION, &Sql::new("COMMIT")).await?)
     }
 
     async fn ask(
@@ -241,11 +238,11 @@ impl Job<'_> {
         sql: &Sql,
         params: &[&(dyn tokio_postgres::types::ToSql + Sync)],
     ) -> Result<Vec<Row>> {
-        let client = match side {
+        let client: &SideClient = match side {
             Side::Source => &self.source,
             Side::Target => &self.target,
         };
-        client.query(sql.as_str(), params).await.map_err(|error| failure(side, error))
+        client.query(sql.as_str(), params).await.map_err(client.failed(QUESTION)).map_err(failure)
     }
 }
 
@@ -267,13 +264,14 @@ fn in_the_way(id: u32) -> Definite {
         ))
 }
 
-fn failure(side: Side, error: tokio_postgres::Error) -> Failure {
-    let error = source::Error::new("the large objects", error);
-    if side == Side::Source && error.state() == Some("42501") {
+const QUESTION: &str = "the large objects";
+
+fn failure(error: catalog::Error) -> Failure {
+    if error.side() == Side::Source && error.state() == Some("42501") {
         return Definite::new("a large object of the source may not be read")
             .detail(error.to_string())
             .hint("`walferry check` prints the statement that lets us; run it on the source")
             .into();
     }
-    error.into_failure(side)
+    error.into()
 }
