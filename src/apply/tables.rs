@@ -54,14 +54,9 @@ impl Tables {
     /// # Errors
     /// A transient failure when it takes too long, or the source does not answer.
     pub(super) async fn wait_until_visible(&self, xid: Xid) -> Result<()> {
-        // A transaction holds the lock on its identifier until others see what it did.
-        let sql = "SELECT FROM pg_locks WHERE locktype = 'transactionid' AND transactionid = $1::text::xid AND granted";
         let began = tokio::time::Instant::now();
-        let xid = xid.to_string();
         loop {
-            let held = self.source.query(sql, &[&xid]).await;
-            let held = held.map_err(self.source.failed("a transaction"))?;
-            if held.is_empty() {
+            if !catalog::is_in_progress(&self.source, xid).await? {
                 return Ok(());
             }
             if began.elapsed() >= VISIBLE_WAIT {

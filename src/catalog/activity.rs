@@ -72,6 +72,54 @@ pub async fn prepared_transactions(client: &SourceClient) -> Result<Vec<Prepared
     rows.iter().map(transaction).collect()
 }
 
+/// The three oldest transactions that have written, for people; empty where this user may see none.
+///
+/// # Errors
+/// When the server does not answer.
+pub async fn oldest_writers(client: &SourceClient) -> Result<Vec<String>, Error> {
+    let sql = Sql::new(
+        "SELECT format('server process %s of %s in %s, %s, transaction open since %s', pid, usename, datname, state, \
+         xact_start) AS writer FROM pg_stat_activity WHERE backend_xid IS NOT NULL ORDER BY xact_start LIMIT 3",
+    );
+    let rows = ask::rows(client, "the running transactions", &sql, &[]).await?;
+    rows.iter().map(|row| row.get("writer")).collect()
+}
+
+/// A session of any Walferry in the current database other than this one, for people.
+///
+/// # Errors
+/// When the server does not answer.
+pub async fn walferry_at_work(client: &SourceClient) -> Result<Option<String>, Error> {
+    let sql = Sql::new(
+        "SELECT format('server process %s, %s, connected since %s', pid, application_name, backend_start) AS session \
+         FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() \
+         AND application_name LIKE 'walferry%' ORDER BY pid LIMIT 1",
+    );
+    let rows = ask::rows(client, "the sessions of Walferry", &sql, &[]).await?;
+    rows.first().map(|row| row.get("session")).transpose()
+}
+
+/// The `application_name` of a server process, as far as this user may see it.
+///
+/// # Errors
+/// When the server does not answer.
+pub async fn application_name(client: &SourceClient, pid: i32) -> Result<Option<String>, Error> {
+    let sql = Sql::new("SELECT application_name AS name FROM pg_stat_activity WHERE pid = $1::int4");
+    let rows = ask::rows(client, "who uses the slot", &sql, &[&pid]).await?;
+    Ok(rows.first().map(|row| row.get("name")).transpose()?.flatten())
+}
+
+/// Whether a transaction is not yet over for others: it holds the lock on its identifier until they see what it did.
+///
+/// # Errors
+/// When the server does not answer.
+pub async fn is_in_progress(client: &SourceClient, xid: Xid) -> Result<bool, Error> {
+    let sql = Sql::new(
+        "SELECT FROM pg_locks WHERE locktype = 'transactionid' AND transactionid = $1::text::xid AND granted",
+    );
+    Ok(!ask::rows(client, "a transaction", &sql, &[&xid.to_string()]).await?.is_empty())
+}
+
 /// Whether a transaction has committed; not, where it is too long ago to be told.
 ///
 /// # Errors

@@ -25,6 +25,7 @@ mod identities;
 mod operators;
 mod owner_code;
 mod privileges;
+mod publications;
 mod references;
 mod roles;
 mod schema_objects;
@@ -38,7 +39,8 @@ mod target;
 use crate::source::Dialect;
 
 pub use activity::{
-    PreparedTransaction, WritingTransaction, has_committed, prepared_transactions, writing_transactions,
+    PreparedTransaction, WritingTransaction, application_name, has_committed, is_in_progress, oldest_writers,
+    prepared_transactions, walferry_at_work, writing_transactions,
 };
 pub use client::{SideClient, SourceClient, TargetClient};
 pub use contents::{
@@ -66,6 +68,7 @@ pub use privileges::{
     DatabaseProperties, DefaultPrivilege, Object, ObjectKind, Owned, Privilege, database_privileges,
     database_properties, default_privileges, owners, privileges,
 };
+pub use publications::publications;
 pub use references::{Reference, foreign_keys, references, references_to};
 pub use roles::{
     Membership, MembershipOptions, Role, Setting, current_user, database_settings, memberships,
@@ -76,7 +79,10 @@ pub use sequences::{Sequence, SequenceOwner, SequenceValue, SequenceValues, sequ
 pub use server::{
     DatabaseLocale, Provider, ServerFacts, UserFacts, clock, server_facts, server_version, system_id,
 };
-pub use slots::{ReplicationRoom, current_wal, replication_room, slot, slots, wal_senders_used};
+pub use slots::{
+    ReplicationRoom, current_wal, drop_slot, end_temporary_slot, passing_slots, replication_room, slot,
+    slots, slots_named, wal_senders_used,
+};
 pub use surroundings::{
     ChangedCollation, LockRoom, ReplicaTrigger, SessionRoom, Surroundings, UntrustedFunction, Unwritable,
     UserMapping, forced_row_security, language_names, lock_room, secured_tables, session_room, surroundings,

@@ -32,6 +32,50 @@ pub async fn slot(client: &SourceClient, name: &str) -> Result<Option<SlotInfo>,
     Ok(read(client, " WHERE s.slot_name = $1::text", &[&name]).await?.pop())
 }
 
+/// Slots of the current database that are not temporary and whose names match `pattern`, each with whether it is in use.
+///
+/// # Errors
+/// When the server does not answer.
+pub async fn slots_named(client: &SourceClient, pattern: &str) -> Result<Vec<(String, bool)>, Error> {
+    let sql = Sql::new(
+        "SELECT slot_name::text AS name, active FROM pg_replication_slots \
+         WHERE slot_name ~ $1::text AND database = current_database() AND NOT temporary ORDER BY 1",
+    );
+    let rows = ask::rows(client, "the replication slots", &sql, &[&pattern]).await?;
+    rows.iter().map(|row| Ok((row.get("name")?, row.get("active")?))).collect()
+}
+
+/// How many temporary slots there are for copies of ours, of any migration: they go away by themselves.
+///
+/// # Errors
+/// When the server does not answer.
+pub async fn passing_slots(client: &SourceClient) -> Result<u64, Error> {
+    let sql = Sql::new(
+        "SELECT count(*) AS count FROM pg_replication_slots WHERE temporary AND slot_name LIKE 'walferry\\_%\\_copy'",
+    );
+    ask::row(client, "the temporary slots", &sql, &[]).await?.count("count")
+}
+
+/// Drops a slot.
+///
+/// # Errors
+/// When it is in use or not there, or the server does not answer.
+pub async fn drop_slot(client: &SourceClient, name: &str) -> Result<(), Error> {
+    let sql = Sql::new("SELECT pg_drop_replication_slot($1::text)");
+    ask::rows(client, "the end of a slot", &sql, &[&name]).await.map(|_| ())
+}
+
+/// Ends the session that has a temporary slot; says whether there is one.
+///
+/// # Errors
+/// When the session is not the current user's to end, or the server does not answer.
+pub async fn end_temporary_slot(client: &SourceClient, name: &str) -> Result<bool, Error> {
+    let sql = Sql::new(
+        "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = $1::text AND temporary",
+    );
+    Ok(!ask::rows(client, "an old temporary slot", &sql, &[&name]).await?.is_empty())
+}
+
 /// How far the source's WAL is flushed; on a standby, replayed.
 ///
 /// # Errors

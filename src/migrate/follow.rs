@@ -351,10 +351,7 @@ impl<'a> Attempt<'a> {
 
     /// We hold the lock, so a walsender of ours that still has the slot is one whose engine is gone: it ends soon.
     async fn in_use(&self, pid: i32) -> Result<Failure> {
-        let sql = "SELECT application_name FROM pg_stat_activity WHERE pid = $1";
-        let row = self.source.query_opt(sql, &[&pid]).await;
-        let row = row.map_err(|error| catalog::Error::new(Side::Source, "who uses the slot", error))?;
-        let name: Option<String> = row.and_then(|row| row.get(0));
+        let name = catalog::application_name(&self.source, pid).await?;
         if name.as_deref().is_none_or(|name| name == STREAM_NAME) {
             return Ok(snapshot::in_use(&self.row.slot, Some(pid)).into());
         }

@@ -6,7 +6,7 @@
 //! engine that copies has a slot that nobody reads yet.
 
 use crate::catalog::{self, SourceClient};
-use crate::error::{Definite, Failure, Result, Side};
+use crate::error::{Definite, Result};
 use crate::limits::{ENGINE_LOCK_POLL, SESSIONS_GONE_WAIT};
 use crate::pg::{SlotName, Sql};
 
@@ -29,13 +29,9 @@ impl Leftovers {
     pub async fn find(client: &SourceClient, migration: &str) -> Result<Self> {
         // A migration's name holds nothing but a-z, 0-9 and _.
         let pattern = format!("^walferry_{migration}_[0-9a-f]{{8}}$");
-        let sql = "SELECT slot_name::text, active FROM pg_replication_slots
-                   WHERE slot_name ~ $1 AND database = current_database() AND NOT temporary ORDER BY 1";
-        let rows = client.query(sql, &[&pattern]).await.map_err(failure)?;
         let mut found = Self::default();
-        for row in &rows {
-            let name: String = row.get(0);
-            match (SlotName::new(&name), row.get(1)) {
+        for (name, active) in catalog::slots_named(client, &pattern).await? {
+            match (SlotName::new(&name), active) {
                 (Ok(slot), false) => found.slots.push(slot),
                 (Ok(_), true) => found.in_use.push(name),
                 // The server has no such names.
@@ -43,9 +39,7 @@ impl Leftovers {
             }
         }
         let pattern = format!("^walferry_{migration}_[0-9a-f]{{8}}(_ins)?$");
-        let sql = "SELECT pubname::text FROM pg_publication WHERE pubname ~ $1 ORDER BY 1";
-        let rows = client.query(sql, &[&pattern]).await.map_err(failure)?;
-        let names = rows.iter().map(|row| row.get::<_, String>(0));
+        let names = catalog::publications(client, &[], &pattern).await?.into_iter();
         let in_use = |name: &String| {
             found
                 .in_use
@@ -133,25 +127,17 @@ pub fn unseen_by_hand(migration: &str) -> String {
 
 /// The session of an engine that was killed ends when the server notices, so this waits for it a little.
 async fn refuse_at_work(client: &SourceClient) -> Result<()> {
-    let sql =
-        "SELECT format('server process %s, %s, connected since %s', pid, application_name, backend_start)
-               FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
-                   AND application_name LIKE 'walferry%' ORDER BY pid LIMIT 1";
     let began = tokio::time::Instant::now();
     loop {
-        let Some(row) = client.query_opt(sql, &[]).await.map_err(failure)? else { return Ok(()) };
+        let Some(session) = catalog::walferry_at_work(client).await? else { return Ok(()) };
         if began.elapsed() >= SESSIONS_GONE_WAIT {
             return Err(Definite::new(
                 "a Walferry is at work in this database of the source: nothing is dropped",
             )
-            .detail(row.get::<_, String>(0))
+            .detail(session)
             .hint("stop it first; what a live engine uses must stay")
             .into());
         }
         tokio::time::sleep(ENGINE_LOCK_POLL).await;
     }
-}
-
-fn failure(error: tokio_postgres::Error) -> Failure {
-    catalog::Error::new(Side::Source, "what a migration left", error).into()
 }

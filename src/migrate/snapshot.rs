@@ -106,8 +106,7 @@ pub async fn drop_slot(control: &SourceClient, slot: &SlotName) -> Result<bool> 
     if found.active {
         return Err(in_use(slot, found.active_pid).into());
     }
-    let dropped = control.execute("SELECT pg_drop_replication_slot($1)", &[&slot.as_str()]).await;
-    dropped.map_err(|error| catalog::Error::new(Side::Source, "the end of a slot", error))?;
+    catalog::drop_slot(control, slot.as_str()).await?;
     Ok(true)
 }
 
@@ -117,12 +116,9 @@ pub async fn drop_slot(control: &SourceClient, slot: &SlotName) -> Result<bool> 
 /// # Errors
 /// When the source does not answer, or the session does not end.
 pub async fn end_temporary(control: &SourceClient, slot: &SlotName) -> Result<()> {
-    let sql = "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = $1 AND temporary";
     let began = tokio::time::Instant::now();
     loop {
-        let rows = control.query(sql, &[&slot.as_str()]).await;
-        let rows = rows.map_err(|error| catalog::Error::new(Side::Source, "an old temporary slot", error))?;
-        if rows.is_empty() {
+        if !catalog::end_temporary_slot(control, slot.as_str()).await? {
             return Ok(());
         }
         if began.elapsed() >= ENGINE_LOCK_WAIT {
@@ -162,10 +158,8 @@ async fn not_created(control: &SourceClient, error: source::Error) -> Failure {
     if error.state() != Some("53400") {
         return error.into();
     }
-    let passing =
-        "SELECT count(*) FROM pg_replication_slots WHERE temporary AND slot_name LIKE 'walferry\\_%\\_copy'";
-    match control.query_one(passing, &[]).await {
-        Ok(row) if row.get::<_, i64>(0) > 0 => {
+    match catalog::passing_slots(control).await {
+        Ok(1..) => {
             Transient::new(Side::Source, "the source has no free replication slot until a copy of ours ends")
                 .detail(error.to_string())
                 .into()
@@ -181,13 +175,7 @@ async fn not_created(control: &SourceClient, error: source::Error) -> Failure {
 }
 
 async fn oldest_writers(control: &SourceClient) -> Result<String> {
-    let sql =
-        "SELECT format('server process %s of %s in %s, %s, transaction open since %s', pid, usename, datname,
-                             state, xact_start)
-               FROM pg_stat_activity WHERE backend_xid IS NOT NULL ORDER BY xact_start LIMIT 3";
-    let rows = control.query(sql, &[]).await;
-    let rows = rows.map_err(|error| catalog::Error::new(Side::Source, "the running transactions", error))?;
-    let writers: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+    let writers = catalog::oldest_writers(control).await?;
     Ok(if writers.is_empty() {
         "a transaction that is not visible to this role".to_owned()
     } else {

@@ -85,11 +85,7 @@ pub async fn tail(
 /// The publications that there are.
 async fn known(client: &SourceClient, name: &str, wanted: &[String]) -> Result<Vec<String>> {
     let of_migration = format!("^walferry_{name}_[0-9a-f]{{8}}(_ins)?$");
-    let sql = "SELECT pubname::text FROM pg_publication
-               WHERE CASE WHEN cardinality($1::text[]) > 0 THEN pubname = ANY ($1) ELSE pubname ~ $2 END ORDER BY 1";
-    let rows = client.query(sql, &[&wanted, &of_migration]).await;
-    let rows = rows.map_err(|error| catalog::Error::new(Side::Source, "the publications", error))?;
-    let found: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+    let found = catalog::publications(client, wanted, &of_migration).await?;
     let hint =
         "name one that there is with --publication, or make one: CREATE PUBLICATION tail FOR TABLE orders";
     if let Some(missing) = wanted.iter().find(|name| !found.contains(name)) {
