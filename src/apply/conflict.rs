@@ -10,6 +10,7 @@ use crate::config::OnConflict;
 use crate::error::{Definite, Failure};
 use crate::pg::{CommitLsn, QualifiedName};
 use crate::plan::{Kind, NamedValues, Step};
+use crate::store::record_conflict;
 use crate::wire::ServerError;
 
 /// A change that does not fit.
@@ -94,11 +95,6 @@ impl Resolution {
     }
 }
 
-/// Puts a conflict into `walferry.conflict`: see [`Conflict::params`].
-pub(super) const RECORD: &str = "INSERT INTO walferry.conflict \
-     (migration, commit_lsn, schema_name, table_name, kind, resolution, statement, key, source_row, target_row) \
-     VALUES ($1, $2::text::pg_lsn, $3, $4, $5, $6, $7, $8::text::json, $9::text::json, $10::text::json)";
-
 impl Conflict {
     /// A step that touched another number of rows than one.
     pub(super) fn row_count(step: &Step, rows: u64) -> Self {
@@ -152,7 +148,7 @@ impl Conflict {
         self
     }
 
-    /// The parameters of [`RECORD`].
+    /// The parameters of [`record_conflict`].
     pub(super) fn params(&self, migration: &str, resolution: Resolution) -> [Option<String>; 10] {
         let Self { kind, commit_lsn, table, statement, rows, .. } = self;
         [
@@ -177,7 +173,7 @@ impl Conflict {
         let params = self.params(migration, Resolution::Stopped);
         let params: Vec<&(dyn tokio_postgres::types::ToSql + Sync)> =
             params.iter().map(|param| param as _).collect();
-        client.execute(RECORD, &params).await.map(|_| ())
+        client.execute(record_conflict().as_str(), &params).await.map(|_| ())
     }
 
     /// The failure that the operator sees.

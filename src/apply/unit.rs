@@ -9,9 +9,10 @@ use crate::limits::PREPARED_STATEMENTS_MAX;
 use crate::pg::{EndLsn, Landmark, PgTimestamp, Sql, TargetLsn};
 use crate::plan::{Batch, Input, Kind, Statement, Step};
 use crate::store::apply_role::MOVE_PROGRESS;
+use crate::store::{move_progress, record_conflict};
 use crate::wire::Outcome;
 
-use super::conflict::{Conflict, RECORD, Resolution};
+use super::conflict::{Conflict, Resolution};
 use super::failure::target_failed;
 use super::{Applier, Written};
 
@@ -45,17 +46,9 @@ impl Own {
             release: statement("RELEASE SAVEPOINT walferry"),
             attempt: statement("SAVEPOINT walferry_attempt"),
             keep: statement("RELEASE SAVEPOINT walferry_attempt"),
-            record: statement(RECORD),
+            record: Statement::new(record_conflict()),
             progress_by_role: statement(MOVE_PROGRESS),
-            // Division by zero if the row is not where this engine left it.
-            progress: statement(
-                "WITH moved AS (UPDATE walferry.progress SET end_lsn = $3, updated_at = clock_timestamp(), \
-                 commit_time = coalesce(to_timestamp($4::float8), commit_time), \
-                 last_commit_lsn = coalesce($5::pg_lsn, last_commit_lsn), \
-                 last_end_lsn = coalesce($6::pg_lsn, last_end_lsn), last_xid = coalesce($7::int8, last_xid), \
-                 last_commit_micros = coalesce($8::int8, last_commit_micros) \
-                 WHERE migration = $1 AND end_lsn = $2 RETURNING 1) SELECT 1 / count(*) FROM moved",
-            ),
+            progress: Statement::new(move_progress()),
             commit: statement("COMMIT"),
             rollback: statement("ROLLBACK"),
             written: statement(

@@ -84,9 +84,9 @@ pub use slots::{
     slots, slots_named, wal_senders_used,
 };
 pub use surroundings::{
-    ChangedCollation, LockRoom, ReplicaTrigger, SessionRoom, Surroundings, UntrustedFunction, Unwritable,
-    UserMapping, forced_row_security, language_names, lock_room, secured_tables, session_room, surroundings,
-    trusted_languages, untrusted_functions, unwritable_tables,
+    ChangedCollation, LockRoom, ReplicaTrigger, SessionRoom, Surroundings, UntrustedFunction, UserMapping,
+    forced_row_security, language_names, lock_room, secured_tables, session_room, surroundings,
+    trusted_languages, untrusted_functions,
 };
 pub use tables::{
     Generated, Identity, Persistence, Table, TableColumn, TableKind, TableNow, index_bytes, table_names,

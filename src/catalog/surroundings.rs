@@ -231,50 +231,6 @@ pub async fn secured_tables(client: &SourceClient) -> Result<Vec<(QualifiedName,
     ask::rows(client, "row-level security", &sql, &[]).await?.iter().map(table).collect()
 }
 
-/// A table of a migration on its target, to which the current user may not write all that comes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Unwritable {
-    /// The table.
-    pub name: QualifiedName,
-    /// Its owner, whose privileges the current user lacks.
-    pub owner: Option<String>,
-    /// Row-level security holds for its owner, too.
-    pub forced: bool,
-    /// The current user lacks a privilege.
-    pub refused: bool,
-}
-
-/// Those of a migration that has begun; none on a target that knows of no migration.
-///
-/// # Errors
-/// When the server does not answer.
-pub async fn unwritable_tables(target: &TargetClient, migration: &str) -> Result<Vec<Unwritable>, Error> {
-    let question = "the target's tables";
-    let known = Sql::new("SELECT to_regclass('walferry.relation') IS NOT NULL AS known");
-    if !ask::row(target, question, &known, &[]).await?.get("known")? {
-        return Ok(Vec::new());
-    }
-    let sql = Sql::new(
-        "WITH found AS (SELECT r.schema_name, r.table_name, row_security_active(c.oid) AS secured, \
-         CASE WHEN NOT pg_has_role(c.relowner, 'USAGE') THEN pg_get_userbyid(c.relowner)::text END AS owner, \
-         c.relrowsecurity AND c.relforcerowsecurity AS forced, NOT (has_table_privilege(c.oid, 'SELECT') AND has_table_privilege(c.oid, 'INSERT') \
-         AND has_table_privilege(c.oid, 'UPDATE') AND has_table_privilege(c.oid, 'DELETE')) AS refused \
-         FROM walferry.relation r JOIN pg_namespace n ON n.nspname = r.schema_name \
-         JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = r.table_name \
-         WHERE r.migration = $1 AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass \
-         AND d.objid = c.oid AND d.deptype = 'e')) \
-         SELECT schema_name AS schema, table_name AS name, owner, secured AND forced AS forced, refused \
-         FROM found WHERE secured OR refused \
-         ORDER BY 1, 2",
-    );
-    let rows = ask::rows(target, question, &sql, &[&migration]).await?;
-    let found = |row: &ask::Answer| {
-        let (owner, forced, refused) = (row.get("owner")?, row.get("forced")?, row.get("refused")?);
-        Ok(Unwritable { name: row.name()?, owner, forced, refused })
-    };
-    rows.iter().map(found).collect()
-}
-
 const QUESTION: &str = "what is around the tables";
 
 async fn user_mappings(client: &SideClient) -> Result<Vec<UserMapping>, Error> {

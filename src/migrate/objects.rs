@@ -57,13 +57,8 @@ impl Making<'_> {
         let wanted = self.wanted(left);
         let mut session = wanted.connect().await?;
         wanted.make_in_order(&mut session).await?;
-        let step = Sql::new("UPDATE walferry.migration SET phase = ")
-            .literal(Phase::Copying.as_str())
-            .text(" WHERE name = ")
-            .literal(self.migration);
-        session.execute(&step).await.map_err(|error| error.into_failure(Side::Target))?;
         session.close().await;
-        Ok(())
+        Store::new(self.control, self.migration).set_phase(Phase::Copying.as_str()).await
     }
 
     /// What an earlier run made has to be what the source has now, since nobody makes it again.

@@ -5,7 +5,7 @@ use tokio_postgres::types::PgLsn;
 
 use super::{Store, damaged, failure};
 use crate::error::Result;
-use crate::pg::{CommitLsn, EndLsn, Landmark, PgTimestamp, Resume, TimelineId, Xid};
+use crate::pg::{CommitLsn, EndLsn, Landmark, PgTimestamp, Resume, Sql, TimelineId, Xid};
 
 impl Store<'_> {
     /// Records the position that the stream starts from: the slot's consistent point.
@@ -38,6 +38,21 @@ impl Store<'_> {
         let sql = "UPDATE walferry.progress SET timeline = $2, end_lsn = $3 WHERE migration = $1";
         self.execute(sql, &[&self.name, &timeline(resume), &PgLsn::from(resume.end.get())]).await
     }
+}
+
+/// Moves the position, for the transaction that applies what is before it: a division by zero if another engine has moved
+/// it. The parameters are text: migration, position before, position after, commit time in seconds, and of the last
+/// transaction its commit record's position, its end, its identifier and its commit time in microseconds. What is NULL stays
+/// as it is.
+pub fn move_progress() -> Sql {
+    Sql::new(
+        "WITH moved AS (UPDATE walferry.progress SET end_lsn = $3, updated_at = clock_timestamp(), \
+         commit_time = coalesce(to_timestamp($4::float8), commit_time), \
+         last_commit_lsn = coalesce($5::pg_lsn, last_commit_lsn), \
+         last_end_lsn = coalesce($6::pg_lsn, last_end_lsn), last_xid = coalesce($7::int8, last_xid), \
+         last_commit_micros = coalesce($8::int8, last_commit_micros) \
+         WHERE migration = $1 AND end_lsn = $2 RETURNING 1) SELECT 1 / count(*) FROM moved",
+    )
 }
 
 fn timeline(resume: &Resume) -> Option<i64> {

@@ -9,6 +9,7 @@ use crate::catalog::{self, TargetClient};
 use crate::error::{Result, Side};
 use crate::pg::{QualifiedName, Sql};
 use crate::store::apply_role::HOLD_CONSTRAINTS;
+use crate::store::hold_constraints;
 use crate::wire::{self, Session};
 
 /// One of them, of a table or of a domain.
@@ -45,10 +46,6 @@ const CONSTRAINTS: &str = "
             JOIN pg_type t ON t.oid = k.contypid JOIN pg_namespace n ON n.oid = t.typnamespace
     ORDER BY 7 DESC, 1, 2, 3, 4";
 
-/// For whoever takes some away, in his transaction. Tables that are copied beside this one may have the same ones. A lock on
-/// a table of ours, which keeps nobody from its rows: an advisory one could be held by anybody.
-const LOCK: &str = "LOCK TABLE walferry.replica_identity IN SHARE UPDATE EXCLUSIVE MODE";
-
 /// Whether there are any that could keep rows from a table of the target.
 ///
 /// # Errors
@@ -69,8 +66,9 @@ pub async fn take_away(
     by_role: bool,
 ) -> Result<Sql> {
     let failed = |error: wire::Error| error.into_failure(Side::Target);
-    let lock = if by_role { HOLD_CONSTRAINTS } else { LOCK };
-    session.execute(&Sql::new("BEGIN; ").text(lock)).await.map_err(failed)?;
+    // Tables that are copied beside this one may have the same ones.
+    let lock = if by_role { Sql::new(HOLD_CONSTRAINTS) } else { hold_constraints() };
+    session.execute(&Sql::new("BEGIN; ").sql(&lock)).await.map_err(failed)?;
     let constraints = constraints(target, table).await?;
     // Nobody has to hear of what is merged with what tables inherit.
     let quiet = Sql::new("SET LOCAL client_min_messages = warning; ");

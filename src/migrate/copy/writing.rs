@@ -5,7 +5,7 @@ use crate::config::Secret;
 use crate::error::{Failure, Result, Side, Transient};
 use crate::pg::Sql;
 use crate::store::apply_role::{HOLD_ATTEMPT, RECORD_COPY};
-use crate::store::{RelationRow, definition_text, set_relation};
+use crate::store::{RelationRow, attempt_lock, definition_text, set_relation};
 use crate::wire::{self, Outcome, Pipeline, Session, SessionOptions};
 
 use super::Copy;
@@ -37,11 +37,7 @@ impl Copy {
     pub(super) async fn commit(&self, target: &mut Session) -> Result<()> {
         let ours = match self.writer.key() {
             None => {
-                let sql = Sql::new("SELECT FROM walferry.migration WHERE name = ")
-                    .literal(&self.migration)
-                    .text(" AND attempt = ")
-                    .number(self.attempt)
-                    .text(" FOR SHARE");
+                let sql = attempt_lock(&self.migration, self.attempt);
                 !target.query(&sql).await.map_err(failed)?.is_empty()
             }
             Some(_) => {

@@ -5,13 +5,13 @@ use std::collections::HashSet;
 use super::report::{counted, listed, size};
 use super::{Finding, PreflightInput, Report, Sides, hints, owner_code, search_path};
 use crate::catalog::{
-    self, ChangedCollation, Error, ReplicaTrigger, SessionRoom, Surroundings, Table, TableKind, Unwritable,
-    UserMapping,
+    self, ChangedCollation, Error, ReplicaTrigger, SessionRoom, Surroundings, Table, TableKind, UserMapping,
 };
 use crate::error::Side;
 use crate::limits::{SOURCE_CONNECTIONS, TARGET_CONNECTIONS};
 use crate::migrate::filter::moved;
 use crate::pg::{QualifiedName, Sql};
+use crate::store::{Store, Unwritable};
 
 pub(super) async fn check(report: &mut Report, sides: &Sides<'_>, tables: &[Table], input: &PreflightInput) {
     let total = match input.together.len() {
@@ -167,7 +167,7 @@ async fn unwritable(sides: &Sides<'_>, input: &PreflightInput) -> Result<Option<
         return Ok(None);
     }
     let user = &sides.target_facts.user.name;
-    let found = catalog::unwritable_tables(sides.target, &input.migration).await?;
+    let found = Store::new(sides.target, &input.migration).unwritable_tables().await?;
     if found.is_empty() {
         return Ok(None);
     }

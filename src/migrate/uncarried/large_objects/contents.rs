@@ -38,11 +38,7 @@ impl Job<'_> {
                 }
             }
         }
-        let record = Sql::new(
-            "INSERT INTO walferry.large_object (migration, id) SELECT $1, t.id FROM unnest($2::oid[]) t(id) \
-             ON CONFLICT DO NOTHING",
-        );
-        self.ask(Side::Target, &record, &[&self.all.migration, &ids]).await.map(|_| ())
+        self.store().add_large_objects(ids).await
     }
 
     /// Those that are not the same on both sides, with the source's size.

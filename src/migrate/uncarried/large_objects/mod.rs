@@ -14,7 +14,7 @@
 mod access;
 mod contents;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use tokio::sync::Mutex;
@@ -26,6 +26,7 @@ use crate::catalog::{self, SideClient, SourceClient, TargetClient};
 use crate::error::{Definite, Failure, Result, Side, Transient};
 use crate::limits::LARGE_OBJECTS_PER_STEP;
 use crate::pg::{ServerVersion, Sql};
+use crate::store::Store;
 use crate::wire::ConnInfo;
 use access::{Access, Roles};
 
@@ -113,9 +114,7 @@ impl LargeObjects {
         if row.get(0) {
             return Ok(true);
         }
-        let sql = "SELECT EXISTS (SELECT FROM walferry.large_object WHERE migration = $1)";
-        let row = target.query_one(sql, &[&self.migration]).await;
-        Ok(row.map_err(target.failed(QUESTION))?.get(0))
+        Store::new(target, &self.migration).has_large_objects().await
     }
 
     async fn work(&self, next: &Mutex<Option<u32>>) -> Result<Tally> {
@@ -185,34 +184,28 @@ impl Job<'_> {
 
     /// Those of `ids` that are on the target.
     async fn there(&self, ids: &[u32]) -> Result<HashMap<u32, There>> {
-        let sql = Sql::new("SELECT m.oid, l.id IS NOT NULL, ").text(access::COLUMNS).text(
-            " FROM pg_largeobject_metadata m LEFT JOIN walferry.large_object l ON l.migration = $1 AND l.id = m.oid \
-             WHERE m.oid = ANY ($2)",
-        );
-        let rows = self.ask(Side::Target, &sql, &[&self.all.migration, &ids]).await?;
-        Ok(rows
-            .iter()
-            .map(|row| (row.get(0), There { ours: row.get(1), access: Access::of(row, 2) }))
-            .collect())
+        let sql = Sql::new("SELECT m.oid, ")
+            .text(access::COLUMNS)
+            .text(" FROM pg_largeobject_metadata m WHERE m.oid = ANY ($1)");
+        let rows = self.ask(Side::Target, &sql, &[&ids]).await?;
+        let ours: HashSet<u32> = self.store().large_objects_among(ids).await?.into_iter().collect();
+        let there = |row: &Row| {
+            let id = row.get(0);
+            (id, There { ours: ours.contains(&id), access: Access::of(row, 1) })
+        };
+        Ok(rows.iter().map(there).collect())
     }
 
     /// Drops some that we made in the range and that the source has no more; says whether there may be others.
     async fn drop_some(&mut self, (after, last): Range, here: &[u32]) -> Result<bool> {
-        let sql = Sql::new(
-            "SELECT id FROM walferry.large_object WHERE migration = $1 AND id > $2 AND id <= $3 \
-             AND NOT id = ANY ($4) ORDER BY id LIMIT $5",
-        );
-        let limit = i64::try_from(LARGE_OBJECTS_PER_STEP).unwrap_or(i64::MAX);
-        let rows = self.ask(Side::Target, &sql, &[&self.all.migration, &after, &last, &here, &limit]).await?;
-        let gone: Vec<u32> = rows.iter().map(|row| row.get(0)).collect();
+        let gone = self.store().large_objects_but(after, last, here).await?;
         if gone.is_empty() {
             return Ok(false);
         }
         self.begin().await?;
         let sql = Sql::new("SELECT lo_unlink(m.oid) FROM pg_largeobject_metadata m WHERE m.oid = ANY ($1)");
         let dropped = self.ask(Side::Target, &sql, &[&gone]).await?;
-        let sql = Sql::new("DELETE FROM walferry.large_object WHERE migration = $1 AND id = ANY ($2)");
-        self.ask(Side::Target, &sql, &[&self.all.migration, &gone]).await?;
+        self.store().forget_large_objects(&gone).await?;
         self.commit().await?;
         self.tally.dropped += dropped.len() as u64;
         Ok(gone.len() == LARGE_OBJECTS_PER_STEP)
@@ -221,11 +214,14 @@ impl Job<'_> {
     /// Begins a transaction of the target, as the run that is the migration's: another one may have taken over.
     async fn begin(&self) -> Result<()> {
         self.target.run(QUESTION, &Sql::new("BEGIN")).await?;
-        let ours = Sql::new("SELECT FROM walferry.migration WHERE name = $1 AND attempt = $2 FOR SHARE");
-        if self.ask(Side::Target, &ours, &[&self.all.migration, &self.all.attempt]).await?.is_empty() {
+        if !self.store().lock_attempt(self.all.attempt).await? {
             return Err(Transient::new(Side::Target, "the migration's lock was lost during the copy").into());
         }
         Ok(())
+    }
+
+    fn store(&self) -> Store<'_> {
+        Store::new(&self.target, &self.all.migration)
     }
 
     async fn commit(&self) -> Result<()> {
