@@ -20,9 +20,9 @@ use tokio::time::timeout;
 use walferry::error::Failure;
 use walferry::pg::QualifiedName;
 use walferry::status::{
-    Access, DatabaseStatus, HttpServer, MetricsRegistry, Observed, PhaseName, StatusHandle, StatusSnapshot,
-    TableStatus,
+    Access, DatabaseStatus, HttpServer, MetricsRegistry, Observed, StatusHandle, StatusSnapshot, TableStatus,
 };
+use walferry::store::Phase;
 
 const LAG_BYTES_MAX: u64 = 1000;
 
@@ -105,7 +105,7 @@ impl Answer {
 #[tokio::test]
 async fn every_path_answers() {
     let running = Running::start().await;
-    running.status.update_database("shop", |database| database.phase = PhaseName::Copying);
+    running.status.update_database("shop", |database| database.phase = Phase::Copying);
     let check = async |path: &str, status: u16, content_type: &str| {
         let answer = running.get(path).await;
         assert_eq!((answer.status, answer.header("content-type")), (status, content_type), "{path}");
@@ -140,7 +140,7 @@ async fn status_and_the_api_s_form_of_it() {
     assert_eq!(running.get("/status").await.json(), empty);
 
     running.status.update_database("shop", |database| {
-        database.phase = PhaseName::Syncing;
+        database.phase = Phase::Syncing;
         database.lag_bytes = Some(12);
     });
     let full = running.get("/status").await.json();
@@ -171,25 +171,25 @@ async fn ready_only_when_all_databases_follow_closely() {
         });
     };
     check(503, "no database yet").await;
-    set("shop", PhaseName::Copying, None);
+    set("shop", Phase::Copying, None);
     check(503, "shop: phase is copying").await;
-    set("shop", PhaseName::Syncing, None);
+    set("shop", Phase::Syncing, None);
     check(503, "shop: lag is unknown").await;
-    set("shop", PhaseName::Syncing, Some(LAG_BYTES_MAX + 1));
+    set("shop", Phase::Syncing, Some(LAG_BYTES_MAX + 1));
     check(503, "shop: lag is 1001 B, more than 1000 B").await;
-    set("shop", PhaseName::Syncing, Some(LAG_BYTES_MAX));
+    set("shop", Phase::Syncing, Some(LAG_BYTES_MAX));
     check(200, "ready").await;
     running.status.update_database("shop", |it| it.error = "source: connection closed".to_owned());
     check(503, "shop: source: connection closed").await;
     running.status.update_database("shop", DatabaseStatus::clear_error);
     check(200, "ready").await;
-    set("blog", PhaseName::CatchingUp, Some(0));
+    set("blog", Phase::CatchingUp, Some(0));
     check(503, "blog: phase is catching_up").await;
-    set("blog", PhaseName::Syncing, Some(0));
+    set("blog", Phase::Syncing, Some(0));
     check(200, "ready").await;
-    set("shop", PhaseName::CuttingOver, Some(0));
+    set("shop", Phase::CuttingOver, Some(0));
     check(503, "shop: phase is cutting_over").await;
-    set("shop", PhaseName::Failed, Some(0));
+    set("shop", Phase::Failed, Some(0));
     check(503, "shop: phase is failed").await;
 }
 
@@ -199,7 +199,7 @@ async fn metrics_parse() {
     running.metrics.database("shop").received_bytes(42);
     running.metrics.database("shop").batch(10, 0.5);
     running.status.update_database("shop", |database| {
-        database.phase = PhaseName::Syncing;
+        database.phase = Phase::Syncing;
         database.lag_seconds = Some(0.25);
     });
     let text = running.get("/metrics").await.body;

@@ -21,7 +21,6 @@ use crate::store::Store;
 use crate::wire::SessionOptions;
 
 use super::attempt::Attempt;
-use super::phase;
 use super::roles::{Within, carry_owners};
 
 impl Attempt<'_> {
@@ -43,7 +42,7 @@ impl Attempt<'_> {
         if calls.is_empty() && !proven && catalog::owner_code(&self.target).await?.is_empty() {
             return Ok(user);
         }
-        if phase::copies(self.phase) {
+        if self.phase.get().copies() {
             // What is theirs is to be known as theirs.
             carry_owners(&self.source, &self.target, &self.migration.sides.ignored_roles).await?;
         }

@@ -17,7 +17,7 @@ use crate::pg::{EndLsn, QualifiedName, Resume, ServerVersion, SlotName, SourceLs
 use crate::source::Dialect;
 use crate::source::replication::ReplicationSession;
 use crate::status::{Metrics, TableState, TableStatus};
-use crate::store::{MigrationRow, RelationRow, RelationState, Store, forgotten};
+use crate::store::{CurrentPhase, MigrationRow, RelationRow, RelationState, Store, forgotten};
 
 use super::copy::{Copy, origin};
 use super::cutover::Cutover;
@@ -34,7 +34,7 @@ use super::roles::{
 };
 use super::snapshot::{self, Snapshot};
 use super::uncarried::{Which, views, with_extensions};
-use super::{Migration, Phase, STREAM_NAME, objects, phase, sequences, signalled, unknown_phase};
+use super::{Migration, Phase, STREAM_NAME, objects, sequences, signalled};
 
 /// `pg_constraint`, as an archive's table of contents has it.
 const FOREIGN_KEYS_OF: &str = "2606";
@@ -75,7 +75,7 @@ pub(super) struct Attempt<'a> {
     pub(super) source: Arc<SourceClient>,
     pub(super) target: Arc<TargetClient>,
     pub(super) row: MigrationRow,
-    pub(super) phase: Phase,
+    pub(super) phase: CurrentPhase,
     pub(super) metrics: Metrics,
     /// A connection to stream on, on which nothing was started yet.
     pub(super) walsender: Option<ReplicationSession>,
@@ -179,7 +179,7 @@ impl Migration {
         if self.opens_target {
             self.open_now().await?;
         }
-        let phase = Phase::from_name(&row.phase).ok_or_else(|| unknown_phase(&row.phase))?;
+        let phase = CurrentPhase::of(&row, number);
         let metrics = self.metrics.database(sides.source.dbname());
         let (source, target, told) = (Arc::new(source), Arc::new(target), HashSet::new());
         let cutover = None;
@@ -218,7 +218,7 @@ impl Migration {
             if begun.is_none() && context.locked_once {
                 return Err(forgotten("").into());
             }
-            if let Some(row) = begun.as_ref().filter(|row| row.phase == Phase::Done.as_str()) {
+            if let Some(row) = begun.as_ref().filter(|row| row.phase == Phase::Done) {
                 self.refuse_other(row)?;
                 self.show_moved_once(row);
                 return Ok(ControlFlow::Break(Ended::Done));
@@ -231,7 +231,7 @@ impl Migration {
                 (None, None) => self.passes(&source, &target, true).await?,
             };
             let Some(chosen) = chosen else { return Ok(ControlFlow::Break(Ended::CheckFailed)) };
-            let copies = begun.is_none_or(|row| Phase::from_name(&row.phase).is_some_and(phase::copies));
+            let copies = begun.is_none_or(|row| row.phase.copies());
             if copies && context.turn.is_none() {
                 context.turn = self.turns.now();
             }
@@ -284,8 +284,8 @@ impl Migration {
         let row = MigrationRow {
             name: self.sides.name.clone(),
             dbname: self.sides.source.dbname().to_owned(),
-            phase: Phase::Schema.as_str().to_owned(),
-            ended: String::new(),
+            phase: Phase::Schema,
+            ended: None,
             method: chosen.method,
             method_reason: chosen.reason,
             dumped_at: String::new(),
@@ -428,7 +428,7 @@ impl Attempt<'_> {
 
     /// Everything before the stream. Gives the archive where foreign keys may still have to be made.
     async fn prepare(&mut self) -> Result<Option<Arc<Archive>>> {
-        if matches!(self.phase, Phase::CatchingUp | Phase::Syncing) {
+        if matches!(self.phase.get(), Phase::CatchingUp | Phase::Syncing) {
             // The source is not to be harmed, whatever else there is.
             self.refuse_lost_identities().await?;
             self.refuse_gap().await?;
@@ -448,15 +448,15 @@ impl Attempt<'_> {
 
     async fn prepare_target(&mut self) -> Result<Option<Arc<Archive>>> {
         let mut archive = None;
-        if matches!(self.phase, Phase::Schema | Phase::Copying | Phase::Indexing) {
+        if matches!(self.phase.get(), Phase::Schema | Phase::Copying | Phase::Indexing) {
             self.carry_roles().await?;
         }
-        if matches!(self.phase, Phase::Schema | Phase::Copying) {
+        if matches!(self.phase.get(), Phase::Schema | Phase::Copying) {
             archive = self.copy_all().await?;
             self.enter(Phase::Indexing).await?;
         }
         self.show_tables().await?;
-        if self.phase == Phase::Syncing {
+        if self.phase.get() == Phase::Syncing {
             self.migration.show(Phase::CatchingUp);
             return Ok(None);
         }
@@ -468,7 +468,7 @@ impl Attempt<'_> {
                 archive
             }
         };
-        if self.phase == Phase::Indexing {
+        if self.phase.get() == Phase::Indexing {
             self.migration.show(Phase::Indexing);
             self.index(&archive).await?;
             self.enter(Phase::CatchingUp).await?;
@@ -612,18 +612,19 @@ impl Attempt<'_> {
     }
 
     pub(super) async fn enter(&mut self, next: Phase) -> Result<()> {
-        assert!(phase::may_become(self.phase, next), "{} cannot become {next}", self.phase);
-        self.store().set_phase(next.as_str()).await?;
-        self.entered(next);
+        let (target, mut phase) = (Arc::clone(&self.target), self.phase);
+        Store::new(&target, &self.row.name).enter(&mut phase, next).await?;
+        self.entered(phase);
         Ok(())
     }
 
-    /// The phase is recorded, or was.
-    pub(super) fn entered(&mut self, next: Phase) {
-        if self.phase != next {
+    /// The target has taken the phase down.
+    pub(super) fn entered(&mut self, phase: CurrentPhase) {
+        let next = phase.get();
+        if self.phase != phase {
             tracing::info!(phase = %next, "entered");
         }
-        self.phase = next;
+        self.phase = phase;
         self.migration.show(next);
     }
 
@@ -645,7 +646,7 @@ impl Attempt<'_> {
     }
 
     pub(super) async fn show_tables(&self) -> Result<()> {
-        let streaming = !matches!(self.phase, Phase::Schema | Phase::Copying | Phase::Indexing);
+        let streaming = !matches!(self.phase.get(), Phase::Schema | Phase::Copying | Phase::Indexing);
         let rows = self.store().relations().await?;
         let tables = rows.into_iter().map(|row| TableStatus {
             state: match row.state {

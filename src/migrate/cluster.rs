@@ -23,7 +23,7 @@ use crate::wire::Environment;
 
 use super::retry::{Context, jittered};
 use super::select::{Choice, Chosen, select};
-use super::{Migration, Phase, Sides, passwords_file, phase};
+use super::{Migration, Phase, Sides, passwords_file};
 
 /// A migration to run: all its databases.
 #[derive(Debug)]
@@ -250,8 +250,7 @@ fn queue_cost_max(databases: usize) -> usize {
 }
 
 fn is_being_copied(database: &Chosen) -> bool {
-    let phase = database.begun.as_ref().and_then(|row| Phase::from_name(&row.phase));
-    phase.is_some_and(phase::copies)
+    database.begun.as_ref().is_some_and(|row| row.phase.copies())
 }
 
 /// Says at once how a database ended that is not the only one: the others may go on for weeks.

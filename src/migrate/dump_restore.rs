@@ -93,7 +93,7 @@ impl Attempt<'_> {
             moved = self.dump_and_restore() => moved.map(|()| Ended::Done),
             _ = stop.wait_for(|stop| *stop) => Ok(Ended::Stopped),
         };
-        if matches!(ended, Ok(Ended::Stopped)) && self.phase != Phase::Indexing {
+        if matches!(ended, Ok(Ended::Stopped)) && self.phase.get() != Phase::Indexing {
             tracing::warn!("stopped before all rows were there: the next run copies all of them afresh");
         }
         drop(session);
@@ -103,7 +103,7 @@ impl Attempt<'_> {
     async fn dump_and_restore(&mut self) -> Result<()> {
         let written = written(&self.source).await?;
         self.carry_roles().await?;
-        let (archive, taken_at) = if self.phase == Phase::Indexing {
+        let (archive, taken_at) = if self.phase.get() == Phase::Indexing {
             tracing::info!("all rows are there; the rest of the schema is made as the source has it now");
             (self.archive(None).await?, None)
         } else {
@@ -131,7 +131,7 @@ impl Attempt<'_> {
 
     /// Schema and rows of one snapshot. Gives the archive of its schema, and when that was.
     async fn dump_rows(&mut self) -> Result<(Arc<Archive>, String)> {
-        self.migration.show(self.phase);
+        self.migration.show(self.phase.get());
         let snapshot = Exported::open(self.migration).await?;
         let taken_at = snapshot.taken_at.clone();
         let tables = snapshot.tables.len();
@@ -141,10 +141,9 @@ impl Attempt<'_> {
             "snapshot taken; until it ends, the source's TRUNCATE, DROP and ALTER TABLE wait"
         );
         let archive = self.archive(Some(&snapshot.id)).await?;
-        if self.phase == Phase::Schema {
+        if self.phase.get() == Phase::Schema {
             self.making(&archive).schema().await?;
-            self.phase = Phase::Copying;
-            self.migration.show(self.phase);
+            self.enter(Phase::Copying).await?;
         } else {
             tracing::warn!("the snapshot of the last run is gone: all tables are emptied and copied afresh");
         }

@@ -26,8 +26,8 @@ impl Attempt<'_> {
     /// Slot, publications and tables where they are not there yet; then all rows that are not there yet. Gives the archive
     /// of the schema where it was made now.
     pub(super) async fn copy_all(&mut self) -> Result<Option<Arc<Archive>>> {
-        self.migration.show(self.phase);
-        let makes_schema = self.phase == Phase::Schema;
+        self.migration.show(self.phase.get());
+        let makes_schema = self.phase.get() == Phase::Schema;
         let before = if makes_schema { self.schema_objects().await? } else { Vec::new() };
         let mut snapshot = self.snapshot().await?;
         let mut archive = None;
@@ -35,8 +35,7 @@ impl Attempt<'_> {
             let dumped = self.archive(Some(&snapshot.id)).await?;
             self.record_definitions(&before).await?;
             self.making(&dumped).schema().await?;
-            self.phase = Phase::Copying;
-            self.migration.show(self.phase);
+            self.enter(Phase::Copying).await?;
             archive = Some(dumped);
         }
         self.show_tables().await?;

@@ -434,8 +434,7 @@ impl<'a> Attempt<'a> {
                     outcome?;
                 }
                 entered = entering.done() => {
-                    entered?;
-                    self.entered(Phase::Syncing);
+                    self.entered(entered?);
                     // It may have been asked for while nobody could hear it.
                     asked_for = true;
                     if self.migration.until == Some(Until::Synced) {
@@ -445,9 +444,12 @@ impl<'a> Attempt<'a> {
                 _ = tick.tick(), if last_run && !*stop.borrow() && !synced => {
                     synced = self.is_synced();
                     if synced {
-                        let (store, catching_up) = (Store::new(&target, &name), self.phase == Phase::CatchingUp);
+                        let (store, mut phase) = (Store::new(&target, &name), self.phase);
                         entering.start(async move {
-                            if catching_up { store.set_phase(Phase::Syncing.as_str()).await } else { Ok(()) }
+                            if phase.get() == Phase::CatchingUp {
+                                store.enter(&mut phase, Phase::Syncing).await?;
+                            }
+                            Ok(phase)
                         });
                     }
                 }

@@ -49,7 +49,6 @@ mod objects;
 mod open;
 mod pairing;
 mod partitions;
-pub mod phase;
 pub mod preflight;
 mod publications;
 mod remove;
@@ -77,15 +76,15 @@ use crate::catalog::{SourceClient, TargetClient};
 use crate::config::{
     Config, Contents, Ddl, FenceCommands, Method, OnConflict, Selection, TableFilter, Until,
 };
-use crate::error::{Definite, Exit, Failure, Result, Side};
+use crate::error::{Definite, Exit, Result, Side};
 use crate::limits::CHECK_STATEMENT_MAX;
 use crate::status::{MetricsRegistry, StatusHandle};
 use crate::wire::{ConnInfo, Environment};
 
+pub use crate::store::Phase;
 pub use check::check;
 pub use cluster::Cluster;
 pub use cutover::{CutoverRequest, CutoverState, CutoverStatus, CutoverStep, DoneStep, cutover};
-pub use phase::Phase;
 pub use preflight::Report;
 pub use remove::{Removed, remove};
 pub use report::status;
@@ -268,12 +267,4 @@ async fn joined(mut work: JoinSet<Result<()>>) -> Result<()> {
         done.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
     }
     Ok(())
-}
-
-/// The failure of whoever reads a phase that this version does not know.
-fn unknown_phase(name: &str) -> Failure {
-    Definite::new("walferry's own tables on the target are damaged")
-        .detail(format!("walferry.migration holds the unknown phase {name:?}"))
-        .hint("start afresh after `walferry remove --force`")
-        .into()
 }

@@ -16,7 +16,7 @@ use crate::store::{Store, note_made};
 use crate::wire::{self, ConnInfo, ServerError, Session, SessionOptions, TransactionStatus};
 
 use super::dump::{Archive, Entry, Wave};
-use super::{Phase, foreign_keys, joined};
+use super::{foreign_keys, joined};
 
 /// What of the schema is made, and where.
 #[derive(Debug)]
@@ -46,7 +46,7 @@ struct EntryQueue {
 }
 
 impl Making<'_> {
-    /// Makes the tables and whatever they need, then steps to the phase `copying`.
+    /// Makes the tables and whatever they need.
     ///
     /// # Errors
     /// When the target refuses a statement; what was made before stays made, and is not made again.
@@ -58,7 +58,7 @@ impl Making<'_> {
         let mut session = wanted.connect().await?;
         wanted.make_in_order(&mut session).await?;
         session.close().await;
-        Store::new(self.control, self.migration).set_phase(Phase::Copying.as_str()).await
+        Ok(())
     }
 
     /// What an earlier run made has to be what the source has now, since nobody makes it again.

@@ -85,7 +85,7 @@ pub(super) async fn shut(sides: &Sides, target: &TargetClient) -> Result<Shut> {
         let Some(row) = begun? else { continue };
         let client = sides.database(&name).target_client().await?;
         shut.roles.extend(Store::new(&client, &sides.name).shut_roles().await?);
-        if row.phase != Phase::Done.as_str() {
+        if row.phase != Phase::Done {
             shut.unfinished.push(name);
         }
     }

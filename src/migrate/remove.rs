@@ -16,11 +16,10 @@ use crate::store::{ChangedIdentity, MigrationRow, RelationState, Store};
 use super::cluster::worst;
 use super::leftovers::{Leftovers, unseen_by_hand};
 use super::open::{by_hand as login_by_hand, open_all, shut};
-use super::phase::safe_to_remove;
 use super::preflight::listed;
 use super::select::{Looked, look, not_begun};
 use super::uncarried::{before, put_back};
-use super::{Phase, Sides, apply_role, cutover, fenced, publications, snapshot, unknown_phase};
+use super::{Phase, Sides, apply_role, cutover, fenced, publications, snapshot};
 
 /// What was dropped, and how it ended.
 #[derive(Debug)]
@@ -40,7 +39,7 @@ enum Known {
 
 impl Known {
     fn is_done(&self) -> bool {
-        matches!(self, Self::Begun(row) if row.phase == Phase::Done.as_str())
+        matches!(self, Self::Begun(row) if row.phase == Phase::Done)
     }
 }
 
@@ -70,7 +69,7 @@ pub async fn remove(sides: &Sides, only: &[String], force: bool) -> Result<Remov
     if only.iter().any(|name| begun.contains(name)) {
         refuse_unknown(sides, only, &begun, &begun)?;
     }
-    let not_done = |it: &&Looked| matches!(&it.begun, Ok(Some(row)) if row.phase != Phase::Done.as_str());
+    let not_done = |it: &&Looked| matches!(&it.begun, Ok(Some(row)) if row.phase != Phase::Done);
     let unfinished: Vec<String> = looked.iter().filter(not_done).map(|it| it.name.clone()).collect();
     let all_done = unfinished.is_empty();
     let mut ends = Vec::new();
@@ -157,8 +156,7 @@ async fn refuse_shut(sides: &Sides, heir: &str) -> Result<()> {
 }
 
 async fn finished(sides: &Sides, row: &MigrationRow, force: bool) -> Result<()> {
-    let phase = Phase::from_name(&row.phase).ok_or_else(|| unknown_phase(&row.phase));
-    if force || safe_to_remove(phase?) {
+    if force || row.phase.is_safe_to_remove() {
         return Ok(());
     }
     let target = sides.target_client().await?;
@@ -205,7 +203,7 @@ async fn remove_database(
         let source = match sides.source_client().await {
             Ok(source) => source,
             Err(failure) if force => {
-                let fence = fenced(sides, &store, Phase::from_name(&row.phase)).await;
+                let fence = fenced(sides, &store, row.phase).await;
                 settle_roles(sides, &target, &roles).await?;
                 drop_writer(&target, row.slot.as_str(), dropped).await;
                 store.remove().await?;
@@ -213,7 +211,7 @@ async fn remove_database(
             }
             Err(failure) => return Err(source_unreachable(&failure)),
         };
-        match settle_fence(sides, &store, Phase::from_name(&row.phase)).await {
+        match settle_fence(sides, &store, row.phase).await {
             Err(failure) if force => tracing::warn!(%failure, "the fence may still stand"),
             settled => settled?,
         }
@@ -312,12 +310,12 @@ async fn drop_writer(target: &TargetClient, role: &str, dropped: &mut Vec<String
 
 /// Takes down the fence of a cutover whose engine ended. That of one that is done stays: whoever still writes to the
 /// source would lose what he writes.
-async fn settle_fence(sides: &Sides, store: &Store<'_>, phase: Option<Phase>) -> Result<()> {
+async fn settle_fence(sides: &Sides, store: &Store<'_>, phase: Phase) -> Result<()> {
     let dbname = sides.source.dbname();
     let Some(fence) = cutover::left_fence(store, dbname).await? else {
         return fenced::tell(&sides.source_client().await?, dbname).await;
     };
-    if phase != Some(Phase::Done) {
+    if phase != Phase::Done {
         for warning in cutover::lower(&sides.source, &fence, None).await? {
             tracing::warn!("{warning}");
         }
@@ -328,10 +326,10 @@ async fn settle_fence(sides: &Sides, store: &Store<'_>, phase: Option<Phase>) ->
 }
 
 /// What a cutover that did not come to its end may have left on a source that cannot be reached.
-async fn fenced(sides: &Sides, store: &Store<'_>, phase: Option<Phase>) -> Option<String> {
+async fn fenced(sides: &Sides, store: &Store<'_>, phase: Phase) -> Option<String> {
     let dbname = sides.source.dbname();
     let fence = cutover::left_fence(store, dbname).await.ok().flatten();
-    let fence = fence.filter(|_| phase != Some(Phase::Done))?;
+    let fence = fence.filter(|_| phase != Phase::Done)?;
     Some(
         cutover::left_on_source(dbname, &fence).unwrap_or_else(|| "undo what --fence-command did".to_owned()),
     )

@@ -8,7 +8,7 @@ use crate::store::{MigrationRow, RelationState, Store};
 
 use super::fenced::{self, Fenced};
 use super::select::{Looked, look, not_begun, remembered, selected};
-use super::{Phase, Sides, cutover, unknown_phase};
+use super::{Phase, Sides, cutover};
 
 /// What is known of the migration: of the databases in `only`, or of all where there are none. The source need not be
 /// reachable: then its side is left out, and what is not begun, too.
@@ -110,8 +110,7 @@ pub(super) async fn objects_on_source(store: &Store<'_>, row: &MigrationRow) -> 
 
 async fn database(store: &Store<'_>, row: &MigrationRow) -> Result<DatabaseStatus> {
     let mut database = DatabaseStatus::new(row.dbname.clone());
-    let shown = if row.ended.is_empty() { &row.phase } else { &row.ended };
-    database.phase = Phase::from_name(shown).ok_or_else(|| unknown_phase(shown))?;
+    database.phase = row.shown_phase();
     database.method = row.method;
     database.method_reason.clone_from(&row.method_reason);
     database.dumped_at.clone_from(&row.dumped_at);

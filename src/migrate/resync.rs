@@ -12,7 +12,7 @@ use crate::pg::QualifiedName;
 use crate::store::{RelationRow, Store};
 
 use super::select::databases_begun;
-use super::{Phase, Sides, unknown_phase};
+use super::{Phase, Sides};
 
 /// A database with its lock, and what is to be marked there.
 struct Found {
@@ -76,7 +76,7 @@ async fn find(sides: &Sides, texts: &[&String]) -> Result<Found> {
     let store = Store::new(&target, &sides.name);
     let row = store.migration().await?;
     let row = row.ok_or_else(|| Definite::new("the migration was removed meanwhile"))?;
-    let phase = Phase::from_name(&row.phase).ok_or_else(|| unknown_phase(&row.phase))?;
+    let phase = row.phase;
     if phase == Phase::Done {
         return Err(Definite::new("the migration is done: nothing is copied any more")
             .detail(format!("database {:?}", row.dbname))

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use crate::engine::{Monitor, Progress};
 use crate::error::{Definite, Exit, Failure, Result, Transient};
 use crate::limits::{RETRY_FOR, RETRY_FOR_AT_START, RETRY_PAUSE_MAX, RETRY_PAUSE_MIN, STEADY_AFTER};
-use crate::store::Store;
+use crate::store::{RunEnd, Store};
 
 use super::attempt::{Chosen, Ended};
 use super::cluster::Turn;
@@ -70,7 +70,7 @@ pub(super) async fn run(migration: &Migration, context: &mut Context) -> Result<
             ended_as => ended_as,
         };
         let failure = match ended_as {
-            Ok(Ended::Stopped) => return Ok(ended(migration, context, Phase::Stopped, "").await),
+            Ok(Ended::Stopped) => return Ok(ended(migration, context, RunEnd::Stopped, "").await),
             Ok(Ended::Done) => {
                 tracing::info!("the migration is done; `walferry remove` drops what it left");
                 return Ok(Exit::Fine);
@@ -91,7 +91,7 @@ pub(super) async fn run(migration: &Migration, context: &mut Context) -> Result<
             Failure::Transient(transient) if fruitless_since.elapsed() < bound => transient,
             Failure::Transient(_) | Failure::Definite(_) => {
                 let failure = with_fence(failure, context.fenced.as_deref());
-                ended(migration, context, Phase::Failed, &failure.to_string()).await;
+                ended(migration, context, RunEnd::Failed, &failure.to_string()).await;
                 return Err(failure);
             }
         };
@@ -106,10 +106,10 @@ pub(super) async fn run(migration: &Migration, context: &mut Context) -> Result<
             // Whoever stops it has to know that the source cannot be written to.
             if let Some(fenced) = &context.fenced {
                 let failure = with_fence(failure, Some(fenced));
-                ended(migration, context, Phase::Failed, &failure.to_string()).await;
+                ended(migration, context, RunEnd::Failed, &failure.to_string()).await;
                 return Err(failure);
             }
-            return Ok(ended(migration, context, Phase::Stopped, "").await);
+            return Ok(ended(migration, context, RunEnd::Stopped, "").await);
         }
         pause = (pause * 2).min(RETRY_PAUSE_MAX);
     }
@@ -135,14 +135,14 @@ fn with_fence(failure: Failure, fenced: Option<&str>) -> Failure {
 
 /// Shows and records how the run ended. What cannot be recorded now does not change how it ended; and where the lock
 /// was not held, somebody else's run is at work.
-async fn ended(migration: &Migration, context: &Context, phase: Phase, error: &str) -> Exit {
+async fn ended(migration: &Migration, context: &Context, end: RunEnd, error: &str) -> Exit {
     let sides = &migration.sides;
-    migration.status.update_database(sides.source.dbname(), |database| database.phase = phase);
+    migration.status.update_database(sides.source.dbname(), |database| database.phase = end.phase());
     let recorded = async {
         let client = sides.target_client().await?;
         let store = Store::new(&client, &sides.name);
         store.refuse_stranger().await?;
-        store.set_ended(phase.as_str(), error).await
+        store.set_ended(end, error).await
     };
     if context.locked
         && let Err(failure) = recorded.await

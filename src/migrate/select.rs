@@ -126,7 +126,7 @@ fn done_without_source(looked: Vec<Looked>, given: &Selection) -> Option<Choice>
     for Looked { name, begun } in looked.into_iter().filter(|looked| given.takes_database(&looked.name)) {
         match begun {
             Ok(None) => {}
-            Ok(Some(row)) if row.phase == Phase::Done.as_str() => {
+            Ok(Some(row)) if row.phase == Phase::Done => {
                 databases.push(Chosen { name, on_target: true, begun: Some(row) });
             }
             Ok(Some(_)) | Err(_) => return None,
@@ -226,7 +226,7 @@ pub(super) async fn databases_waiting(sides: &Sides) -> Result<Vec<String>> {
         begun.extend(looked.begun?.map(|row| (looked.name, row)));
     }
     let rows: Vec<(&str, &MigrationRow)> = begun.iter().map(|(name, row)| (name.as_str(), row)).collect();
-    if rows.iter().all(|(_, row)| row.phase == Phase::Done.as_str()) {
+    if rows.iter().all(|(_, row)| row.phase == Phase::Done) {
         return Ok(Vec::new());
     }
     let source = sides.source_client().await?;

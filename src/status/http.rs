@@ -40,7 +40,7 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
 use super::metrics::MetricsRegistry;
-use super::snapshot::{PhaseName, StatusHandle, StatusSnapshot};
+use super::snapshot::{StatusHandle, StatusSnapshot};
 use super::table::plain;
 use super::{json, page, units};
 use crate::error::{Definite, Failure};
@@ -48,6 +48,7 @@ use crate::limits::{
     HTTP_ACCEPT_PAUSE, HTTP_CONNECTION_TIMEOUT, HTTP_HEADERS_BYTES_MAX, HTTP_HEADERS_TIMEOUT,
     HTTP_SHUTDOWN_TIMEOUT,
 };
+use crate::store::Phase;
 use access::Gate;
 pub use access::{Access, Token};
 use connections::{Connections, Seat};
@@ -153,7 +154,7 @@ pub fn not_ready(snapshot: &StatusSnapshot, lag_bytes_max: u64) -> Vec<String> {
         return vec!["no database yet".to_owned()];
     }
     let reason = |database: &super::DatabaseStatus| {
-        if database.phase != PhaseName::Syncing {
+        if database.phase != Phase::Syncing {
             return Some(format!("phase is {}", database.phase));
         }
         // What is being retried at this moment makes the lag a guess.

@@ -27,8 +27,8 @@ impl Overall {
     /// Failed if any has failed, else running or waiting if any is, else what all are, else done.
     pub fn of(snapshot: &StatusSnapshot) -> Self {
         let databases = &snapshot.databases;
-        let any = |status| databases.iter().any(|database| database.phase.status() == status);
-        let all = |status| databases.iter().all(|database| database.phase.status() == status);
+        let any = |status| databases.iter().any(|database| ServiceStatus::of(database.phase) == status);
+        let all = |status| databases.iter().all(|database| ServiceStatus::of(database.phase) == status);
         let status = if any(ServiceStatus::Failed) {
             ServiceStatus::Failed
         } else if any(ServiceStatus::Running) {
@@ -114,7 +114,7 @@ impl<'a> AvnDetail<'a> {
             dbname: &database.dbname,
             error: &database.error,
             method: database.method.as_str(),
-            status: database.phase.status().as_str(),
+            status: ServiceStatus::of(database.phase).as_str(),
         }
     }
 }
@@ -214,9 +214,10 @@ mod tests {
 
     use super::*;
     use crate::pg::{QualifiedName, SlotName};
-    use crate::status::snapshot::{PhaseName, SlotStatus, TableState};
+    use crate::status::snapshot::{SlotStatus, TableState};
+    use crate::store::Phase;
 
-    fn migration(databases: &[(PhaseName, Method, &str)]) -> StatusSnapshot {
+    fn migration(databases: &[(Phase, Method, &str)]) -> StatusSnapshot {
         let mut snapshot = StatusSnapshot::new("default");
         for (index, (phase, method, error)) in databases.iter().enumerate() {
             let database = snapshot.database_mut(&format!("db{index}"));
@@ -230,8 +231,8 @@ mod tests {
     #[test]
     fn overall() {
         use Method::{PgDump, Replication};
-        use PhaseName::*;
-        let check = |databases: &[(PhaseName, Method, &str)], error: &str, method: &str, status: &str| {
+        use Phase::*;
+        let check = |databases: &[(Phase, Method, &str)], error: &str, method: &str, status: &str| {
             let overall = Overall::of(&migration(databases));
             assert_eq!(
                 (overall.error.as_str(), overall.method, overall.status),
@@ -259,7 +260,7 @@ mod tests {
 
     #[test]
     fn the_plain_form_has_just_the_keys_of_the_api() {
-        let snapshot = migration(&[(PhaseName::Indexing, Method::Replication, "")]);
+        let snapshot = migration(&[(Phase::Indexing, Method::Replication, "")]);
         let expected = json!({
             "migration": {"error": "", "method": "replication", "status": "running"},
             "migration_detail": [{"dbname": "db0", "error": "", "method": "replication", "status": "running"}],
@@ -269,7 +270,7 @@ mod tests {
 
     #[test]
     fn the_full_form_has_more() {
-        let mut snapshot = migration(&[(PhaseName::Syncing, Method::Replication, "")]);
+        let mut snapshot = migration(&[(Phase::Syncing, Method::Replication, "")]);
         let database = &mut snapshot.databases[0];
         database.applied = Some(SourceLsn::new(0x1_0000_00FF));
         database.lag_bytes = Some(7);

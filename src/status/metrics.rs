@@ -15,8 +15,9 @@ use prometheus::{
     Registry, TextEncoder,
 };
 
-use super::snapshot::{DatabaseStatus, PhaseName, StatusSnapshot};
+use super::snapshot::{DatabaseStatus, StatusSnapshot};
 use crate::error::{Failure, Side};
+use crate::store::Phase;
 
 /// All metrics of one process.
 #[derive(Debug, Clone)]
@@ -333,7 +334,7 @@ impl Scrape {
                 gauge.with_label_values(&[name]).set(value);
             }
         };
-        for phase in PhaseName::ALL {
+        for phase in Phase::ALL {
             let here = i64::from(phase == database.phase);
             self.phase.with_label_values(&[name, phase.as_str()]).set(here);
         }
@@ -440,7 +441,7 @@ mod tests {
         let registry = registry();
         let mut snapshot = StatusSnapshot::new("default");
         let database = snapshot.database_mut("shop");
-        database.phase = PhaseName::CatchingUp;
+        database.phase = Phase::CatchingUp;
         database.lag_bytes = Some(1234);
         database.lag_seconds = Some(1.5);
         database.applied = Some(SourceLsn::new(1 << 40));

@@ -16,8 +16,8 @@ pub use crate::config::Method;
 pub use http::{Access, HttpServer, Observed, Token, not_ready};
 pub use metrics::{Metrics, MetricsError, MetricsRegistry};
 pub use snapshot::{
-    ChangeCounts, DatabaseStatus, PhaseName, ServiceStatus, SlotStatus, StatusHandle, StatusSnapshot,
-    TableState, TableStatus,
+    ChangeCounts, DatabaseStatus, ServiceStatus, SlotStatus, StatusHandle, StatusSnapshot, TableState,
+    TableStatus,
 };
 pub use table::text;
 pub use terminal::{Screen, ScreenWriter, show};

@@ -4,7 +4,7 @@
 
 use std::fmt::{self, Write};
 
-use super::snapshot::{DatabaseStatus, StatusSnapshot, TableState, TableStatus};
+use super::snapshot::{DatabaseStatus, ServiceStatus, StatusSnapshot, TableState, TableStatus};
 use super::{json, table, units};
 use crate::config::Method;
 use crate::limits::PAGE_TABLES_MAX;
@@ -76,7 +76,7 @@ fn write_page(page: &mut String, snapshot: &StatusSnapshot) -> fmt::Result {
 
 fn write_database(page: &mut String, database: &DatabaseStatus) -> fmt::Result {
     let name = Escaped(&database.dbname);
-    let class = database.phase.status();
+    let class = ServiceStatus::of(database.phase);
     writeln!(page, "<h2>{name} <span class=\"phase {class}\">{}</span></h2>", database.phase)?;
     if !database.error.is_empty() {
         writeln!(page, "<p class=\"error\">{}\n{}</p>", Escaped(&database.error), Escaped(&database.hint))?;

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use crate::config::Method;
 use crate::error::Failure;
 use crate::pg::{PgTimestamp, QualifiedName, SlotName, SourceLsn};
-use crate::store::SchemaDrift;
+use crate::store::{Phase, SchemaDrift};
 
 /// One migration: all its databases.
 #[derive(Debug, Clone, PartialEq)]
@@ -37,7 +37,7 @@ pub struct DatabaseStatus {
     /// Of [`Method::PgDump`], once its rows are there: when its snapshot was taken, by the source's clock; else empty.
     pub dumped_at: String,
     /// Where its pipeline is.
-    pub phase: PhaseName,
+    pub phase: Phase,
     /// What stopped it, or is being retried at this moment; else empty.
     pub error: String,
     /// What to do about `error`; may be empty.
@@ -77,33 +77,6 @@ pub struct DatabaseStatus {
     pub started_at: Option<PgTimestamp>,
     /// When this entry was last written; set by [`StatusHandle::update_database`].
     pub updated_at: Option<PgTimestamp>,
-}
-
-/// The phase of a pipeline, by name only. Which move from one to another is legal is the migration's business.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum PhaseName {
-    /// Not begun.
-    Waiting,
-    /// Looks at both sides.
-    Checking,
-    /// Makes the tables.
-    Schema,
-    /// Copies what is there.
-    Copying,
-    /// Makes indexes and constraints.
-    Indexing,
-    /// Applies what happened meanwhile.
-    CatchingUp,
-    /// Follows the source.
-    Syncing,
-    /// Ends the source's writes and applies the last of them.
-    CuttingOver,
-    /// Cut over.
-    Done,
-    /// Stopped by an error that somebody must act on.
-    Failed,
-    /// Stopped by somebody.
-    Stopped,
 }
 
 /// The status that Aiven's API has for a migration and for each of its databases.
@@ -216,7 +189,7 @@ impl DatabaseStatus {
             method: Method::Replication,
             method_reason: String::new(),
             dumped_at: String::new(),
-            phase: PhaseName::Waiting,
+            phase: Phase::Waiting,
             error: String::new(),
             hint: String::new(),
             source_wal: None,
@@ -360,59 +333,20 @@ impl StatusHandle {
     }
 }
 
-impl PhaseName {
-    /// All phases, in the order in which a pipeline passes through them; then the two that end it early.
-    pub const ALL: [Self; 11] = [
-        Self::Waiting,
-        Self::Checking,
-        Self::Schema,
-        Self::Copying,
-        Self::Indexing,
-        Self::CatchingUp,
-        Self::Syncing,
-        Self::CuttingOver,
-        Self::Done,
-        Self::Failed,
-        Self::Stopped,
-    ];
-
-    /// The name that is stored, shown and exported.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Waiting => "waiting",
-            Self::Checking => "checking",
-            Self::Schema => "schema",
-            Self::Copying => "copying",
-            Self::Indexing => "indexing",
-            Self::CatchingUp => "catching_up",
-            Self::Syncing => "syncing",
-            Self::CuttingOver => "cutting_over",
-            Self::Done => "done",
-            Self::Failed => "failed",
-            Self::Stopped => "stopped",
-        }
-    }
-
-    /// The phase with this name.
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|phase| phase.as_str() == name)
-    }
-
-    /// What Aiven's API calls it.
-    pub const fn status(self) -> ServiceStatus {
-        match self {
-            Self::Waiting | Self::Stopped => ServiceStatus::Waiting,
-            Self::Checking | Self::Schema | Self::Copying | Self::Indexing | Self::CatchingUp => {
-                ServiceStatus::Running
-            }
-            Self::Syncing | Self::CuttingOver => ServiceStatus::Syncing,
-            Self::Done => ServiceStatus::Done,
-            Self::Failed => ServiceStatus::Failed,
-        }
-    }
-}
-
 impl ServiceStatus {
+    /// What Aiven's API calls a phase.
+    pub const fn of(phase: Phase) -> Self {
+        match phase {
+            Phase::Waiting | Phase::Stopped => Self::Waiting,
+            Phase::Checking | Phase::Schema | Phase::Copying | Phase::Indexing | Phase::CatchingUp => {
+                Self::Running
+            }
+            Phase::Syncing | Phase::CuttingOver => Self::Syncing,
+            Phase::Done => Self::Done,
+            Phase::Failed => Self::Failed,
+        }
+    }
+
     /// The name in `status --json` and in Aiven's API.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -451,7 +385,7 @@ macro_rules! display_as_str {
     };
 }
 
-display_as_str!(PhaseName, ServiceStatus, TableState);
+display_as_str!(ServiceStatus, TableState);
 
 fn now() -> PgTimestamp {
     let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -466,8 +400,8 @@ mod tests {
     #[test]
     fn phases_have_the_names_and_statuses_of_the_design() {
         let check = |name: &str, status: &str| {
-            let phase = PhaseName::from_name(name).expect("a phase of the design");
-            assert_eq!((phase.as_str(), phase.status().as_str()), (name, status));
+            let phase = Phase::from_name(name).expect("a phase of the design");
+            assert_eq!((phase.as_str(), ServiceStatus::of(phase).as_str()), (name, status));
         };
         check("waiting", "waiting");
         for name in ["checking", "schema", "copying", "indexing", "catching_up"] {
@@ -478,18 +412,18 @@ mod tests {
         check("done", "done");
         check("failed", "failed");
         check("stopped", "waiting");
-        assert_eq!(PhaseName::from_name("Syncing"), None);
-        assert_eq!(PhaseName::from_name(""), None);
+        assert_eq!(Phase::from_name("Syncing"), None);
+        assert_eq!(Phase::from_name(""), None);
     }
 
     #[test]
     fn a_reader_keeps_its_snapshot_while_the_writer_goes_on() {
         let handle = StatusHandle::new(StatusSnapshot::new("default"));
-        handle.update_database("shop", |database| database.phase = PhaseName::Copying);
+        handle.update_database("shop", |database| database.phase = Phase::Copying);
         let before = handle.snapshot();
-        handle.update_database("shop", |database| database.phase = PhaseName::Syncing);
-        assert_eq!(before.databases[0].phase, PhaseName::Copying);
-        assert_eq!(handle.snapshot().databases[0].phase, PhaseName::Syncing);
+        handle.update_database("shop", |database| database.phase = Phase::Syncing);
+        assert_eq!(before.databases[0].phase, Phase::Copying);
+        assert_eq!(handle.snapshot().databases[0].phase, Phase::Syncing);
         assert_eq!(handle.snapshot().databases.len(), 1);
         assert!(handle.snapshot().databases[0].updated_at.is_some());
     }

@@ -3,10 +3,11 @@
 use comfy_table::{Table, presets};
 
 use super::json::time;
-use super::snapshot::{DatabaseStatus, PhaseName, StatusSnapshot};
+use super::snapshot::{DatabaseStatus, StatusSnapshot};
 use super::units;
 use crate::limits::SCHEMA_DRIFT_SHOWN_MAX;
 use crate::pg::SourceLsn;
+use crate::store::Phase;
 
 /// One block for each database.
 pub fn text(snapshot: &StatusSnapshot) -> String {
@@ -96,14 +97,14 @@ fn what_to_do(database: &DatabaseStatus) -> String {
     if !database.hint.is_empty() {
         return database.hint.clone();
     }
-    if let (PhaseName::Done, Some(advice)) = (database.phase, database.after_a_dump()) {
+    if let (Phase::Done, Some(advice)) = (database.phase, database.after_a_dump()) {
         return advice;
     }
     let advice = match database.phase {
-        PhaseName::Stopped => "run walferry migrate to go on",
-        PhaseName::Failed => "mend what the error names, then run walferry migrate to go on",
+        Phase::Stopped => "run walferry migrate to go on",
+        Phase::Failed => "mend what the error names, then run walferry migrate to go on",
         _ if !database.error.is_empty() => "nothing: it is tried again",
-        PhaseName::Done => "run walferry remove when the old cluster is not needed any more",
+        Phase::Done => "run walferry remove when the old cluster is not needed any more",
         _ => "",
     };
     advice.to_owned()
@@ -185,7 +186,7 @@ mod tests {
     fn shows_what_an_engineer_asks_first() {
         let mut snapshot = StatusSnapshot::new("default");
         let database = snapshot.database_mut("shop\u{1b}[31m");
-        database.phase = PhaseName::Syncing;
+        database.phase = Phase::Syncing;
         database.lag_bytes = Some(2048);
         database.lag_seconds = Some(0.5);
         database.applied = Some(SourceLsn::new(0xAB));
@@ -231,10 +232,10 @@ mod tests {
             database.hint = hint.to_owned();
             assert_eq!(what_to_do(&database), expected);
         };
-        check(PhaseName::Syncing, "", "", "");
-        check(PhaseName::Failed, "slot is gone", "run walferry resync", "run walferry resync");
-        check(PhaseName::Syncing, "source: connection closed", "", "nothing: it is tried again");
-        check(PhaseName::Stopped, "", "", "run walferry migrate to go on");
+        check(Phase::Syncing, "", "", "");
+        check(Phase::Failed, "slot is gone", "run walferry resync", "run walferry resync");
+        check(Phase::Syncing, "source: connection closed", "", "nothing: it is tried again");
+        check(Phase::Stopped, "", "", "run walferry migrate to go on");
     }
 
     #[test]

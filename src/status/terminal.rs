@@ -13,13 +13,14 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing_subscriber::fmt::MakeWriter;
 
-use super::snapshot::{DatabaseStatus, PhaseName, StatusHandle, StatusSnapshot, TableState, TableStatus};
+use super::snapshot::{DatabaseStatus, StatusHandle, StatusSnapshot, TableState, TableStatus};
 use super::table::{lag, plain};
 use super::{page, units};
 use crate::limits::{
     PROGRESS_LOG_EVERY, RATE_WINDOW, TERMINAL_DATABASES_MAX, TERMINAL_REFRESH, TERMINAL_TABLES_MAX,
 };
 use crate::pg::QualifiedName;
+use crate::store::Phase;
 
 /// Standard error, shared by the bars and the log.
 #[derive(Debug, Clone)]
@@ -101,7 +102,7 @@ enum Line {
 struct Progress {
     rates: Vec<(Measured, Rate)>,
     /// Each database's phase, and since when it is in it.
-    phases: Vec<(String, PhaseName, Duration)>,
+    phases: Vec<(String, Phase, Duration)>,
 }
 
 /// What grows: a database, or one of its tables.
@@ -143,7 +144,7 @@ impl Progress {
         for database in snapshot.databases.iter().take(TERMINAL_DATABASES_MAX) {
             let in_phase = self.in_phase(database, now);
             match database.phase {
-                PhaseName::Copying => self.copy_lines(&mut lines, database, now),
+                Phase::Copying => self.copy_lines(&mut lines, database, now),
                 _ => lines.push(Line::Text(phase_line(database, in_phase))),
             }
             if !database.error.is_empty() {
@@ -271,13 +272,13 @@ fn phase_line(database: &DatabaseStatus, in_phase: Duration) -> String {
     let name = plain(&database.dbname);
     let phase = database.phase;
     match phase {
-        PhaseName::CatchingUp | PhaseName::Syncing | PhaseName::CuttingOver => {
+        Phase::CatchingUp | Phase::Syncing | Phase::CuttingOver => {
             let applied = units::count(database.transactions_applied);
             let transactions =
                 if database.transactions_applied == 1 { "transaction" } else { "transactions" };
             format!("{name}: {phase}, lag {}, {applied} {transactions} applied", lag(database))
         }
-        PhaseName::Schema | PhaseName::Indexing => {
+        Phase::Schema | Phase::Indexing => {
             format!("{name}: {phase}, for {}", units::seconds(in_phase.as_secs_f64()))
         }
         _ => format!("{name}: {phase}"),
@@ -311,7 +312,7 @@ fn log(database: &DatabaseStatus) {
     let dbname = database.dbname.as_str();
     let phase = database.phase.as_str();
     match database.phase {
-        PhaseName::Copying => {
+        Phase::Copying => {
             let rows: u64 = database.tables.iter().map(|table| table.rows_copied).sum();
             let bytes: u64 = database.tables.iter().map(|table| table.bytes_copied).sum();
             let finished = |state| matches!(state, TableState::Copied | TableState::Streaming);
@@ -334,7 +335,7 @@ mod tests {
     fn copying(tables: &[(TableState, u64, u64)]) -> StatusSnapshot {
         let mut snapshot = StatusSnapshot::new("default");
         let database = snapshot.database_mut("shop");
-        database.phase = PhaseName::Copying;
+        database.phase = Phase::Copying;
         for (index, (state, rows, bytes)) in tables.iter().enumerate() {
             let mut table =
                 TableStatus::new(QualifiedName::new("public", format!("t{index}")), Some(100), 1 << 20);
@@ -399,10 +400,10 @@ mod tests {
             let lines = Progress::new().lines(&snapshot, Duration::ZERO);
             assert_eq!(lines, [Line::Text(expected.to_owned())]);
         };
-        check(PhaseName::Checking, "sh\\nop: checking");
-        check(PhaseName::Syncing, "sh\\nop: syncing, lag 1.0 kB, 0.5 s, 1,234 transactions applied");
-        check(PhaseName::Done, "sh\\nop: done");
-        check(PhaseName::Indexing, "sh\\nop: indexing, for 0.0 s");
+        check(Phase::Checking, "sh\\nop: checking");
+        check(Phase::Syncing, "sh\\nop: syncing, lag 1.0 kB, 0.5 s, 1,234 transactions applied");
+        check(Phase::Done, "sh\\nop: done");
+        check(Phase::Indexing, "sh\\nop: indexing, for 0.0 s");
     }
 
     #[test]
@@ -414,10 +415,10 @@ mod tests {
             let lines = progress.lines(&snapshot, Duration::from_secs(at));
             assert_eq!(lines, [Line::Text(expected.to_owned())]);
         };
-        check(PhaseName::Schema, 5, "shop: schema, for 0.0 s");
-        check(PhaseName::Schema, 7, "shop: schema, for 2.0 s");
-        check(PhaseName::Indexing, 8, "shop: indexing, for 0.0 s");
-        check(PhaseName::Indexing, 208, "shop: indexing, for 3m 20s");
+        check(Phase::Schema, 5, "shop: schema, for 0.0 s");
+        check(Phase::Schema, 7, "shop: schema, for 2.0 s");
+        check(Phase::Indexing, 8, "shop: indexing, for 0.0 s");
+        check(Phase::Indexing, 208, "shop: indexing, for 3m 20s");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
 use super::schema::FORMAT;
-use super::{Store, damaged, failure};
+use super::{Phase, RunEnd, Store, damaged, failure};
 use crate::config::{Method, Selection};
 use crate::error::{Definite, Result};
 use crate::pg::{PgTimestamp, SlotName, Sql, SystemId};
@@ -17,9 +17,9 @@ pub struct MigrationRow {
     /// The database, by its name on the source.
     pub dbname: String,
     /// The phase that the work is in.
-    pub phase: String,
-    /// How the last run ended: `failed`, `stopped`, or empty while one is at work (or was killed).
-    pub ended: String,
+    pub phase: Phase,
+    /// How the last run ended; `None` while one is at work, or was killed.
+    pub ended: Option<RunEnd>,
     /// How it is moved.
     pub method: Method,
     /// Why it is moved by [`Method::PgDump`] though nobody asked for that; else empty.
@@ -38,6 +38,13 @@ pub struct MigrationRow {
     pub selection: Selection,
     /// When it was begun, by the target's clock; `None` before.
     pub started_at: Option<PgTimestamp>,
+}
+
+impl MigrationRow {
+    /// What is shown of it while nothing else is known.
+    pub fn shown_phase(&self) -> Phase {
+        self.ended.map_or(self.phase, RunEnd::phase)
+    }
 }
 
 impl Store<'_> {
@@ -68,7 +75,7 @@ impl Store<'_> {
             &self.name,
             &FORMAT,
             &row.dbname,
-            &row.phase,
+            &row.phase.as_str(),
             &method,
             &system_id,
             &slot,
@@ -100,18 +107,12 @@ impl Store<'_> {
         self.execute("UPDATE walferry.migration SET dumped_at = $2 WHERE name = $1", &[&self.name, &at]).await
     }
 
-    /// Records the phase.
-    pub async fn set_phase(&self, phase: &str) -> Result<()> {
-        let sql = "UPDATE walferry.migration SET phase = $2, updated_at = pg_catalog.clock_timestamp() WHERE name = $1";
-        self.execute(sql, &[&self.name, &phase]).await
-    }
-
     /// Records how the run ended.
-    pub async fn set_ended(&self, ended: &str, error: &str) -> Result<()> {
+    pub async fn set_ended(&self, ended: RunEnd, error: &str) -> Result<()> {
         let sql =
             "UPDATE walferry.migration SET ended = $2, error = $3, updated_at = pg_catalog.clock_timestamp()
                    WHERE name = $1";
-        self.execute(sql, &[&self.name, &ended, &error]).await
+        self.execute(sql, &[&self.name, &RunEnd::name_of(Some(ended)), &error]).await
     }
 
     /// Forgets the migration, and drops the schema when no other is left in it.
@@ -144,8 +145,8 @@ fn migration(row: &Row) -> Result<MigrationRow> {
     Ok(MigrationRow {
         name: row.get("name"),
         dbname: row.get("dbname"),
-        phase: row.get("phase"),
-        ended: row.get("ended"),
+        phase: Phase::parse(row.get("phase"))?,
+        ended: RunEnd::parse(row.get("ended"))?,
         method: row.get::<_, &str>("method").parse().map_err(damaged)?,
         method_reason: row.get("method_reason"),
         dumped_at: row.get("dumped_at"),

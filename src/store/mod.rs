@@ -35,6 +35,7 @@ mod leftovers;
 pub(crate) mod lock;
 mod made;
 mod migrations;
+mod phase;
 mod progress;
 mod relations;
 mod requests;
@@ -55,6 +56,7 @@ pub use conflicts::record_conflict;
 pub use definitions::{RecordedObject, SchemaChange, SchemaDrift};
 pub use made::note_made;
 pub use migrations::{MigrationRow, attempt_lock};
+pub use phase::{CurrentPhase, Phase, RunEnd};
 pub use progress::move_progress;
 pub use relations::{Origin, RelationRow, RelationState, definition_text, set_relation};
 pub use requests::Request;
@@ -104,7 +106,7 @@ impl<'a> Store<'a> {
         Ok(row.get(0))
     }
 
-    pub(super) fn client(&self) -> &'a Client {
+    pub(super) fn client(&self) -> &'a TargetClient {
         self.client
     }
 

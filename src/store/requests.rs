@@ -9,8 +9,8 @@ use serde_json::Value;
 use tokio_postgres::types::ToSql;
 
 use super::lock::{advisory, lock_name, of_holders};
-use super::{Store, failure};
-use crate::error::{Result, Side, Transient};
+use super::{CurrentPhase, Phase, Store, failure};
+use crate::error::Result;
 use crate::limits::REQUEST_STALE_AFTER;
 use crate::pg::Sql;
 
@@ -119,21 +119,30 @@ impl Store<'_> {
     /// were copied again are as they should be.
     ///
     /// # Errors
-    /// A transient failure, and nothing is recorded, where a later attempt than `attempt` has begun: its statements may reach
+    /// A transient failure, and nothing is recorded, where a later run has begun: its statements may reach
     /// the server long after it lost the connection, when the next one has read that nothing is recorded, and has acted on it.
-    pub async fn answer(&self, attempt: i64, id: i64, answer: &Value, phase: &str) -> Result<()> {
+    ///
+    /// # Panics
+    /// When the move to that phase is not legal.
+    pub async fn answer(&self, id: i64, answer: &Value, phase: &mut CurrentPhase, next: Phase) -> Result<()> {
+        let step = phase.step(next);
         let sql = "WITH moved AS (
-                       UPDATE walferry.migration SET phase = $4, updated_at = pg_catalog.clock_timestamp()
-                       WHERE name = $1 AND attempt = $5 RETURNING name),
+                       UPDATE walferry.migration SET phase = $5, updated_at = pg_catalog.clock_timestamp()
+                       WHERE name = $1 AND phase IN ($4, $5) AND attempt = $6 RETURNING name),
                    kept AS (
                        UPDATE walferry.relation r SET state = 'copied' FROM moved
-                       WHERE r.migration = moved.name AND state = 'copying' AND copy_lsn IS NOT NULL AND $4 = 'done')
-                   UPDATE walferry.request r SET answer = $3::text::jsonb, answered_at = pg_catalog.clock_timestamp()
-                   FROM moved WHERE r.migration = moved.name AND r.id = $2";
-        let params: [&(dyn ToSql + Sync); 5] = [&self.name(), &id, &answer.to_string(), &phase, &attempt];
-        if self.client().execute(sql, &params).await.map_err(failure)? == 0 {
-            return Err(Transient::new(Side::Target, "a later attempt of this migration has begun").into());
+                       WHERE r.migration = moved.name AND state = 'copying' AND copy_lsn IS NOT NULL AND $5 = 'done'),
+                   answered AS (
+                       UPDATE walferry.request r SET answer = $3::text::jsonb, answered_at = pg_catalog.clock_timestamp()
+                       FROM moved WHERE r.migration = moved.name AND r.id = $2)
+                   SELECT FROM moved";
+        let answer = answer.to_string();
+        let params: [&(dyn ToSql + Sync); 6] =
+            [&self.name(), &id, &answer, &step.from, &step.to, &step.attempt];
+        if self.client().query_opt(sql, &params).await.map_err(failure)?.is_none() {
+            return Err(self.overtaken().await);
         }
+        phase.stepped(next);
         Ok(())
     }
 

@@ -12,7 +12,7 @@ use walferry::catalog::{SourceClient, TargetClient};
 use walferry::demo::{PgBinaries, Server, ServerOptions};
 use walferry::pg::{EndLsn, QualifiedName, RelationId, Resume, SlotName, SourceLsn, SystemId};
 use walferry::plan::{Batch, Form, Reason};
-use walferry::store::{MigrationRow, Origin, RelationRow, RelationState, Store};
+use walferry::store::{MigrationRow, Origin, Phase, RelationRow, RelationState, Store};
 use walferry::wire::{ConnInfo, Environment};
 
 use crate::cut::Cut;
@@ -324,8 +324,8 @@ async fn begin(source: &Client, target: &TargetClient) {
     let row = MigrationRow {
         name: MIGRATION.to_owned(),
         dbname: "source".to_owned(),
-        phase: "syncing".to_owned(),
-        ended: String::new(),
+        phase: Phase::Syncing,
+        ended: None,
         method: walferry::config::Method::Replication,
         method_reason: String::new(),
         dumped_at: String::new(),

@@ -5,7 +5,8 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use walferry::status::{Method, PhaseName};
+use walferry::status::Method;
+use walferry::store::Phase;
 
 use super::access::{Files, TOKEN};
 use super::{Running, json};
@@ -98,20 +99,20 @@ async fn avn_prints_the_status() {
         assert_eq!(lines.last(), Some(&words), "{printed}");
     };
     use Method::{PgDump, Replication};
-    set("shop", PhaseName::Waiting, Replication, "");
+    set("shop", Phase::Waiting, Replication, "");
     check("waiting", "replication", "").await;
-    set("shop", PhaseName::Copying, Replication, "");
+    set("shop", Phase::Copying, Replication, "");
     check("running", "replication", "").await;
-    set("shop", PhaseName::Syncing, Replication, "");
+    set("shop", Phase::Syncing, Replication, "");
     check("syncing", "replication", "").await;
     // One replicates, one falls back: no method is both's.
-    set("stock", PhaseName::Indexing, PgDump, "");
+    set("stock", Phase::Indexing, PgDump, "");
     check("running", "", "").await;
-    set("stock", PhaseName::Done, PgDump, "");
+    set("stock", Phase::Done, PgDump, "");
     check("done", "", "").await;
-    set("shop", PhaseName::Done, PgDump, "");
+    set("shop", Phase::Done, PgDump, "");
     check("done", "pg_dump", "").await;
-    set("shop", PhaseName::Failed, PgDump, "slot is gone");
+    set("shop", Phase::Failed, PgDump, "slot is gone");
     check("failed", "pg_dump", "slot is gone").await;
 
     let (_, log) = avn.status(&["--show-http"]).await;
@@ -136,7 +137,7 @@ async fn avn_gives_the_token() {
     let files = Files::make();
     let running = Running::at("127.0.0.1:0", files.access(true, true)).await;
     let Some(mut avn) = Avn::find(&running) else { return };
-    running.status.update_database("shop", |database| database.phase = PhaseName::Syncing);
+    running.status.update_database("shop", |database| database.phase = Phase::Syncing);
     avn.url = format!("https://localhost:{}", running.address.port());
     avn.authority = Some(files.authority.clone());
     avn.token = TOKEN;

@@ -14,7 +14,7 @@ use crate::limits::{
 };
 use crate::migrate::open::{by_hand, left_nologin, shut};
 use crate::migrate::select::{databases_begun, databases_waiting};
-use crate::migrate::{Phase, Sides, fenced, unknown_phase};
+use crate::migrate::{Phase, Sides, fenced};
 use crate::store::Request;
 use crate::store::Store;
 
@@ -156,7 +156,7 @@ async fn followed(sides: &Sides, names: Vec<String>) -> Result<Vec<String>> {
     for name in names {
         let target = sides.database(&name).target_client().await?;
         let row = Store::new(&target, &sides.name).migration().await?;
-        let done = row.is_some_and(|row| row.method == Method::PgDump && row.phase == Phase::Done.as_str());
+        let done = row.is_some_and(|row| row.method == Method::PgDump && row.phase == Phase::Done);
         if done { moved.push(name) } else { followed.push(name) }
     }
     if followed.is_empty() {
@@ -209,7 +209,7 @@ async fn refuse(sides: &Sides, store: &Store<'_>) -> Result<Option<Result<Cutove
             .hint("`walferry migrate` begins one");
         return Ok(Some(Err(none)));
     };
-    let phase = Phase::from_name(&row.phase).ok_or_else(|| unknown_phase(&row.phase))?;
+    let phase = row.phase;
     if row.method == Method::PgDump {
         let hint = match phase {
             Phase::Done => {

@@ -174,7 +174,7 @@ impl Attempt<'_> {
             self.give_up(&failure).await?;
             self.refuse_copied_again().await?;
             if synced {
-                self.migration.show(self.phase);
+                self.migration.show(self.phase.get());
             }
         }
         Ok(false)
@@ -236,7 +236,7 @@ impl Attempt<'_> {
         let mut began = Instant::now();
         self.under_way().seen = self.be_seen().await?;
         self.source = Arc::new(self.migration.sides.source_client().await?);
-        if !synced || self.phase != Phase::Syncing {
+        if !synced || self.phase.get() != Phase::Syncing {
             return Err(Definite::new("the migration is not in sync yet").hint(WHEN_SYNCED).into());
         }
         let client = fence::connect(&self.migration.sides.source).await?;
@@ -567,7 +567,8 @@ impl Attempt<'_> {
         cutover.on(Event::StreamEnded);
         cutover.status.fenced_seconds = cutover.fenced_at.map(seconds_since);
         let (id, answer) = (cutover.id, cutover.answer());
-        match self.store().answer(self.number, id, &answer, Phase::Done.as_str()).await {
+        let (target, name) = (Arc::clone(&self.target), self.row.name.clone());
+        match Store::new(&target, &name).answer(id, &answer, &mut self.phase, Phase::Done).await {
             Ok(()) => self.under_way().on(Event::Answered),
             Err(Failure::Transient(transient)) => {
                 self.under_way().on(Event::AnswerLost);
@@ -575,7 +576,6 @@ impl Attempt<'_> {
             }
             Err(refused) => return Err(refused),
         }
-        self.phase = Phase::Done;
         self.migration.show(Phase::Done);
         if let Some(Cutover { status, .. }) = self.cutover.take() {
             tracing::info!(
@@ -600,16 +600,17 @@ impl Attempt<'_> {
             self.lower(&fence).await?;
             self.under_way().on(Event::Lowered);
         }
-        let phase = if self.phase == Phase::CuttingOver { Phase::Syncing } else { self.phase };
+        let phase = self.phase.get();
+        let next = if phase == Phase::CuttingOver { Phase::Syncing } else { phase };
         let cutover = self.under_way();
         let (id, answer) = (cutover.id, cutover.answer());
         let error = cutover.state.error().cloned();
-        self.store().answer(self.number, id, &answer, phase.as_str()).await?;
+        let (target, name) = (Arc::clone(&self.target), self.row.name.clone());
+        Store::new(&target, &name).answer(id, &answer, &mut self.phase, next).await?;
         self.under_way().on(Event::Answered);
         self.cutover = None;
         let (cause, detail) = error.map(|error| (error.cause, error.detail)).unwrap_or_default();
         tracing::warn!(cause, detail, "cutover given up: the migration goes on following");
-        self.phase = phase;
         Ok(())
     }
 
@@ -637,7 +638,7 @@ impl Attempt<'_> {
         let open = self.store().last_request(COMMAND).await?.filter(|request| !request.answered);
         let Some(request) = open else {
             self.tell_of_fence().await?;
-            if self.phase == Phase::CuttingOver {
+            if self.phase.get() == Phase::CuttingOver {
                 self.enter(Phase::Syncing).await?;
             }
             return Ok(());

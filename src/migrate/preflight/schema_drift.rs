@@ -30,8 +30,7 @@ async fn look(sides: &Sides<'_>, input: &PreflightInput) -> Result<Vec<Finding>>
     let database = &sides.source_facts.database;
     let store = Store::new(sides.target, &input.migration);
     let row = store.begun().await?;
-    let phase =
-        row.filter(|row| row.method == Method::Replication).and_then(|row| Phase::from_name(&row.phase));
+    let phase = row.filter(|row| row.method == Method::Replication).map(|row| row.phase);
     // Before the schema is made there is nothing to compare with; after the cutover the source is what it may be.
     if phase.is_none_or(|phase| matches!(phase, Phase::Schema | Phase::Done)) {
         return Ok(Vec::new());

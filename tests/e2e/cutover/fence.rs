@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use tokio::io::AsyncWriteExt;
 use walferry::catalog::TargetClient;
-use walferry::store::Store;
+use walferry::store::{CurrentPhase, Phase, Store};
 
 use super::super::harness::{DATABASE, Engine, Launch, PATIENCE, Pair, wait_for};
 use super::super::peers::signal_all;
@@ -268,7 +268,7 @@ async fn whose_record_alone_is_lost() {
     drop((command, blocked));
     pair.target("UPDATE walferry.request SET answer = answer || '{\"fence\": null}'").await;
     pair.target("UPDATE walferry.migration SET phase = 'syncing'").await;
-    let attempt = pair.target_value("SELECT attempt FROM walferry.migration").await.parse().unwrap();
+    let attempt: i64 = pair.target_value("SELECT attempt FROM walferry.migration").await.parse().unwrap();
     let request: i64 = pair.target_value("SELECT id FROM walferry.request").await.parse().unwrap();
     let mut engine = pair.migrate().start();
     let answer =
@@ -282,9 +282,15 @@ async fn whose_record_alone_is_lost() {
 
     let target = TargetClient::new(super::connect(&pair.cluster.target_uri(DATABASE)).await.unwrap());
     let store = Store::new(&target, "default");
-    let late = store.answer(attempt, request, &json!({"state": "done"}), "done").await;
-    let refusal = late.expect_err("a later attempt has begun").to_string();
-    assert!(refusal.contains("a later attempt of this migration has begun"), "{refusal}");
+    let mut row = store.migration().await.unwrap().unwrap();
+    for (phase, next) in [(Phase::CuttingOver, Phase::Done), (Phase::Syncing, Phase::Syncing)] {
+        row.phase = phase;
+        let mut of_before = CurrentPhase::of(&row, attempt);
+        let late = store.answer(request, &json!({"state": "done"}), &mut of_before, next).await;
+        let refusal = late.expect_err("a later attempt has begun").to_string();
+        assert!(refusal.contains("a later attempt of this migration has begun"), "{refusal}");
+        assert_eq!(of_before.get(), phase);
+    }
     assert_eq!(pair.target_value(answer).await, "refused");
     assert_eq!(pair.target_value("SELECT phase FROM walferry.migration").await, "syncing");
     pair.assert_cuts_over(engine).await;
