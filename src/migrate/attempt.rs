@@ -158,9 +158,11 @@ impl Migration {
         let session = session?;
         let (system_id, walsender) = asked?;
         context.apply_process = Some(session.process_id());
-        (context.established, context.locked) = (true, true);
+        context.established = true;
         let store = Store::new(&target, &sides.name);
+        // What this program does not understand, it leaves as it is: how the run ended is not recorded there.
         store.create().await?;
+        context.locked = true;
         let row = match store.migration().await? {
             Some(row) => row,
             None => self.begin(&store, system_id, chosen).await?,

@@ -26,13 +26,7 @@ pub const HOLD_CONSTRAINTS: &str = "SELECT walferry.hold_constraints()";
 /// Becomes a replica, by the way that the schema's owner has.
 pub const BECOME_REPLICA: &str = "SELECT walferry.become_replica()";
 
-const CREATE: &str = "
-CREATE TABLE IF NOT EXISTS walferry.apply_role (
-    migration     text PRIMARY KEY REFERENCES walferry.migration ON DELETE CASCADE,
-    key           text NOT NULL DEFAULT '',
-    proven        boolean NOT NULL DEFAULT false
-);
-REVOKE ALL ON walferry.apply_role FROM PUBLIC;
+const FUNCTIONS: &str = "
 CREATE OR REPLACE FUNCTION walferry.move_progress(text, text, pg_lsn, pg_lsn, float8, pg_lsn, pg_lsn, int8, int8)
     RETURNS int8 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $f$
     WITH moved AS (UPDATE walferry.progress SET end_lsn = $4, updated_at = clock_timestamp(),
@@ -78,7 +72,7 @@ impl Store<'_> {
             Sql::new("CREATE OR REPLACE FUNCTION walferry.become_replica() RETURNS void LANGUAGE sql ")
                 .text("SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS ")
                 .literal(become_replica.as_str());
-        let sql = replica.text(";").text(CREATE);
+        let sql = replica.text(";").text(FUNCTIONS);
         self.client.batch_execute(sql.as_str()).await.map_err(failure)
     }
 

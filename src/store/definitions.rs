@@ -14,21 +14,6 @@ use crate::error::Result;
 use crate::limits::ROWS_PER_STATEMENT;
 use crate::pg::{Oid, QualifiedName};
 
-/// Makes the table, where it is not there yet.
-pub(super) const CREATE: &str = "
-CREATE TABLE IF NOT EXISTS walferry.definition (
-    migration     text NOT NULL REFERENCES walferry.migration ON DELETE CASCADE,
-    kind          text NOT NULL,
-    schema_name   text NOT NULL,
-    table_name    text NOT NULL,
-    name          text NOT NULL,
-    source_oid    oid NOT NULL,
-    statement     text
-);
-ALTER TABLE walferry.migration ADD COLUMN IF NOT EXISTS definitions_at timestamptz;
-ALTER TABLE walferry.migration ADD COLUMN IF NOT EXISTS schema_drift jsonb;
-REVOKE ALL ON ALL TABLES IN SCHEMA walferry FROM PUBLIC";
-
 /// An object of the source's schema, as the target's was made after it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RecordedObject {

@@ -3,10 +3,10 @@
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
-use super::schema::FORMAT;
+use super::schema::{VERSION, too_new};
 use super::{Phase, RunEnd, Store, damaged, failure};
 use crate::config::{Method, Selection};
-use crate::error::{Definite, Result};
+use crate::error::Result;
 use crate::pg::{PgTimestamp, SlotName, Sql, SystemId};
 
 /// `walferry.migration`'s row.
@@ -73,7 +73,7 @@ impl Store<'_> {
             selection.map_err(|error| damaged(format!("walferry.migration.selection: {error}")))?;
         let params: [&(dyn ToSql + Sync); 10] = [
             &self.name,
-            &FORMAT,
+            &VERSION,
             &row.dbname,
             &row.phase.as_str(),
             &method,
@@ -134,11 +134,8 @@ pub fn attempt_lock(migration: &str, attempt: i64) -> Sql {
 
 fn migration(row: &Row) -> Result<MigrationRow> {
     let format: i32 = row.get("format");
-    if format != FORMAT {
-        return Err(Definite::new("the migration was begun by another version of walferry")
-            .detail(format!("schema walferry has format {format}, this version knows {FORMAT}"))
-            .hint("go on with the version that began it, or start afresh after `walferry remove --force`")
-            .into());
+    if format > VERSION {
+        return Err(too_new(format));
     }
     let system_id = row.get::<_, &str>("system_id").parse().map(SystemId::new);
     let selection = serde_json::from_str(row.get("selection"));

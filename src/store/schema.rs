@@ -1,12 +1,23 @@
-//! The tables of schema `walferry`, and how they are made.
+//! The versions of schema `walferry`, and what leads from each to the next.
+//!
+//! `walferry.version` has one row: how many of [`UPGRADES`] the schema has been through. A schema without that table is of a
+//! release before versions were counted; the first upgrade makes of it what the last of those releases had. The column
+//! `format` of `walferry.migration` repeats the number, since those releases look there, and leave alone what is newer.
+//!
+//! An engine upgrades the schema when it begins. Commands that only read do not: what they read they find in every version
+//! from the first one on, or do without.
 
-use super::{Store, definitions, failure};
-use crate::error::Result;
+use super::{Store, failure};
+use crate::error::{Definite, Failure, Result};
 
-/// Bumped when the tables below change in a way that an older Walferry cannot live with.
-pub(super) const FORMAT: i32 = 1;
+/// The version that this program makes and works with.
+pub(super) const VERSION: i32 = UPGRADES.len() as i32;
 
-const CREATE: &str = "
+/// From each version to the next; the first one from nothing. What a release had is never changed: another upgrade follows.
+const UPGRADES: [&str; 2] = [UNCOUNTED, APPLY_ROLE];
+
+/// Releases before versions were counted made these tables in several shapes: whatever is missing is added.
+const UNCOUNTED: &str = "
 CREATE TABLE IF NOT EXISTS walferry.migration (
     name          text PRIMARY KEY,
     format        int NOT NULL,
@@ -120,18 +131,82 @@ ALTER TABLE walferry.conflict ADD COLUMN IF NOT EXISTS resolution text NOT NULL 
 ALTER TABLE walferry.conflict ADD COLUMN IF NOT EXISTS key json;
 ALTER TABLE walferry.conflict ADD COLUMN IF NOT EXISTS source_row json;
 ALTER TABLE walferry.conflict ADD COLUMN IF NOT EXISTS target_row json;
+CREATE TABLE IF NOT EXISTS walferry.definition (
+    migration     text NOT NULL REFERENCES walferry.migration ON DELETE CASCADE,
+    kind          text NOT NULL,
+    schema_name   text NOT NULL,
+    table_name    text NOT NULL,
+    name          text NOT NULL,
+    source_oid    oid NOT NULL,
+    statement     text
+);
+ALTER TABLE walferry.migration ADD COLUMN IF NOT EXISTS definitions_at timestamptz;
+ALTER TABLE walferry.migration ADD COLUMN IF NOT EXISTS schema_drift jsonb;
+";
+
+/// Rows that a role of their own writes.
+const APPLY_ROLE: &str = "
+CREATE TABLE IF NOT EXISTS walferry.apply_role (
+    migration     text PRIMARY KEY REFERENCES walferry.migration ON DELETE CASCADE,
+    key           text NOT NULL DEFAULT '',
+    proven        boolean NOT NULL DEFAULT false
+);
 ";
 
 impl Store<'_> {
-    /// Makes the schema and its tables, where they are not there yet.
+    /// Makes the schema, or makes it of this program's version. All upgrades are one transaction, which runs beside no other
+    /// one of its kind. The session is used for nothing else meanwhile.
     ///
     /// # Errors
-    /// When somebody else was faster, too.
+    /// When the schema is a stranger's, or of a later version: then nothing is changed.
     pub async fn create(&self) -> Result<()> {
-        self.client.batch_execute("CREATE SCHEMA IF NOT EXISTS walferry").await.map_err(failure)?;
+        self.run("CREATE SCHEMA IF NOT EXISTS walferry").await?;
         // From here on nobody else can put anything there.
         self.refuse_stranger().await?;
-        self.client.batch_execute(CREATE).await.map_err(failure)?;
-        self.client.batch_execute(definitions::CREATE).await.map_err(failure)
+        self.run(
+            "CREATE TABLE IF NOT EXISTS walferry.version (only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row), \
+             number int NOT NULL)",
+        )
+        .await?;
+        if self.version().await? == VERSION {
+            return Ok(());
+        }
+        self.run("BEGIN; LOCK TABLE walferry.version IN EXCLUSIVE MODE").await?;
+        let upgraded = self.upgrade().await;
+        let ended = self.run(if upgraded.is_ok() { "COMMIT" } else { "ROLLBACK" }).await;
+        upgraded.and(ended)
     }
+
+    async fn upgrade(&self) -> Result<()> {
+        // Another one may have done it while we waited.
+        let found = self.version().await?;
+        for (number, upgrade) in (1..).zip(UPGRADES).filter(|(number, _)| *number > found) {
+            self.run(upgrade).await?;
+            tracing::debug!(version = number, "schema walferry upgraded");
+        }
+        self.run("REVOKE ALL ON ALL TABLES IN SCHEMA walferry FROM PUBLIC").await?;
+        self.execute("UPDATE walferry.migration SET format = $1", &[&VERSION]).await?;
+        let sql = "INSERT INTO walferry.version (number) VALUES ($1)
+                   ON CONFLICT (only_row) DO UPDATE SET number = excluded.number";
+        self.execute(sql, &[&VERSION]).await
+    }
+
+    /// Zero where versions were not counted.
+    async fn version(&self) -> Result<i32> {
+        let row = self.one("SELECT coalesce(max(number), 0) FROM walferry.version", &[]).await?;
+        let version = row.get(0);
+        if version > VERSION { Err(too_new(version)) } else { Ok(version) }
+    }
+
+    async fn run(&self, sql: &str) -> Result<()> {
+        self.client.batch_execute(sql).await.map_err(failure)
+    }
+}
+
+/// Only a later program knows what is remembered there.
+pub(super) fn too_new(version: i32) -> Failure {
+    Definite::new("the migration was begun by another version of walferry")
+        .detail(format!("schema walferry is of version {version}, this program knows up to {VERSION}"))
+        .hint("go on with the program that began it, or a later one; or start afresh after `walferry remove --force`")
+        .into()
 }

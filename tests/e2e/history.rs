@@ -282,7 +282,11 @@ async fn a_restored_disk_is_refused() {
     // As a release left it that knew nothing of histories.
     let columns = ["last_commit_lsn", "last_end_lsn", "last_xid", "last_commit_micros", "timeline"];
     let dropped: Vec<String> = columns.iter().map(|column| format!("DROP COLUMN {column}")).collect();
-    pair.target(&format!("ALTER TABLE walferry.progress {}", dropped.join(", "))).await;
+    pair.target(&format!(
+        "ALTER TABLE walferry.progress {}; DROP TABLE walferry.version",
+        dropped.join(", ")
+    ))
+    .await;
     // The same disk: it goes on.
     let mut engine = launch.start();
     engine.wait_phase("syncing").await;

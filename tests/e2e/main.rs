@@ -40,5 +40,6 @@ mod several;
 mod streaming;
 mod tail;
 mod uncarried;
+mod upgrade;
 mod values;
 mod versions;
