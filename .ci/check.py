@@ -150,6 +150,9 @@ def docker():
             fault(f"{name}: {error}")
         for metric in sorted(set(re.findall(r"\bwalferry_[a-z0-9_]+", text)) - known):
             fault(f"{name}: {metric} is no metric of src/status/metrics.rs")
+        for image in re.findall(r"^(?:FROM| *image:) (\S+)", text, re.M):
+            if not re.search(r"@sha256:[0-9a-f]{64}$", image):
+                fault(f"{name}: {image} is not pinned by its digest")
     for name, expression in expressions(yaml):
         plain = re.sub(r'"[^"]*"', '""', expression)
         if any(plain.count(a) != plain.count(b) for a, b in ("()", "[]", "{}")):
