@@ -87,7 +87,7 @@ impl Attempt<'_> {
                 None => {}
             }
             if table.extension.as_ref().is_some_and(ExtensionTable::acts) {
-                row.state = RelationState::Copied;
+                row.enter(RelationState::Copied);
                 row.copy_lsn = Some(snapshot.consistent_point);
                 self.store().set_relation(&row).await?;
                 continue;

@@ -78,7 +78,7 @@ impl Attempt<'_> {
         // What the target has of a table stays until all of it is there anew.
         let (mut there, new): (Vec<_>, Vec<_>) =
             pairs.into_iter().partition(|(row, _)| row.state == RelationState::Copying);
-        there.iter_mut().for_each(|(row, _)| row.state = RelationState::Copied);
+        there.iter_mut().for_each(|(row, _)| row.enter(RelationState::Copied));
         let fresh = self.copy(&snapshot.id, snapshot.consistent_point, true).await?;
         let mut changed = false;
         for (copy, pairs) in [(Copy { replaces: true, ..fresh.clone() }, there), (fresh, new)] {

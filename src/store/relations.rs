@@ -44,14 +44,23 @@ pub struct Origin {
     pub attributes: i16,
 }
 
-/// Where one table is.
+/// How far a table's rows are, as it is stored.
+///
+/// ```text
+/// waiting ─▶ copying ─▶ copied     copied ─▶ copying: its rows are replaced
+///    └──────────────────▶┘         (at cutover, by resync, or since it was redefined)
+/// ```
+///
+/// Whether a copied table is streamed to is not stored: it is while the stream runs (`status::TableState::Streaming`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RelationState {
-    /// Not begun.
+    /// Not begun. Set when the table is chosen, at the start or as a new partition.
     Waiting,
-    /// Being copied; after a restart it is copied afresh.
+    /// Being copied: after a restart it is copied afresh. Set by the copy before a large table's first row, and by whoever
+    /// has a copied table copied again, before its rows are touched.
     Copying,
-    /// Copied; changes after `copy_lsn` are streamed to it.
+    /// Copied: changes that committed at `copy_lsn` or later are streamed to it. Set by the copy, in the transaction of its
+    /// last rows; and where a copy at cutover turns out not to be needed, or was the last one (`done`).
     Copied,
 }
 
@@ -65,11 +74,33 @@ impl RelationState {
         }
     }
 
+    /// Whether a table may go from one state to another. Staying is always legal.
+    pub fn may_become(self, next: Self) -> bool {
+        match (self, next) {
+            (from, to) if from == to => true,
+            // A small table is copied before anybody could have seen it.
+            (Self::Waiting | Self::Copying | Self::Copied, Self::Copying | Self::Copied) => true,
+            (_, Self::Waiting) => false,
+        }
+    }
+
     fn parse(text: &str) -> Result<Self> {
         [Self::Waiting, Self::Copying, Self::Copied]
             .into_iter()
             .find(|state| state.as_str() == text)
             .ok_or_else(|| damaged(format!("walferry.relation holds the unknown state {text:?}")))
+    }
+}
+
+impl RelationRow {
+    /// Goes on to `next`: the only way to change the state of a row that there is.
+    ///
+    /// # Panics
+    /// When [`RelationState::may_become`] has no such move.
+    pub fn enter(&mut self, next: RelationState) {
+        let legal = self.state.may_become(next);
+        assert!(legal, "{} cannot go from {} to {}", self.name, self.state.as_str(), next.as_str());
+        self.state = next;
     }
 }
 
@@ -275,4 +306,21 @@ fn origin_params(origin: Option<Origin>) -> (Option<u32>, Option<u32>, Option<i1
     let known = |origin: &Origin| (origin.id.get(), origin.filenode, origin.attributes);
     let known = origin.as_ref().map(known);
     (known.map(|known| known.0), known.map(|known| known.1), known.map(|known| known.2))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn legal_moves() {
+        use RelationState::{Copied, Copying, Waiting};
+        let check = |from: RelationState, expected: [bool; 3]| {
+            let found = [Waiting, Copying, Copied].map(|next| from.may_become(next));
+            assert_eq!(found, expected, "{from:?}");
+        };
+        check(Waiting, [true, true, true]);
+        check(Copying, [false, true, true]);
+        check(Copied, [false, true, true]);
+    }
 }

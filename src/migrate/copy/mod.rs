@@ -372,7 +372,7 @@ impl Copy {
         let row = shared.with(name, |table| {
             let first = !std::mem::replace(&mut table.begun, true);
             if !self.replaces {
-                table.row.state = RelationState::Copying;
+                table.row.enter(RelationState::Copying);
             }
             if first {
                 (table.row.rows_copied, table.row.bytes_copied) = (0, 0);
@@ -401,7 +401,7 @@ impl Copy {
             let finished = table.pieces_left == 0;
             if finished {
                 if !self.replaces {
-                    table.row.state = RelationState::Copied;
+                    table.row.enter(RelationState::Copied);
                 }
                 table.row.copy_lsn = Some(self.copy_lsn);
                 table.row.origin = Some(origin(copied));

@@ -41,7 +41,7 @@ impl Attempt<'_> {
         let Again { tables, mut rows, .. } = acting;
         for row in &mut rows {
             self.store().copy_again(&row.name).await?;
-            row.state = RelationState::Copying;
+            row.enter(RelationState::Copying);
         }
         let wal = catalog::current_wal(&self.source).await?;
         let snapshot = snapshot::export(&self.migration.sides.source).await?;

@@ -77,10 +77,10 @@ impl Attempt<'_> {
         // cannot be made leaves nothing to copy afresh.
         let slot = if streamed.is_empty() { None } else { Some(self.snapshot().await?) };
         for row in &mut rows {
-            row.state = RelationState::Copied;
+            row.enter(RelationState::Copied);
             if streamed.contains(&row.name) {
                 self.store().copy_again(&row.name).await?;
-                row.state = RelationState::Copying;
+                row.enter(RelationState::Copying);
             }
         }
         if let Some(snapshot) = slot {
