@@ -82,6 +82,9 @@ impl Writer {
         let verifier = password::scram_sha_256(password.expose().as_bytes());
         let alter = || Sql::new("ALTER ROLE ").ident(&role.name);
         let open = alter().text(" LOGIN PASSWORD ").literal(&verifier).text(" VALID UNTIL ").literal(&until);
+        // Code that ran as it may have given it settings that no session would begin with.
+        let here = alter().text(" IN DATABASE ").ident(self.target.dbname()).text(" RESET ALL");
+        client.run(WHAT, &alter().text(" RESET ALL; ").sql(&here)).await?;
         client.run(WHAT, &open).await?;
         let session = Session::connect(&self.target.with_login(&role.name, password.expose()), options).await;
         client.run(WHAT, &alter().text(" NOLOGIN")).await?;

@@ -54,8 +54,9 @@ impl Attempt<'_> {
             return Err(Definite::new("the role that writes the rows cannot be used any more")
                 .detail(reason)
                 .hint(
-                    "let it log in to the target from here with a password (pg_hba.conf), as it did before; rows are not \
-                     written by the target's user once it has",
+                    "mend that on the target (where it may not log in: a line in pg_hba.conf that lets it in from here with a \
+                     password), then run `walferry migrate` again; rows are not written by the target's user once it has \
+                     written any",
                 )
                 .into());
         }
@@ -98,7 +99,10 @@ impl Attempt<'_> {
         match writer.log_in(&SessionOptions::new("walferry")).await? {
             Ok(session) => session.close().await,
             Err(error) => match error.server() {
-                Some(server) if server.class() == "28" => return Ok(Err(error.to_string())),
+                // The last one: it may not connect to the database.
+                Some(server) if server.class() == "28" || server.sqlstate() == "42501" => {
+                    return Ok(Err(error.to_string()));
+                }
                 _ => return Err(error.into_failure(Side::Target)),
             },
         }
@@ -138,6 +142,13 @@ async fn make(target: &TargetClient, name: &str, store: &Store<'_>) -> Result<Re
     })
 }
 
+/// The statements that drop the role, with all that it may. What code of the rows' owners has given to it is not dropped: it
+/// becomes the target's user's.
+pub(super) fn dropping(role: &Sql) -> Sql {
+    let give = Sql::new("REASSIGN OWNED BY ").sql(role).text(" TO CURRENT_USER");
+    give.text("; DROP OWNED BY ").sql(role).text("; DROP ROLE ").sql(role).text(";")
+}
+
 /// Drops the role, with all that it may; says whether there was one.
 ///
 /// # Errors
@@ -149,7 +160,7 @@ pub(super) async fn drop_role(target: &TargetClient, name: &str) -> Result<bool>
         return Ok(false);
     }
     let role = Sql::default().ident(name);
-    let sql = Sql::new("DROP OWNED BY ").sql(&role).text("; DROP ROLE ").sql(&role);
+    let sql = dropping(&role);
     target.run(WHAT, &sql).await?;
     Ok(true)
 }

@@ -301,8 +301,7 @@ async fn drop_writer(target: &TargetClient, role: &str, dropped: &mut Vec<String
         Ok(true) => dropped.push(format!("role {role} on the target")),
         Ok(false) => {}
         Err(failure) => {
-            let ident = Sql::default().ident(role);
-            let hint = Sql::new("DROP OWNED BY ").sql(&ident).text("; DROP ROLE ").sql(&ident).text(";");
+            let hint = apply_role::dropping(&Sql::default().ident(role));
             tracing::warn!(role, %failure, %hint, "left on the target: it may not log in; drop it by hand");
         }
     }

@@ -513,6 +513,9 @@ const ATTACK: &str = r"
                 WHERE query ~ 'record_copy.*''|move_progress.*''|PASSWORD';
             IF a = 102 THEN
                 EXECUTE format('ALTER ROLE %I PASSWORD ''known''', session_user);
+                EXECUTE format('ALTER ROLE %I IN DATABASE %I SET default_transaction_read_only = on', session_user,
+                    current_database());
+                EXECUTE format('ALTER TABLE m.won OWNER TO %I', session_user);
             END IF;
             RETURN true;
         END $f$;
@@ -568,8 +571,11 @@ async fn may_less(pair: Pair) {
     let log = format!("{before}{}{}", engine.log(), pair.cluster.target.log_tail(1_000_000));
     assert!(!log.contains(&key) && !log.contains("PASSWORD"), "{log}");
     pair.assert_cuts_over(engine).await;
+    let owner = "SELECT pg_get_userbyid(relowner) FROM pg_class WHERE oid = 'm.won'::regclass";
+    assert_eq!(pair.target_value(owner).await, role);
     pair.assert_removes().await;
     assert_eq!(pair.target_value("SELECT count(*) FROM pg_roles WHERE rolname ~ '^walferry'").await, "0");
+    assert_eq!(pair.target_value(owner).await, "avnadmin", "what was given to the role is not dropped");
 }
 
 /// A table of Mallory's, with a function that says who writes to it.
