@@ -389,9 +389,12 @@ const TABLES: &str =
 /// One statement that takes more locks than there are: no waiting helps, and the object is named with what does.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_object_that_the_target_has_no_locks_for() {
+    // The server has room for so many locks for each backend that there may be, and for some hundreds more.
     let few = |options: &mut walferry::demo::ClusterOptions| {
         let settings = options.target_options.clone().setting("max_locks_per_transaction", "10");
-        options.target_options = settings.setting("max_connections", "20");
+        let settings = settings.setting("max_connections", "20").setting("max_worker_processes", "1");
+        options.target_options =
+            settings.setting("autovacuum_max_workers", "1").setting("max_wal_senders", "0");
     };
     let pair = Pair::with(few).await;
     let owner = pair.owner().await;
