@@ -56,6 +56,7 @@ pub use record::{CutoverRequest, CutoverState, CutoverStatus, CutoverStep, DoneS
 
 use fence::Before;
 use held::Held;
+use record::CutoverError;
 use sessions::first_names;
 use state::{Effect, Event, State};
 
@@ -112,9 +113,7 @@ impl Cutover {
 
     /// One that an engine before this one began; `status` is what it has recorded.
     fn found(id: i64, status: CutoverStatus) -> Self {
-        let ended: Failure = Definite::new("the engine ended during the cutover").hint(AGAIN).into();
-        let error = status.error.clone().unwrap_or_else(|| (&ended).into());
-        let state = State::found(status.fence.clone(), error);
+        let state = State::found(status.fence.clone(), status.error.clone().unwrap_or_else(engine_ended));
         Self { status, state, ..Self::new(id, CutoverRequest::default()) }
     }
 
@@ -596,6 +595,11 @@ impl Attempt<'_> {
         if cutover.state.may_fail() {
             cutover.on(Event::Failed(failure.into()));
         }
+        self.undo().await
+    }
+
+    /// The rest of [`Self::give_up`], from where it is.
+    async fn undo(&mut self) -> Result<()> {
         if let Effect::Lower(fence) = self.under_way().state.effect() {
             self.lower(&fence).await?;
             self.under_way().on(Event::Lowered);
@@ -648,13 +652,11 @@ impl Attempt<'_> {
             None => Cutover::found(request.id, status(&self.row.dbname, &request)?),
         };
         if left.state.may_fail() {
-            let ended: Failure = Definite::new("the engine ended during the cutover").hint(AGAIN).into();
-            left.on(Event::Failed((&ended).into()));
+            left.on(Event::Failed(engine_ended()));
         }
         let knows_of_fence = left.is_fenced();
-        let error = left.state.error().cloned().map(Definite::from);
         self.cutover = Some(left);
-        self.give_up(&error.unwrap_or_else(|| Definite::new("the cutover ended")).into()).await?;
+        self.undo().await?;
         if !knows_of_fence {
             self.tell_of_fence().await?;
         }
@@ -718,6 +720,10 @@ async fn given_up(store: &Store<'_>, id: i64) -> Failure {
             return Definite::new("it was given up on request").hint(AGAIN).into();
         }
     }
+}
+
+fn engine_ended() -> CutoverError {
+    (&Definite::new("the engine ended during the cutover").hint(AGAIN)).into()
 }
 
 fn written(detail: &str) -> Failure {
